@@ -1,0 +1,48 @@
+# Needs python3 (3.10 or newer), make and git. Everything is installed into .venv; no target writes outside this folder.
+PYTHON ?= python3
+PYTEST_ARGS ?= -q -n auto
+# Always ".venv/bin/python -m tool": it works in a path with spaces, and relative, so make never sees one.
+PY := .venv/bin/python
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types layers wheel benchmarks clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+install: $(INSTALLED)  ## make .venv with the tested versions and the commands
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else "Python 3.10 or newer is needed, this is %d.%d: make PYTHON=/path/to/python3" % v[:2])'
+	@echo "installing into .venv (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(INSTALLED)
+
+demo: $(INSTALLED)  ## the whole job on data it makes itself (under 10 minutes)
+	@$(PY) -m benchmarks.demo
+
+test: $(INSTALLED)  ## the test suite
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED)  ## ruff
+	@$(PY) -m ruff check --quiet .
+
+types: $(INSTALLED)  ## mypy
+	@$(PY) -m mypy
+
+layers: $(INSTALLED)  ## imports point one way
+	@$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo
+
+wheel: $(INSTALLED)  ## dist/*.whl
+	@rm -rf dist
+	@$(PY) -m build --quiet --wheel --outdir dist .
+	@ls dist
+
+benchmarks: $(INSTALLED)  ## the measurements in benchmarks/, each beside what it is compared with
+	@$(PY) -m benchmarks
+
+clean:  ## remove everything made here, .venv too
+	rm -rf .venv dist build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

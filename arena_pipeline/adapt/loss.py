@@ -1,0 +1,28 @@
+"""The loss of an adaptation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+SMOOTHING = 1.0
+
+
+def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+    """1 - (2 sum(p g) + 1) / (sum p + sum g + 1) per sample and channel, then the mean; both (batch, channels, x, y, z)."""
+    voxels = (2, 3, 4)
+    overlap = (probabilities * target).sum(voxels)
+    size = probabilities.sum(voxels) + target.sum(voxels)
+    return (1 - (2 * overlap + SMOOTHING) / (size + SMOOTHING)).mean()
+
+
+def task_loss(logits: Tensor, segmentation: Tensor) -> Tensor:
+    """Soft Dice of a task's logits (batch, channels, x, y, z) against its segmentation (batch, x, y, z).
+
+    One channel is a binary task (sigmoid, segmentation 0 or 1); several are a softmax whose channel 0, the background, counts.
+    """
+    if logits.shape[1] == 1:
+        return soft_dice_loss(torch.sigmoid(logits), segmentation.unsqueeze(1).to(logits.dtype))
+    target = one_hot(segmentation.long(), logits.shape[1]).movedim(-1, 1)
+    return soft_dice_loss(torch.softmax(logits, dim=1), target.to(logits.dtype))

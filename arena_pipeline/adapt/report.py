@@ -1,0 +1,70 @@
+"""What a person can watch: training_log.csv, a row per finished epoch, and progress.png."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from arena_pipeline.adapt.loop import Epoch
+from arena_pipeline.adapt.schedule import smoothed
+from arena_pipeline.io.atomic import replace_when_done
+
+
+class TrainingLog:
+    """Appends each epoch to a CSV file as it ends: epoch, loss, learning_rate, effective_rank (sum), then one column per matrix."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> TrainingLog:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        self._header_written = False
+        return self
+
+    def add(self, epoch: Epoch) -> None:
+        if not self._header_written:
+            self._writer.writerow(["epoch", "loss", "learning_rate", "effective_rank", *epoch.effective_rank])
+            self._header_written = True
+        ranks = epoch.effective_rank
+        self._writer.writerow([epoch.epoch, f"{epoch.loss:.6f}", f"{epoch.learning_rate:.8f}", sum(ranks.values()), *ranks.values()])
+        self._file.flush()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def plot_progress(path: Path, epochs: tuple[Epoch, ...], smoothing: int, title: str) -> None:
+    """The loss with its running mean above, the effective rank of every matrix over the epochs below."""
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss_axes, rank_axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))
+    losses = [epoch.loss for epoch in epochs]
+    index = np.arange(len(epochs))
+    loss_axes.plot(index, losses, color="0.7", label="epoch")
+    loss_axes.plot(index, [smoothed(losses[: i + 1], smoothing) for i in index], color="C0", label=f"mean of {smoothing} epochs")
+    loss_axes.set(ylabel="soft Dice loss", title=title)
+    loss_axes.legend(frameon=False)
+    names = list(epochs[-1].effective_rank)
+    if names:
+        ranks = np.array([[epoch.effective_rank[name] for epoch in epochs] for name in names])
+        image = rank_axes.imshow(ranks, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, extent=(-0.5, len(epochs) - 0.5, len(names) - 0.5, -0.5))
+        rank_axes.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=7)
+        figure.colorbar(image, ax=rank_axes, label="effective rank")
+    else:
+        rank_axes.text(0.5, 0.5, "this method has no rank", ha="center", transform=rank_axes.transAxes)
+    rank_axes.set_xlabel("epoch")
+    with replace_when_done(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _short(name: str) -> str:
+    """swinViT.layers2.0.blocks.1.attn.qkv.key -> stage 2, block 1, key."""
+    parts = name.split(".")
+    return f"stage {parts[1].removeprefix('layers')}, block {parts[4]}, {parts[-1]}"

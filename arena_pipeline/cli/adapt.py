@@ -1,0 +1,46 @@
+"""arena_adapt."""
+
+from __future__ import annotations
+
+import argparse
+
+from arena_pipeline.cli import common
+
+DESCRIPTION = """Adapts the foundation to a dataset: every fold of every structure (binary objective) or of the one multi-class task.
+
+    arena_adapt -d 101 -shots 5
+
+Run arena_plan_and_preprocess first. Adapters, logs and plots are written to results/ in the workspace; arena_predict uses them."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = common.parser(DESCRIPTION)
+    common.add_datasets(options)
+    options.add_argument("-shots", type=common.positive_int, required=True, metavar="K", help="annotated scans to adapt on, per fold")
+    options.add_argument("-f", dest="folds", type=int, nargs="+", default=[0, 1, 2], metavar="FOLD", help="folds: each is one seeded draw of the support set")
+    options.add_argument("--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the plans)")
+    common.add_foundation(options)
+    options.add_argument("-rank", type=common.positive_int, metavar="R", help="allocated rank of each update (default: the plans', 8 as published)")
+    options.add_argument("--max_epochs", type=common.positive_int, metavar="N", help="length of the schedule (default: the plans')")
+    options.add_argument("--overwrite", action="store_true", help="adapt finished folds again")
+    common.add_device(options)
+    return common.run(_adapt, options.parse_args(argv), "arena_adapt")
+
+
+def _adapt(args: argparse.Namespace) -> None:
+    from arena_pipeline.stages.adapt import adapt_dataset  # torch takes seconds to import: not for -h
+
+    for dataset_id in args.dataset_ids:
+        model = adapt_dataset(
+            dataset_id,
+            args.shots,
+            args.workspace,
+            folds=args.folds,
+            structures=args.structures,
+            foundation=args.foundation,
+            rank=args.rank,
+            max_epochs=args.max_epochs,
+            device=args.device,
+            overwrite=args.overwrite,
+        )
+        print(f"adapted model: {model}\nnext: arena_predict -i FOLDER_WITH_CTS -o OUTPUT_FOLDER -d {dataset_id} -shots {args.shots}")

@@ -1,0 +1,169 @@
+"""What all commands share: the parser, the log, the record of the run, and the exit status.
+
+A command module is a parser, one function `arguments -> exit status` that calls its stage, and
+
+    def main(argv: list[str] | None = None) -> int:
+        return common.run(_predict, _parser().parse_args(argv), "arena_predict")
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+from arena_pipeline.errors import ArenaError
+from arena_pipeline.io.atomic import write_json
+from arena_pipeline.records import RunRecord
+from arena_pipeline.workspace import DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Workspace
+
+LOGGERS = ("arena_pipeline", "dataset_conversion", "py.warnings")
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+logger = logging.getLogger(__name__)
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's lines, and adds defaults where there is one to tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, "") else super()._get_help_string(action)
+
+
+def parser(description: str, workspace: bool = True) -> argparse.ArgumentParser:
+    """A parser that takes no abbreviations and has --verbose, and -w (a `Workspace` in `args.workspace`) unless told otherwise."""
+    options = argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
+    if workspace:
+        text = f"folder with raw/, preprocessed/, results/ and foundations/ (default: ${ENVIRONMENT_VARIABLE}, else ./{DEFAULT_FOLDER})"
+        options.add_argument("-w", "--workspace", type=Workspace.find, default="", metavar="FOLDER", help=text)
+    options.add_argument("--verbose", action="store_true", help="log more, also to the terminal")
+    return options
+
+
+def add_datasets(options: argparse.ArgumentParser) -> None:
+    """-d: one or several dataset numbers, in `args.dataset_ids`."""
+    text = "dataset number(s), e.g. 101 for raw/Dataset101_NAME"
+    options.add_argument("-d", dest="dataset_ids", type=int, nargs="+", required=True, metavar="ID", help=text)
+
+
+def add_foundation(options: argparse.ArgumentParser) -> None:
+    """-foundation: a preset's name, or None for the most preferred one with weights, in `args.foundation`."""
+    text = "pre-trained network to use; arena_info lists them (default: the most preferred one with weights here)"
+    options.add_argument("-foundation", "--foundation", metavar="NAME", help=text)
+
+
+def add_device(options: argparse.ArgumentParser) -> None:
+    """-device: in `args.device`, as typed."""
+    options.add_argument("-device", "--device", default="auto", metavar="DEVICE", help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps")
+
+
+def add_workers(options: argparse.ArgumentParser, flag: str = "-np") -> None:
+    """-np: number of worker processes, or None for what the machine suggests, in `args.workers`."""
+    options.add_argument(flag, dest="workers", type=positive_int, metavar="N", help="worker processes (default: chosen from cores and memory)")
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
+    return int(text)
+
+
+def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Namespace, command: str) -> int:
+    """Calls `function(args)` with a log and a record of the run, and returns the exit status.
+
+    What a user can mend (ArenaError, a file the system refuses) is one line on stderr and status 2; an interrupt is 130.
+    Anything else is a fault in the program: it is recorded, and leaves with its traceback.
+    The log and the record are workspace/logs/TIME_COMMAND.log and .json; without a workspace folder there are none.
+    """
+    record = RunRecord(command, {name: value for name, value in vars(args).items() if not callable(value)})
+    workspace = getattr(args, "workspace", None)
+    stem = f"{record.started:%Y-%m-%d_%H-%M-%S}-{record.started.microsecond // 1000:03d}_{command}"
+    log = _LogFile(workspace.root, workspace.logs / f"{stem}.log") if isinstance(workspace, Workspace) else None
+    with _logging_to(log, verbose=getattr(args, "verbose", False)):
+        try:
+            with record:
+                logger.debug("%s %s", command, record.arguments)
+                record.exit_status = function(args) or 0
+        except (ArenaError, OSError) as error:
+            record.exit_status = EXIT_USER_ERROR
+            logger.debug("failed", exc_info=True)
+            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        except KeyboardInterrupt:
+            record.exit_status = EXIT_INTERRUPTED
+            print("interrupted", file=sys.stderr)
+        finally:
+            if log is not None:
+                log.write_record(record, sys.exc_info()[1])
+    return record.exit_status
+
+
+class _LogFile(logging.Handler):
+    """The log of a run. It appears with its first line, but never makes the workspace: until that exists, lines wait in memory."""
+
+    def __init__(self, root: Path, path: Path) -> None:
+        super().__init__(logging.DEBUG)
+        self.root, self.path = root, path
+        self._waiting: list[str] = []
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._waiting.append(self.format(record) + "\n")
+        if self.root.is_dir():
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(self._waiting)
+        except OSError:
+            return  # a workspace that may be read but not written is good enough to predict from
+        self._waiting.clear()
+
+    def write_record(self, record: RunRecord, fault: BaseException | None) -> None:
+        """Writes the record beside the log; `fault` is an exception on its way out of the program."""
+        if not self.root.is_dir():
+            return
+        if fault is not None:
+            trace = (type(fault), fault, fault.__traceback__)
+            self.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, "fault in the program", (), trace))
+        try:
+            write_json(self.path.with_suffix(".json"), record.as_dict())
+        except OSError as error:
+            print(f"warning: no record of this run: {error}", file=sys.stderr)
+
+
+class _Terminal(logging.Handler):
+    """Log lines on stderr, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+
+
+class _logging_to:
+    """Sends this project's log to the terminal and to `log` inside the block, and undoes that after it."""
+
+    def __init__(self, log: _LogFile | None, verbose: bool) -> None:
+        terminal = _Terminal(logging.DEBUG if verbose else logging.INFO)
+        self.handlers = [terminal] if log is None else [terminal, log]
+
+    def __enter__(self) -> None:
+        logging.captureWarnings(True)
+        for name in LOGGERS:
+            logging.getLogger(name).setLevel(logging.DEBUG)
+            for handler in self.handlers:
+                logging.getLogger(name).addHandler(handler)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        logging.captureWarnings(False)
+        for name in LOGGERS:
+            for handler in self.handlers:
+                logging.getLogger(name).removeHandler(handler)

@@ -1,0 +1,54 @@
+"""arena_convert_flare22."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from arena_pipeline.cli import common
+from arena_pipeline.records import stage
+
+DESCRIPTION = """\
+Converts a raw FLARE'22 folder to the standard layout, one multi-class task.
+
+FLARE22_Tr_XXXX become training cases, FLARETs_XXXX (tuning) queries. CTs are linked or copied unchanged, labels renumbered 1, 2, ...
+Can be interrupted and run again: finished cases are kept. Where cases fail, all others are converted and the command ends with
+an error that names those that are not.
+
+example: arena_convert_flare22 -i FLARE22Train -d 102"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    options = common.parser(DESCRIPTION)
+    options.add_argument(
+        "-i", dest="source", type=Path, required=True, metavar="RAW", help="the folder with images/ and labels/ (or train/ and tuning/)"
+    )
+    options.add_argument("-d", dest="dataset_id", type=common.positive_int, required=True, metavar="ID", help="number of the new dataset, e.g. 102")
+    options.add_argument("-n", dest="name", default="FLARE22", metavar="NAME", help="name of the new dataset")
+    options.add_argument("--structures", nargs="+", metavar="NAME", help="structures of the task (default: the nine of the paper)")
+    options.add_argument("--exclude", nargs="+", default=(), metavar="CASE", help="cases to leave out")
+    common.add_workers(options)
+    return options
+
+
+def _convert(args: argparse.Namespace) -> int:
+
+    from dataset_conversion.flare22 import convert_flare22  # not for -h
+
+    with stage("convert"):
+        folder = convert_flare22(
+            source=args.source,
+            workspace=args.workspace,
+            dataset_id=args.dataset_id,
+            name=args.name,
+            structures=args.structures,
+            exclude=args.exclude,
+            workers=args.workers,
+        )
+    print(f"{folder}\nnext: arena_plan_and_preprocess -d {args.dataset_id}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    return common.run(_convert, _parser().parse_args(argv), "arena_convert_flare22")

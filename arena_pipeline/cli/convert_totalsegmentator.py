@@ -1,0 +1,57 @@
+"""arena_convert_totalsegmentator."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from arena_pipeline.cli import common
+from arena_pipeline.records import stage
+
+DESCRIPTION = """\
+Converts a raw TotalSegmentator folder (v1 or v2, told by itself) to the standard layout, a binary task per structure.
+
+A mask file that is missing means "not annotated" in that subject, an empty one means "absent". CTs are linked or copied unchanged.
+Can be interrupted and run again: finished subjects are kept. conversion_report.json lists overlapping masks, ignored masks and
+what was left out. Where subjects fail, all others are converted and the command ends with an error that names those that are not.
+
+example: arena_convert_totalsegmentator -i Totalsegmentator_dataset -d 101 --structures spleen heart_myocardium"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    options = common.parser(DESCRIPTION)
+    options.add_argument("-i", dest="source", type=Path, required=True, metavar="RAW", help="the folder with sXXXX/ct.nii.gz and meta.csv")
+    options.add_argument("-d", dest="dataset_id", type=common.positive_int, required=True, metavar="ID", help="number of the new dataset, e.g. 101")
+    options.add_argument("-n", dest="name", default="TotalSegmentator", metavar="NAME", help="name of the new dataset")
+    options.add_argument("--structures", nargs="+", metavar="NAME", help="structures to convert (default: all that have a mask file)")
+    split = "meta: meta.csv's train and val to imagesTr, test to imagesTs; published: the few-shot split of the FSEFT paper, per structure"
+    options.add_argument("--split", choices=("meta", "published"), default="meta", help=split)
+    options.add_argument("--exclude", nargs="+", default=(), metavar="SUBJECT", help="subjects to leave out")
+    options.add_argument("--exclude_defective", action="store_true", help="leave out the subjects known to be defective")
+    common.add_workers(options)
+    return options
+
+
+def _convert(args: argparse.Namespace) -> int:
+
+    from dataset_conversion.totalsegmentator import convert_totalsegmentator  # not for -h
+
+    with stage("convert"):
+        folder = convert_totalsegmentator(
+            source=args.source,
+            workspace=args.workspace,
+            dataset_id=args.dataset_id,
+            name=args.name,
+            structures=args.structures,
+            split=args.split,
+            exclude=args.exclude,
+            exclude_defective=args.exclude_defective,
+            workers=args.workers,
+        )
+    print(f"{folder}\nnext: arena_plan_and_preprocess -d {args.dataset_id}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    return common.run(_convert, _parser().parse_args(argv), "arena_convert_totalsegmentator")

@@ -1,0 +1,58 @@
+"""arena_evaluate."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from arena_pipeline.cli import common
+
+DESCRIPTION = """\
+Scores predicted segmentations against reference segmentations: Dice, IoU, NSD at 1 and 2 mm, HD95 and volume error per case and
+structure, on the image's own grid. Files are matched by case, structures by name. Writes nnU-Net's summary.json and a CSV.
+
+A structure that is in neither segmentation is "absent": it has no score, and is not counted as 0. One that only the reference has
+is "missed" (Dice 0), one that only the prediction has a "false_positive" (Dice 0).
+
+  arena_evaluate -ref arena_workspace/raw/Dataset101_NAME/labelsTs -pred out"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses, evaluates once, prints the table of structures; returns the exit status."""
+    return common.run(_evaluate, _parser().parse_args(argv), "arena_evaluate")
+
+
+def _parser() -> argparse.ArgumentParser:
+    options = common.parser(DESCRIPTION)
+    add = options.add_argument
+    add("-ref", "--reference", type=Path, required=True, metavar="FOLDER", help="reference segmentations, e.g. labelsTs of a raw dataset")
+    add("-pred", "--prediction", type=Path, required=True, metavar="FOLDER", help="predictions to score, e.g. the -o of arena_predict")
+    described = options.add_mutually_exclusive_group()
+    described.add_argument("-d", dest="dataset_id", type=int, metavar="ID", help="dataset whose dataset.json names the labels (default: beside -ref)")
+    described.add_argument("-djfile", "--dataset_json", type=Path, metavar="FILE", help="that dataset.json itself")
+    add("-o", "--output", type=Path, metavar="FILE", help="the summary (default: summary.json in -pred); the CSV is written beside it")
+    add("--structures", nargs="+", metavar="NAME", help="only these (default: all that were predicted)")
+    common.add_workers(options)
+    add("--protocol", choices=("native", "published"), default="native", help="published: Dice as the papers compute it, on the preprocessed grid")
+    add("--approximate", action="store_true", help="published: resample native predictions where arena_predict --save_preprocessed was not used")
+    scheme = options.add_mutually_exclusive_group()
+    scheme.add_argument("-m", "--model", type=Path, metavar="MODEL_FOLDER", help="model whose preprocessing --approximate uses")
+    scheme.add_argument("-foundation", "--foundation", metavar="NAME", help="foundation whose preprocessing --approximate uses")
+    add("--chill", action="store_true", help="leave out cases that have no prediction instead of failing")
+    add("--ignore_split", action="store_true", help="score training cases of the dataset's split too, not only its test cases")
+    return options
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    import pandas as pd  # seconds to import, with what the stage imports: not for -h
+
+    from arena_pipeline.stages.evaluate import evaluate
+
+    arguments = {name: value for name, value in vars(args).items() if name not in ("reference", "prediction", "verbose")}
+    result = evaluate(args.reference, args.prediction, **arguments)
+    with pd.option_context("display.width", None, "display.max_columns", None, "display.max_rows", None):
+        print(result.table.to_string(float_format=lambda value: f"{value:.3f}", na_rep="-"))
+    print(f"\n{result.protocol}")
+    if result.missing:
+        print(f"without a prediction, left out: {', '.join(result.missing)}")
+    print(f"per case: {result.csv_file}\nsummary:  {result.summary_file}")

@@ -1,0 +1,48 @@
+"""arena_extract_fingerprint."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from arena_pipeline.cli import common
+
+if TYPE_CHECKING:
+    from arena_pipeline.fingerprint import Fingerprint
+
+DESCRIPTION = """\
+Reads and checks every training case of a dataset and measures it: grids, intensities, volumes and components of every structure, and how
+well all that fits the foundation. Writes dataset_fingerprint.json, whose findings say in plain sentences what can be mended.
+arena_plan_and_preprocess runs this command too.
+
+  arena_extract_fingerprint -d 101"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    options = common.parser(DESCRIPTION)
+    common.add_datasets(options)
+    common.add_foundation(options)
+    common.add_workers(options)
+    options.add_argument("--clean", action="store_true", help="measure again, although no file has changed")
+    text = "check every case again, although no file has changed (the same as --clean: measuring checks)"
+    options.add_argument("--verify_dataset_integrity", action="store_true", help=text)
+    return common.run(_extract, options.parse_args(argv), "arena_extract_fingerprint")
+
+
+def _extract(args: argparse.Namespace) -> None:
+    from arena_pipeline.stages.extract_fingerprint import extract_fingerprint  # not for -h
+
+    clean = args.clean or args.verify_dataset_integrity
+    fingerprints = extract_fingerprint(args.dataset_ids, args.workspace, foundation=args.foundation, workers=args.workers, clean=clean)
+    for fingerprint in fingerprints:
+        _print(fingerprint)
+        print(f"written: {args.workspace.fingerprint(fingerprint.dataset_name)}")
+
+
+def _print(fingerprint: Fingerprint) -> None:
+    print(f"{fingerprint.dataset_name}: {fingerprint.n_training} training cases, {len(fingerprint.structures)} structures")
+    for finding in fingerprint.findings:
+        print(f"  {finding.level}: {f'{finding.case}: ' if finding.case else ''}{finding.sentence}")
+    if not fingerprint.findings:
+        print(f"  nothing to note: the data suits {fingerprint.foundation}")

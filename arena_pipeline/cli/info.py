@@ -1,0 +1,74 @@
+"""arena_info: show the workspace and what each thing in it still needs."""
+
+from __future__ import annotations
+
+import argparse
+
+from arena_pipeline.cli import common
+from arena_pipeline.stages.info import DatasetState, FoundationState, ModelState, WorkspaceReport, info
+
+DESCRIPTION = """Show what the workspace holds: foundations (pre-trained networks), datasets and adapted models.
+Under each is the exact command that takes it further. Nothing is changed."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    return common.run(_info, common.parser(DESCRIPTION).parse_args(argv), "arena_info")
+
+
+def _info(args: argparse.Namespace) -> None:
+    report = info(workspace=args.workspace)
+    print(f"workspace {report.root}{'' if report.exists else ' (not there yet; the first command that writes makes it)'}")
+    _print_foundations(report)
+    print("\ndatasets")
+    for dataset in report.datasets:
+        _print_dataset(dataset)
+    if not report.datasets:
+        print(f"  none in {report.root / 'raw'}: convert one, or put a folder DatasetXXX_NAME in the standard layout there")
+        _print_next("arena_convert_totalsegmentator -h")
+    print("\nadapted models")
+    for model in report.models:
+        _print_model(model)
+    if not report.models:
+        print("  none")
+
+
+def _print_foundations(report: WorkspaceReport) -> None:
+    print("\nfoundations")
+    for foundation in report.foundations:
+        _print_foundation(foundation, is_default=foundation.name == report.default_foundation)
+
+
+def _print_foundation(foundation: FoundationState, is_default: bool) -> None:
+    print(f"  {foundation.name}{' (used when none is named)' if is_default else ''}: {foundation.title}")
+    print(f"    {foundation.structures} structures; licence {foundation.licence}")
+    print(f"    weights: {foundation.weights}")
+    _print_next(foundation.next_command)
+
+
+def _print_dataset(dataset: DatasetState) -> None:
+    print(f"  {dataset.name}")
+    if dataset.problem:
+        print(f"    problem: {dataset.problem}")
+        return
+    shown = ", ".join(dataset.structures[:8]) + (f" and {len(dataset.structures) - 8} more" if len(dataset.structures) > 8 else "")
+    print(f"    {dataset.training} annotated cases, {dataset.queries} queries; {dataset.objective}: {shown}")
+    _print_next(dataset.next_command)
+    for prepared in dataset.prepared:
+        print(f"    for {prepared.foundation}: {prepared.tasks} tasks planned, {prepared.cases_stored} of {prepared.cases_needed} cases preprocessed")
+        if prepared.problem:
+            print(f"      problem: {prepared.problem}")
+        _print_next(prepared.next_command, indent=6)
+
+
+def _print_model(model: ModelState) -> None:
+    print(f"  {model.dataset}, {model.foundation}, {model.method}, {model.shots} shots: {model.folder}")
+    for text, folds in (("adapted", model.folds), ("begun only", model.unfinished)):
+        for task, numbers in folds.items():
+            print(f"    {text}: {task}, fold{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}")
+    _print_next(model.next_command)
+
+
+def _print_next(command: str | None, indent: int = 4) -> None:
+    if command is not None:
+        print(f"{' ' * indent}next: {command}")

@@ -1,0 +1,58 @@
+"""arena_make_phantoms."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from arena_pipeline.cli import common
+
+DESCRIPTION = """\
+Makes CT-like phantoms (torsos with random anatomy, in HU) with their segmentations, as a raw dataset to convert.
+
+No two look alike: build, fat, contrast phase, spacing, orientation and field of view vary. Case number i of a seed is always the
+same. Can be interrupted and run again: finished cases are kept.
+
+example: arena_make_phantoms -o phantoms -n 20 --layout totalsegmentator --test 5"""
+FIELDS_OF_VIEW = ("torso", "abdomen_pelvis", "abdomen", "chest", "chest_abdomen")
+
+
+def _parser() -> argparse.ArgumentParser:
+    options = common.parser(DESCRIPTION, workspace=False)
+    options.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="the raw dataset's folder, made if missing")
+    options.add_argument("-n", dest="number", type=common.positive_int, required=True, metavar="N", help="phantoms to make")
+    options.add_argument("--layout", required=True, choices=("totalsegmentator", "flare22"), help="how folders and files are laid out")
+    options.add_argument("--test", type=int, default=0, metavar="N", help="the last N are queries (split test; FLARE'22: tuning cases)")
+    options.add_argument("--seed", type=int, default=0, help="another seed makes other people")
+    options.add_argument("--start", type=int, default=1, metavar="INDEX", help="number of the first case")
+    options.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="voxel size of all in mm, e.g. 3 3 3 (default: varied)")
+    options.add_argument("--field_of_view", choices=FIELDS_OF_VIEW, help="part of the body in all (default: varied)")
+    options.add_argument(
+        "--unannotated", dest="unannotated_share", type=float, default=0.0, metavar="SHARE", help="share of mask files left out (totalsegmentator)"
+    )
+    options.add_argument("-np", dest="workers", type=common.positive_int, default=1, metavar="N", help="worker processes")
+    return options
+
+
+def _make(args: argparse.Namespace) -> int:
+    from arena_pipeline.stages.make_phantoms import make_phantoms  # not for -h
+
+    images = make_phantoms(
+        args.output,
+        args.number,
+        args.layout,
+        seed=args.seed,
+        test=args.test,
+        start=args.start,
+        spacing_mm=tuple(args.spacing) if args.spacing else None,
+        field_of_view=args.field_of_view,
+        unannotated_share=args.unannotated_share,
+        workers=args.workers,
+    )
+    print(f"{len(images)} phantoms in {args.output}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    return common.run(_make, _parser().parse_args(argv), "arena_make_phantoms")

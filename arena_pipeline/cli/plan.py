@@ -1,0 +1,88 @@
+"""arena_plan."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from arena_pipeline.cli import common
+
+if TYPE_CHECKING:
+    from arena_pipeline.planning import Plans, TaskPlan
+    from arena_pipeline.stages.plan import Planned
+
+DESCRIPTION = """\
+Decides, from a dataset's fingerprint and the chosen foundation, all that adaptation and prediction need to know, and writes it with
+the reason of every decision to plans.json, which may be edited. arena_plan_and_preprocess runs this command too.
+
+  arena_plan -d 101"""
+
+SHOWN_TASKS = 20
+SHOWN_FINDINGS = 10
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    options = common.parser(DESCRIPTION)
+    common.add_datasets(options)
+    add_planning(options)
+    return common.run(_plan, options.parse_args(argv), "arena_plan")
+
+
+def add_planning(options: argparse.ArgumentParser) -> None:
+    """What to plan for: -foundation, -device, --objective."""
+    common.add_foundation(options)
+    common.add_device(options)
+    text = "one binary task per structure, or one multi-class task of all (default: as dataset.json says; multi-class where it says nothing)"
+    options.add_argument("--objective", choices=("binary", "multiclass"), help=text)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from arena_pipeline.stages.plan import plan  # torch takes seconds to import: not for -h
+
+    planned = plan(args.dataset_ids, args.workspace, foundation=args.foundation, device=args.device, objective=args.objective)
+    for entry in planned:
+        print_planned(entry)
+
+
+def print_planned(planned: Planned) -> None:
+    """What was decided for one dataset, for a person."""
+    plans = planned.plans
+    print(f"{plans.dataset_name}, adapted from {plans.foundation} ({plans.reasons['foundation']})")
+    adaptable = [task for task in plans.tasks if task.max_shots]
+    _print_columns([_words(plans, task) for task in adaptable[:SHOWN_TASKS]])
+    if len(adaptable) > SHOWN_TASKS:
+        print(f"  and {len(adaptable) - SHOWN_TASKS} more tasks")
+    if skipped := [task.name for task in plans.tasks if not task.max_shots]:
+        print(f"  no usable training case: {', '.join(skipped[:SHOWN_TASKS])}{' ...' if len(skipped) > SHOWN_TASKS else ''}")
+    warnings = [finding for finding in planned.findings if finding.level == "warning"]
+    for finding in warnings[:SHOWN_FINDINGS]:
+        print(f"  warning: {f'{finding.case}: ' if finding.case else ''}{finding.sentence}")
+    if len(warnings) > SHOWN_FINDINGS:
+        print(f"  and {len(warnings) - SHOWN_FINDINGS} more warnings in dataset_fingerprint.json")
+    print(f"plans, with the reason of every decision: {planned.file}")
+    if planned.backup:
+        print(f"the plans that were there are kept as {planned.backup}")
+
+
+def _words(plans: Plans, task: TaskPlan) -> tuple[str, ...]:
+    name = task.name if plans.objective == "binary" else f"{task.name} ({len(task.structures)} structures)"
+    kept = sum(task.keep_largest.values())
+    largest = (
+        ("keeps the largest component" if kept else "keeps all components") if len(task.structures) == 1 else f"largest component kept of {kept}"
+    )
+    return (
+        name,
+        f"{task.kind} structure{'s' if len(task.structures) > 1 else ''}",
+        "decoder trained" if task.train_decoder else "decoder frozen",
+        f"{task.head} head",
+        largest,
+        f"up to {task.max_shots} shot{'s' if task.max_shots > 1 else ''}",
+    )
+
+
+def _print_columns(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

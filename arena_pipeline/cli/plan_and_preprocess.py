@@ -1,0 +1,50 @@
+"""arena_plan_and_preprocess: the first of the three commands."""
+
+from __future__ import annotations
+
+import argparse
+
+from arena_pipeline.cli import common
+from arena_pipeline.cli.plan import add_planning, print_planned
+from arena_pipeline.cli.preprocess import add_preprocessing
+
+DESCRIPTION = """\
+Makes a raw dataset ready for adaptation: measures it (fingerprint), decides all settings (plans) and preprocesses the training cases.
+The dataset is raw/DatasetXXX_NAME in the workspace: made by a converter, or any nnU-Net v2 raw dataset of CTs. Run it again whenever the
+dataset changed: only what is missing or outdated is done.
+
+  arena_plan_and_preprocess -d 101"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    options = common.parser(DESCRIPTION)
+    common.add_datasets(options)
+    add_planning(options)
+    text = "worker processes of the fingerprint (default: chosen from cores and memory)"
+    options.add_argument("-npfp", dest="fingerprint_workers", type=common.positive_int, metavar="N", help=text)
+    add_preprocessing(options)
+    text = "read and check every case again, although its files have not changed since it was last measured"
+    options.add_argument("--verify_dataset_integrity", action="store_true", help=text)
+    return common.run(_plan_and_preprocess, options.parse_args(argv), "arena_plan_and_preprocess")
+
+
+def _plan_and_preprocess(args: argparse.Namespace) -> None:
+    from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess  # torch takes seconds to import: not for -h
+
+    prepared = plan_and_preprocess(
+        args.dataset_ids,
+        args.workspace,
+        foundation=args.foundation,
+        device=args.device,
+        objective=args.objective,
+        workers=args.workers,
+        fingerprint_workers=args.fingerprint_workers,
+        verify_dataset_integrity=args.verify_dataset_integrity,
+        clean=args.clean,
+    )
+    for dataset_id, (planned, stored) in zip(args.dataset_ids, prepared, strict=True):
+        print_planned(planned)
+        print(f"{len(stored.written)} cases preprocessed, {len(stored.cases) - len(stored.written)} were there: {stored.folder}")
+        shots = max(task.max_shots for task in planned.plans.tasks)
+        print(f"next: arena_adapt -d {dataset_id} -shots {min(5, shots)}\n")

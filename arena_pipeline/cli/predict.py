@@ -1,0 +1,84 @@
+"""arena_predict."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from arena_pipeline.cli import common
+
+DESCRIPTION = """Segments CTs with an adapted model, or with the foundation as it is.
+
+    arena_predict -i in/ -o out/                                the one adapted model there is
+    arena_predict -i scan.nii.gz -o out/ -d 101 -shots 5        a certain one
+    arena_predict -i in/ -o out/ --zero_shot spleen liver       without adaptation
+
+Takes .nii, .nii.gz, .nrrd, .mha and .mhd, named CASE or CASE_0000. Writes CASE.nii.gz on each CT's own grid, previews/CASE.png, and labels.json
+(names, integers, colours) with labels.txt (the same for ITK-SNAP)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = common.parser(DESCRIPTION)
+    options.add_argument("-i", dest="input", type=Path, required=True, metavar="CT", help="a CT, or a folder of CTs")
+    options.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")
+    _add_choice_of_model(options)
+    text = "predict these base structures without adaptation; with -d they get that dataset's integers"
+    options.add_argument("--zero_shot", nargs="+", metavar="NAME", help=text)
+    _add_outputs(options)
+    text = "step of the sliding window, as a share of the patch: 1 - overlap (default: as planned, 0.75)"
+    options.add_argument("-step_size", type=float, metavar="SHARE", help=text)
+    options.add_argument("-num_parts", type=common.positive_int, default=1, metavar="N", help="split the cases between N runs ...")
+    options.add_argument("-part_id", type=int, default=0, metavar="P", help="... of which this is number P, from 0")
+    common.add_device(options)
+    args = options.parse_args(argv)
+    if args.step_size is not None and not 0 < args.step_size <= 1:
+        options.error(f"-step_size: expected above 0 and at most 1, found {args.step_size}")
+    return common.run(_predict, args, "arena_predict")
+
+
+def _add_choice_of_model(options: argparse.ArgumentParser) -> None:
+    text = "dataset the model was adapted on (needed only when there are several models)"
+    options.add_argument("-d", dest="dataset_id", type=int, metavar="ID", help=text)
+    options.add_argument("-shots", type=common.positive_int, metavar="K", help="the model adapted on K shots (when there are several)")
+    options.add_argument("-f", dest="folds", type=int, nargs="+", metavar="FOLD", help="folds to average (default: all that are adapted)")
+    options.add_argument("-m", dest="model", type=Path, metavar="MODEL_FOLDER", help="the model's folder, instead of -d, -shots and -foundation")
+    options.add_argument("--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the model)")
+    common.add_foundation(options)
+
+
+def _add_outputs(options: argparse.ArgumentParser) -> None:
+    text = "also CASE_probabilities.npz (for arena_ensemble): float16 on the CT's grid, a key per structure"
+    options.add_argument("--save_probabilities", action="store_true", help=text)
+    options.add_argument("--save_preprocessed", action="store_true", help="also preprocessed/CASE.npz (for arena_evaluate --protocol published)")
+    options.add_argument("--continue_prediction", action="store_true", help="keep segmentations that are there and whole")
+    options.add_argument("--no_postprocessing", action="store_true", help="keep all components of every structure")
+    options.add_argument("--no_previews", action="store_true", help="no pictures")
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from arena_pipeline.stages.predict import predict  # torch takes seconds to import: not for -h
+
+    summary = predict(
+        args.input,
+        args.output,
+        args.workspace,
+        dataset_id=args.dataset_id,
+        shots=args.shots,
+        folds=args.folds,
+        model_folder=args.model,
+        structures=args.structures,
+        foundation=args.foundation,
+        zero_shot=args.zero_shot,
+        save_probabilities=args.save_probabilities,
+        save_preprocessed=args.save_preprocessed,
+        no_postprocessing=args.no_postprocessing,
+        no_previews=args.no_previews,
+        continue_prediction=args.continue_prediction,
+        step_size=args.step_size,
+        num_parts=args.num_parts,
+        part_id=args.part_id,
+        device=args.device,
+    )
+    kept = f", {len(summary.kept)} kept" if summary.kept else ""
+    structures = ", ".join(f"{name} = {label}" for name, label in summary.labels.items())
+    print(f"{len(summary.written)} segmentations written to {args.output}{kept}; {structures}")

@@ -1,0 +1,171 @@
+"""Images and segmentations in and out: NIfTI by nibabel; NRRD, MetaImage and DICOM folders by SimpleITK."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from arena_pipeline.errors import DatasetError, ImageError
+from arena_pipeline.io import itk, nifti
+from arena_pipeline.io.geometry import Geometry, Image
+
+READABLE_ENDINGS = nifti.ENDINGS + itk.ENDINGS
+GRID_TOLERANCE_VOXELS = 0.1  # headers are rounded in many ways; a tenth of a voxel is no other grid
+
+
+def read_image(path: str | Path) -> Image:
+    """A CT as it is stored: (x, y, z), int16 where all values are such whole numbers (HU usually are), else float32.
+
+    Args:
+        path: .nii, .nii.gz, .nrrd, .mha, .mhd, or the folder of one DICOM series.
+
+    Raises:
+        ImageError: unreadable, cut short, not one 3D volume of numbers, or NaN or infinity in it.
+    """
+    path = Path(path)
+    if _is_nifti(path):
+        stored, slope, intercept, geometry = nifti.read_nifti(path)
+        array = _as_hu(stored, slope, intercept)
+    else:
+        stored, geometry = itk.read_itk(path)
+        array = _as_hu(stored, 1.0, 0.0)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise ImageError(f"{path}: {bad:,} voxels are NaN or infinite; replace them (air is -1024 HU) or export the CT again")
+    nifti.warn_of_oddities(path, geometry)
+    return Image(array, geometry)
+
+
+def read_segmentation(path: str | Path) -> Image:
+    """A label map: (x, y, z), uint8 or, with labels above 255, uint16. Float files are fine as long as their values are whole numbers.
+
+    Raises:
+        ImageError: as read_image, or values that are no labels (fractions, negative, above 65,535).
+    """
+    path = Path(path)
+    if _is_nifti(path):
+        stored, slope, intercept, geometry = nifti.read_nifti(path)
+        if (slope, intercept) != (1.0, 0.0):
+            stored = stored * slope + intercept
+    else:
+        stored, geometry = itk.read_itk(path)
+    if stored.dtype == np.uint8:
+        return Image(stored, geometry)
+    low, high = stored.min(), stored.max()
+    if not (low >= 0 and high <= np.iinfo(np.uint16).max):
+        raise ImageError(f"{path}: values from {low} to {high}; a segmentation holds whole numbers from 0 to 65,535, is this the CT itself?")
+    labels = stored.astype(np.uint8 if high <= 255 else np.uint16)
+    if stored.dtype.kind == "f" and not np.array_equal(labels, stored):
+        raise ImageError(f"{path}: values that are not whole numbers; a segmentation holds labels, export it without interpolation")
+    return Image(labels, geometry)
+
+
+def read_geometry(path: str | Path) -> Geometry:
+    """The grid alone, without reading voxels (a DICOM folder excepted). Raises ImageError as read_image."""
+    path = Path(path)
+    return nifti.read_nifti_geometry(path) if _is_nifti(path) else itk.read_itk_geometry(path)
+
+
+def write_image(path: str | Path, image: Image) -> None:
+    """Writes a volume of any kind of number (float64 as float32), whole file or none, on its own grid.
+
+    Raises:
+        ImageError: an ending that is not .nii, .nii.gz, .nrrd, .mha or .mhd.
+    """
+    array = image.array
+    if array.dtype in (np.float64, np.float16):
+        array = array.astype(np.float32)
+    elif array.dtype in (np.int64, np.uint64, np.bool_):
+        array = array.astype(np.int32 if array.dtype != np.bool_ else np.uint8)
+    _write(Path(path), array, image.geometry, level=1)
+
+
+def write_segmentation(path: str | Path, array: np.ndarray, geometry: Geometry, labels: Mapping[str, int] | None = None) -> None:
+    """Writes a label map (x, y, z) in the smallest integer type, with the sform, qform, codes and units of the CT's header.
+
+    nibabel and SimpleITK each see the spacing, origin and direction that they see in the CT.
+
+    Args:
+        geometry: of the CT.
+        labels: structure -> integer; written into a NIfTI comment extension.
+
+    Raises:
+        ImageError: the array is not on the grid, or has values that `labels` does not name.
+    """
+    path = Path(path)
+    if array.shape != geometry.shape:
+        raise ImageError(f"{path}: a segmentation of shape {array.shape} does not fit the CT of shape {geometry.shape}")
+    high = int(array.max())
+    compact = array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
+    if labels is not None:
+        unnamed = sorted(set(labels_present(compact)) - {0, *labels.values()})
+        if unnamed:
+            raise ImageError(f"{path}: labels {unnamed} have no name; known: {dict(labels)}")
+    _write(path, compact, geometry, level=6, comment=None if labels is None else json.dumps({"labels": dict(labels)}))
+
+
+def labels_present(segmentation: np.ndarray) -> list[int]:
+    """The integers in a segmentation (x, y, z), ascending, 0 among them. Plane by plane: no wide copy of a large volume."""
+    present = np.zeros(int(segmentation.max()) + 1, dtype=bool)
+    for plane in segmentation.transpose(2, 0, 1):
+        present[plane] = True
+    return [int(label) for label in np.flatnonzero(present)]
+
+
+def check_same_grid(case: str, image_geometry: Geometry, segmentation_geometry: Geometry, segmentation_path: str | Path) -> None:
+    """Raises DatasetError, saying what differs, unless both grids place every voxel within a tenth of a voxel of each other."""
+    difference = grid_difference(image_geometry, segmentation_geometry)
+    if difference is not None:
+        raise DatasetError(f"{case}: label grid differs from the CT: {difference} in {segmentation_path}; re-export it on the CT's grid")
+
+
+def grid_difference(expected: Geometry, found: Geometry) -> str | None:
+    """In words what differs, expected vs found, or None where every voxel lies within a tenth of a voxel of its place."""
+    if expected.shape != found.shape:
+        return f"shape {expected.shape} vs {found.shape}"
+    if nifti.largest_distance_mm(expected, found.affine) <= GRID_TOLERANCE_VOXELS * min(expected.spacing_mm):
+        return None
+    if not np.allclose(expected.spacing_mm, found.spacing_mm, rtol=1e-3):
+        return f"spacing {_rounded(expected.spacing_mm)} vs {_rounded(found.spacing_mm)} mm"
+    if not np.allclose(expected.direction, found.direction, atol=1e-3):
+        one, other = _rounded(expected.direction.ravel()), _rounded(found.direction.ravel())
+        return f"direction {expected.orientation} {one} vs {found.orientation} {other}"
+    return f"origin {_rounded(expected.affine[:3, 3])} vs {_rounded(found.affine[:3, 3])} mm"
+
+
+def _rounded(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(float(v), 3) for v in values)
+
+
+def _is_nifti(path: Path) -> bool:
+    if path.is_dir() or path.name.lower().endswith(itk.ENDINGS):
+        return False
+    if path.name.lower().endswith(nifti.ENDINGS):
+        return True
+    raise ImageError(f"{path}: unknown kind of image; known: {', '.join(READABLE_ENDINGS)} and DICOM folders")
+
+
+def _write(path: Path, array: np.ndarray, geometry: Geometry, level: int, comment: str | None = None) -> None:
+    if _is_nifti(path):
+        nifti.write_nifti(path, array, geometry, level, comment)
+    else:
+        itk.write_itk(path, array, geometry)
+
+
+def _as_hu(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """The values, stored * slope + intercept: int16 without loss where that is possible, else float32."""
+    if stored.dtype.kind in "iu" and slope == 1.0 and intercept == round(intercept):
+        limits = np.iinfo(np.int16)
+        if stored.dtype == np.int16 and intercept == 0:
+            return stored
+        low, high = int(stored.min()) + int(intercept), int(stored.max()) + int(intercept)
+        if limits.min <= low and high <= limits.max:
+            return (stored.astype(np.int32) + int(intercept)).astype(np.int16) if intercept else stored.astype(np.int16)
+    array = stored.astype(np.float32)
+    if (slope, intercept) != (1.0, 0.0):
+        array *= np.float32(slope)
+        array += np.float32(intercept)
+    return array

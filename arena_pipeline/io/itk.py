@@ -1,0 +1,103 @@
+"""NRRD and MetaImage files and DICOM series folders, through SimpleITK; ITK's LPS becomes RAS here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from arena_pipeline.errors import ImageError
+from arena_pipeline.io.atomic import replace_when_done
+from arena_pipeline.io.geometry import Geometry
+
+ENDINGS = (".nrrd", ".mha", ".mhd")
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+POSITION_TAG = "0020|0032"  # Image Position (Patient)
+
+
+def read_itk_geometry(path: Path) -> Geometry:
+    """Raises ImageError, as read_itk. The grid of a DICOM folder needs its slices read."""
+    if path.is_dir():
+        return read_itk(path)[1]
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ImageError(_unreadable(path, error)) from None
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+        raise ImageError(_not_a_volume(path, reader.GetDimension(), reader.GetNumberOfComponents()))
+    return _geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
+def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Voxels (x, y, z) and grid of a file or of the one DICOM series in a folder.
+
+    Raises:
+        ImageError: unreadable, not one 3D volume, no or several series in the folder, or slices missing.
+    """
+    try:
+        image, step = _read_dicom_folder(path) if path.is_dir() else (sitk.ReadImage(str(path)), None)
+    except RuntimeError as error:
+        raise ImageError(_unreadable(path, error)) from None
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise ImageError(_not_a_volume(path, image.GetDimension(), image.GetNumberOfComponentsPerPixel()))
+    geometry = _geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    if step is not None:
+        geometry.affine[:3, 2] = LPS_TO_RAS @ step
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), geometry
+
+
+def write_itk(path: Path, array: np.ndarray, geometry: Geometry) -> None:
+    """Writes `array` (x, y, z) compressed, whole file or none. ITK stores right-angled axes only: sheared ones are straightened."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    left, _, right = np.linalg.svd(geometry.direction)
+    image.SetSpacing(geometry.spacing_mm)
+    image.SetOrigin((LPS_TO_RAS @ geometry.affine[:3, 3]).tolist())
+    image.SetDirection((LPS_TO_RAS @ left @ right).ravel().tolist())
+    with replace_when_done(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def _unreadable(path: Path, error: RuntimeError) -> str:
+    if not path.exists():
+        return f"{path}: no such file"
+    reason = str(error).strip().splitlines()[-1]
+    return f"{path}: SimpleITK can't read it ({reason}); export it again, as .nii.gz if possible"
+
+
+def _not_a_volume(path: Path, dimensions: int, components: int) -> str:
+    return f"{path}: expected one 3D volume of one number per voxel, found {dimensions} dimensions of {components}; export a single CT series"
+
+
+def _geometry(size: tuple[int, ...], spacing: tuple[float, ...], origin: tuple[float, ...], direction: tuple[float, ...]) -> Geometry:
+    affine = np.eye(4)
+    affine[:3, :3] = LPS_TO_RAS @ np.reshape(direction, (3, 3)) * spacing
+    affine[:3, 3] = LPS_TO_RAS @ origin
+    return Geometry((size[0], size[1], size[2]), affine)
+
+
+def _read_dicom_folder(folder: Path) -> tuple[sitk.Image, np.ndarray | None]:
+    """The volume and the step from slice to slice (LPS mm), which a tilted gantry shears."""
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise ImageError(f"{folder}: no DICOM series in this folder; expected the slices of one CT series")
+    if len(series) > 1:
+        raise ImageError(f"{folder}: {len(series)} DICOM series ({', '.join(series)}); put each into a folder of its own")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    reader.MetaDataDictionaryArrayUpdateOn()
+    reader.LoadPrivateTagsOff()
+    image = reader.Execute()
+    slices = image.GetSize()[2] if image.GetDimension() == 3 else 0
+    if slices < 2 or not all(reader.HasMetaDataKey(i, POSITION_TAG) for i in range(slices)):
+        return image, None
+    positions = np.array([[float(x) for x in reader.GetMetaData(i, POSITION_TAG).split("\\")] for i in range(slices)])
+    steps = np.diff(positions, axis=0)
+    step = steps.mean(axis=0)
+    if np.abs(steps - step).max() > 0.1 * np.linalg.norm(step):
+        lengths = np.linalg.norm(steps, axis=1)
+        found = f"slices {lengths.min():.2f} to {lengths.max():.2f} mm apart"
+        raise ImageError(f"{folder}: {found}; some are missing or doubled, export the whole series again")
+    return image, step

@@ -1,0 +1,20 @@
+"""Counting the labels of a segmentation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CHUNK_VOXELS = 1 << 20  # numpy's bincount turns its input into 64-bit integers: eight bytes per voxel of a whole-body CT are too many
+
+
+def count_labels(segmentation: np.ndarray, minlength: int = 0) -> np.ndarray:
+    """Voxels of every label: (n,) int64, n at least `minlength`, with `counts[label]`; memory stays small.
+
+    Args:
+        segmentation: of any shape, of unsigned integers.
+    """
+    flat = segmentation.ravel(order="K")
+    counts = np.zeros(max(minlength, int(flat.max(initial=0)) + 1), np.int64)
+    for start in range(0, flat.size, CHUNK_VOXELS):
+        counts += np.bincount(flat[start : start + CHUNK_VOXELS], minlength=len(counts))
+    return counts

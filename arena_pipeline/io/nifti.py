@@ -1,0 +1,220 @@
+"""NIfTI files (.nii, .nii.gz): headers through nibabel, voxels read once into memory, nothing allocated on a header's word alone."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import BinaryIO
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from arena_pipeline.errors import ImageError
+from arena_pipeline.io.atomic import replace_when_done
+from arena_pipeline.io.geometry import Geometry
+
+logger = logging.getLogger(__name__)
+
+ENDINGS = (".nii.gz", ".nii")
+HEADER_BYTES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+OTHER_UNITS = {1: "metre", 3: "micrometre"}  # NIfTI's codes; 0 is unknown, 2 is the millimetre
+MAXIMAL_DEFLATE_RATIO = 1032  # what one byte of a deflate stream can expand to at most
+SFORM_FIELDS = ("sform_code", "srow_x", "srow_y", "srow_z")
+QFORM_FIELDS = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+
+
+def read_nifti_geometry(path: Path) -> Geometry:
+    """The grid, from the header alone.
+
+    Raises:
+        ImageError: not a readable NIfTI file, not one 3D volume, or a geometry that makes no sense.
+    """
+    with _opened(path) as stream:
+        return _geometry(_read_header(stream, path), path)
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
+    """The stored voxels (x, y, z), slope, intercept and the grid; value = stored * slope + intercept.
+
+    Raises:
+        ImageError: as read_nifti_geometry, or the file is cut short or damaged.
+    """
+    with _opened(path) as stream:
+        header = _read_header(stream, path)
+        geometry = _geometry(header, path)
+        dtype = header.get_data_dtype()
+        if dtype.fields is not None or dtype.kind not in "iuf":
+            raise ImageError(f"{path}: voxels of type {dtype} (colour or complex); expected one number per voxel, export the CT in Hounsfield units")
+        offset = int(header.get_data_offset())
+        _check_promise(path, offset + int(np.prod(geometry.shape, dtype=np.int64)) * dtype.itemsize, _is_gzip(path))
+        stored = np.empty(geometry.shape, dtype, order="F")
+        stream.seek(offset)
+        _fill(stream, memoryview(stored.reshape(-1, order="F").view(np.uint8).data), path)
+    slope, intercept = _scaling(header, path)
+    if not dtype.isnative:
+        stored = stored.astype(dtype.newbyteorder("="))
+    return stored, slope, intercept, geometry
+
+
+def write_nifti(path: Path, array: np.ndarray, geometry: Geometry, level: int, comment: str | None = None) -> None:
+    """Writes `array` (x, y, z), whole file or none, with the grid of `geometry` and its header's sform, qform, codes and units.
+
+    Args:
+        level: of gzip, for .nii.gz.
+        comment: text for a NIfTI comment extension.
+    """
+    header = output_header(geometry)
+    header.set_data_dtype(array.dtype)
+    header.set_data_shape(array.shape)
+    header.set_slope_inter(1, 0)
+    if comment is not None:
+        header.extensions.append(nib.nifti1.Nifti1Extension("comment", comment.encode()))
+    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    image = image_class(array, None, header)
+    with replace_when_done(path) as temporary, open(temporary, "wb") as file:
+        if path.name.endswith(".gz"):
+            # no file name and no time inside: equal volumes give equal files
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=level) as stream:
+                image.to_stream(stream)
+        else:
+            image.to_stream(file)
+
+
+def output_header(geometry: Geometry) -> nib.Nifti1Header:
+    """A header that puts a new file on `geometry`'s grid for every reader: where it has a header, with that one's sform and qform.
+
+    nibabel takes the sform where there is one. SimpleITK wants right angles and otherwise falls back to the qform; a CT with a
+    sheared sform and no qform does not open there at all. Such a file gets the nearest right-angled qform, its sform stays.
+    """
+    given = geometry.header
+    if given is None or not np.allclose(given.get_best_affine(), geometry.affine, atol=1e-4):
+        header = nib.Nifti1Header()
+        header.set_data_shape(geometry.shape)
+        header.set_qform(geometry.affine, code="scanner", strip_shears=True)
+        header.set_sform(geometry.affine, code="scanner")
+        header.set_xyzt_units("mm")
+        return header
+    header = type(given)()
+    header.set_data_shape(geometry.shape)
+    header["pixdim"][:4] = given["pixdim"][:4]
+    for field in (*SFORM_FIELDS, *QFORM_FIELDS, "xyzt_units"):
+        header[field] = given[field]
+    if int(given["qform_code"]) == 0 and int(given["sform_code"]) > 0 and not geometry.is_orthonormal:
+        header.set_qform(geometry.affine, code=int(given["sform_code"]), strip_shears=True)
+    return header
+
+
+def warn_of_oddities(path: Path, geometry: Geometry) -> None:
+    """Logs what is accepted but should be known: a grid that readers may take differently."""
+    header = geometry.header
+    if not geometry.is_orthonormal:
+        logger.warning("%s: the axes do not stand at right angles; they are taken as if they did, and the file's own affine is kept on output", path)
+    if header is None:
+        return
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    if sform_code == 0 and qform_code == 0:
+        logger.warning("%s: the header has neither sform nor qform; the first axis is taken to point to the left, as nibabel does", path)
+    if sform_code > 0 and qform_code > 0 and geometry.is_orthonormal:
+        distance = largest_distance_mm(geometry, header.get_qform())
+        if distance > 0.1 * min(geometry.spacing_mm):
+            logger.warning("%s: sform and qform place voxels up to %.1f mm apart; the sform is used (SimpleITK may use the qform)", path, distance)
+    unit = OTHER_UNITS.get(int(header["xyzt_units"]) % 8)
+    if unit is not None:
+        logger.warning("%s: the header's unit of length is the %s; its numbers are taken as millimetres", path, unit)
+
+
+def largest_distance_mm(geometry: Geometry, affine: np.ndarray) -> float:
+    """How far from its place another affine puts a voxel of this volume, at most (so at one of the corners)."""
+    corners = np.array([(*corner, 1.0) for corner in product(*((0, n - 1) for n in geometry.shape))])
+    return float(np.linalg.norm(corners @ (affine - geometry.affine).T, axis=1).max())
+
+
+def _is_gzip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The uncompressed bytes, told by the content: a misnamed .nii.gz is common. Turns every way a file can be damaged into ImageError."""
+    try:
+        with gzip.open(path, "rb") if _is_gzip(path) else open(path, "rb") as stream:
+            yield stream  # type: ignore[misc]
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except (EOFError, zlib.error, OSError) as error:
+        raise ImageError(f"{path}: cut short or damaged ({error}); copy or download it again") from None
+
+
+def _read_header(stream: BinaryIO, path: Path) -> nib.Nifti1Header:
+    start = stream.read(4)
+    if len(start) < 4:
+        raise ImageError(f"{path}: an empty file; copy or download it again")
+    sizes = {int.from_bytes(start, order) for order in ("little", "big")} & set(HEADER_BYTES)
+    if not sizes:
+        hint = "a web page" if b"<" in start else "a Git LFS pointer (run: git lfs pull)" if start == b"vers" else "something else"
+        raise ImageError(f"{path}: not a NIfTI file but {hint}, it starts with {start!r}; export it as .nii.gz")
+    stream.seek(0)
+    # unchecked: nibabel's check would replace a voxel size of 0 by 1 before it can be noticed
+    try:
+        header = HEADER_BYTES[sizes.pop()].from_fileobj(stream, check=False)
+    except (WrapStructError, ValueError) as error:
+        raise ImageError(f"{path}: the NIfTI header is cut short or invalid ({error}); copy or download it again") from None
+    if not bytes(header["magic"]).startswith(b"n+"):
+        raise ImageError(f"{path}: a header without its voxels (.hdr/.img pair); convert it to one .nii.gz file")
+    return header
+
+
+def _geometry(header: nib.Nifti1Header, path: Path) -> Geometry:
+    shape = tuple(int(n) for n in header.get_data_shape())
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or min(shape) < 1:
+        raise ImageError(f"{path}: expected one 3D volume, found shape {shape}; export a single CT series as a 3D file")
+    spacing = np.abs(header["pixdim"][1:4])
+    if not (spacing > 0).all():
+        raise ImageError(f"{path}: the voxels have no volume (spacing {spacing.tolist()} mm); correct the header's voxel size, or export it again")
+    try:
+        header.check_fix(logger=logger, error_level=40)
+    except HeaderDataError as error:
+        raise ImageError(f"{path}: the NIfTI header is invalid ({error}); export it again") from None
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or min(lengths) <= 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+        raise ImageError(f"{path}: the header's affine spans no volume ({affine[:3].tolist()}); export it again with its orientation")
+    return Geometry(shape, affine, header)
+
+
+def _scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:
+    """Slope and intercept. TotalSegmentator has files with slope 1 and intercept NaN, which nibabel itself refuses: NaN means 0, as in SimpleITK."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not np.isfinite(slope):
+        return 1.0, 0.0
+    if not np.isfinite(intercept):
+        logger.info("%s: the header's intercept is %s, taken as 0", path, intercept)
+        return slope, 0.0
+    return slope, intercept
+
+
+def _check_promise(path: Path, promised: int, compressed: bool) -> None:
+    """Refuses, before any memory is taken, a header that promises more than the file can hold."""
+    size = path.stat().st_size
+    if promised > size * (MAXIMAL_DEFLATE_RATIO if compressed else 1):
+        raise ImageError(f"{path}: the header promises {promised:,} bytes, more than the file of {size:,} bytes can hold; copy or download it again")
+
+
+def _fill(stream: BinaryIO, target: memoryview, path: Path) -> None:
+    done = 0
+    while done < len(target):
+        count = stream.readinto(target[done:])  # type: ignore[attr-defined]
+        if not count:
+            raise ImageError(f"{path}: cut short, {done:,} of {len(target):,} bytes of voxels are there; copy or download it again")
+        done += count
+    stream.read(1)  # past the last voxel, gzip compares its checksum

@@ -1,0 +1,72 @@
+"""Support sets and published splits.
+
+A fold is one seeded draw of the support set: for fold f, `random.seed(f); random.sample(train_ids, min(K + 1, 30))[:-1]`, the rule that
+gave the published support sets. The order of `train_ids` matters: the published file's order where there is a published split, else sorted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+from arena_pipeline.errors import SupportSetError, UnknownStructure
+from arena_pipeline.io.dataset import StructureSplit
+from arena_pipeline.io.facts import load_fact
+
+LARGEST_DRAW = 30
+"""The published rule draws at most this many cases and drops the last, so it gives at most 29 shots (the method is meant for 16)."""
+
+
+def draw_support_set(train_ids: Sequence[str], shots: int, fold: int) -> tuple[str, ...]:
+    """The support set of one fold, in the order drawn.
+
+    The published rule draws K + 1 cases and drops the last. Adjustment for a dataset with exactly K cases, which the rule can't draw
+    from: all K are the support set, the same in every fold.
+
+    Args:
+        train_ids: the cases that may be drawn, in the order of the split's file (without one: sorted).
+        shots: K, 1 to 29.
+        fold: the seed, 0, 1, 2, ...
+
+    Raises:
+        SupportSetError: fewer than K cases, K out of range, or an identifier listed twice.
+    """
+    if not 1 <= shots < LARGEST_DRAW:
+        raise SupportSetError(
+            f"{shots} shots asked for; the support-set rule gives 1 to {LARGEST_DRAW - 1} (the method is meant for 16 at most): choose fewer"
+        )
+    repeated = sorted({case for case in train_ids if train_ids.count(case) > 1})
+    if repeated:
+        raise SupportSetError(f"training cases listed twice: {', '.join(repeated)}; a support set is drawn from different cases, list each once")
+    if len(train_ids) < shots:
+        raise SupportSetError(
+            f"{shots} shots asked for, but only {len(train_ids)} usable training cases ({', '.join(train_ids) or 'none'}); "
+            f"annotate {shots - len(train_ids)} more" + (f" or ask for at most {len(train_ids)} shots" if train_ids else "")
+        )
+    if len(train_ids) == shots:
+        return tuple(train_ids)
+    # A private generator: the same numbers as the module-level functions after random.seed(fold), without touching their state.
+    return tuple(random.Random(fold).sample(list(train_ids), min(shots + 1, LARGEST_DRAW))[:-1])
+
+
+def published_structures() -> list[str]:
+    """The TotalSegmentator structures that have a published split."""
+    return list(load_fact("few_shot_splits")["TotalSegmentator"])
+
+
+def published_split(dataset: Literal["TotalSegmentator", "FLARE22"], structure: str | None = None) -> StructureSplit:
+    """The published few-shot split, in its file's order (facts/few_shot_splits.json names the source).
+
+    Args:
+        structure: for TotalSegmentator, whose split differs by structure; FLARE'22 has one for all.
+
+    Raises:
+        UnknownStructure: no published split for this structure; lists those that have one.
+    """
+    content = load_fact("few_shot_splits")[dataset]
+    if dataset == "FLARE22":
+        return StructureSplit.model_validate(content)
+    if structure not in content:
+        raise UnknownStructure(f"no published split for structure {structure}; there is one for: {', '.join(content)}")
+    return StructureSplit.model_validate(content[structure])

@@ -1,0 +1,93 @@
+"""A foundation that takes on one adapter after another: prediction with many adapters holds one network in memory."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from arena_pipeline.errors import AdapterError
+from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.model.adapter import Adapter
+from arena_pipeline.model.low_rank import PROJECTIONS, merged_weight
+from arena_pipeline.model.network import HEAD, head
+from arena_pipeline.model.task_head import set_head_
+from arena_pipeline.model.weights import load_foundation_network, sha256
+
+logger = logging.getLogger(__name__)
+
+
+class AdaptedNetwork:
+    """The foundation of `preset` on `device`. Only the parameters that an adapter changes are ever held twice."""
+
+    def __init__(self, preset: FoundationPreset, weights_path: Path, device: torch.device) -> None:
+        """Raises FoundationError if the weights do not fit the preset."""
+        self.preset = preset
+        self.sha256 = sha256(weights_path)
+        network = load_foundation_network(preset, weights_path)
+        self.network = network.to(device, memory_format=torch.channels_last_3d).requires_grad_(False)
+        self._foundation_head = head(self.network)
+        self._replaced: dict[str, Tensor] = {}
+
+    def select(self, adapter: Adapter | None) -> nn.Module:
+        """The network with this adapter merged, in eval mode; None: the foundation as it is. Valid until the next call.
+
+        Raises:
+            AdapterError: the adapter was made for another foundation, or its tensors do not fit.
+        """
+        self._restore()
+        if adapter is None:
+            return self.network
+        self._check(adapter)
+        try:
+            self._apply(adapter)
+        except (AttributeError, KeyError, RuntimeError) as error:
+            self._restore()
+            raise AdapterError(f"{self._name(adapter)}: its tensors do not fit {self.preset.name} ({error}); the adapter is damaged, adapt this fold again") from None
+        return self.network
+
+    def _check(self, adapter: Adapter) -> None:
+        record = adapter.record
+        if record.foundation_sha256 != self.sha256:
+            raise AdapterError(
+                f"{self._name(adapter)} was made on foundation {record.foundation} (SHA-256 {record.foundation_sha256[:12]}...), "
+                f"but {self.preset.name} here has {self.sha256[:12]}...; install the foundation it was made on, or adapt again"
+            )
+
+    def _apply(self, adapter: Adapter) -> None:
+        old = self._foundation_head
+        new = nn.Conv3d(old.in_channels, adapter.record.out_channels, kernel_size=1).to(old.weight.device).requires_grad_(False)
+        set_head_(self.network, new)
+        for layer, tensors in adapter.updates().items():
+            name = f"{layer}.weight"
+            weight = self.network.get_parameter(name)
+            on_device = {part: tensor.to(weight.device) for part, tensor in tensors.items()}
+            if {part.split(".")[0] for part in on_device} != set(PROJECTIONS):
+                raise KeyError(f"{layer} lacks one of {PROJECTIONS}")
+            self._replace(name, merged_weight(weight, on_device))
+        weights = adapter.weights()
+        if not {f"{HEAD}.weight", f"{HEAD}.bias"} <= set(weights):
+            raise KeyError(f"no {HEAD}")
+        for name, tensor in weights.items():
+            self._replace(name, tensor)
+
+    def _replace(self, name: str, value: Tensor) -> None:
+        parameter = self.network.get_parameter(name)
+        if parameter.shape != value.shape:
+            raise RuntimeError(f"{name} is {tuple(value.shape)}, expected {tuple(parameter.shape)}")
+        self._replaced[name] = parameter.data
+        layout = torch.channels_last_3d if value.ndim == 5 else torch.preserve_format
+        parameter.data = value.to(parameter.device, memory_format=layout)
+
+    def _restore(self) -> None:
+        for name, value in self._replaced.items():
+            if not name.startswith(HEAD):
+                self.network.get_parameter(name).data = value
+        self._replaced.clear()
+        set_head_(self.network, self._foundation_head)
+
+    @staticmethod
+    def _name(adapter: Adapter) -> str:
+        return f"adapter {adapter.record.dataset_name}/{adapter.record.task}/fold_{adapter.record.fold}"

@@ -1,0 +1,132 @@
+"""The adapter: what an adaptation trained and saved, and all that joins adaptation and prediction.
+
+A fold folder holds adapter.safetensors and adapter.json. Tensors are named
+    update.<layer>.<key|value>.<A|B|v>   a low-rank update without the entries where v = 0; A (k, C), B (C, k), v (k,), k >= 0
+    weight.<parameter>                   a trained parameter of the network, as a whole: the head, the decoder
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from arena_pipeline.errors import AdapterError
+from arena_pipeline.foundations import Scheme
+from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.planning import InferencePlan
+from arena_pipeline.settings import AdaptationSettings, Frozen
+
+TENSORS, RECORD = "adapter.safetensors", "adapter.json"
+UPDATE, WEIGHT = "update.", "weight."
+
+
+class AdapterRecord(Frozen):
+    """adapter.json.
+
+    Attributes:
+        foundation, foundation_sha256: the network that the tensors belong to; another one is refused.
+        plans_sha256: of the plans.json that was in force.
+        scheme, inference: how to preprocess and predict, copied from those plans.
+        task, structures, activation, kind, train_decoder, head, keep_largest: the task, as planned.
+        dataset_labels: structure -> integer of the whole dataset, so that the tasks of one dataset share one numbering.
+        fold, shots, support_ids: the support set.
+        effective_rank: "<layer>.<key|value>" -> number of v != 0.
+        trained_parameters: while adapting; `saved_parameters`: in the file.
+        epochs, stop_reason, final_loss, seconds: how the adaptation ended.
+        versions: of the packages that matter. licence: of the foundation, which holds for what derives from it.
+    """
+
+    adapter_version: Literal[1] = 1
+    dataset_name: str
+    foundation: str
+    foundation_sha256: str
+    plans_sha256: str
+    scheme: Scheme
+    inference: InferencePlan
+    task: str
+    structures: dict[str, int]
+    dataset_labels: dict[str, int]
+    activation: Literal["sigmoid", "softmax"]
+    kind: Literal["base", "novel"]
+    train_decoder: bool
+    head: Literal["pretrained", "new"]
+    keep_largest: dict[str, bool]
+    fold: int
+    shots: int
+    support_ids: tuple[str, ...]
+    settings: AdaptationSettings
+    effective_rank: dict[str, int]
+    trained_parameters: int
+    saved_parameters: int
+    epochs: int
+    stop_reason: str
+    final_loss: float
+    seconds: float
+    versions: dict[str, str]
+    licence: str
+
+    @property
+    def out_channels(self) -> int:
+        return len(self.structures) + 1 if self.activation == "softmax" else 1
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    record: AdapterRecord
+    tensors: dict[str, Tensor]
+
+    def updates(self) -> dict[str, dict[str, Tensor]]:
+        """Layer name -> {"key.A": ..., "key.B": ..., "key.v": ..., "value.A": ..., ...}."""
+        grouped: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in self.tensors.items():
+            if name.startswith(UPDATE):
+                layer, projection, part = name[len(UPDATE) :].rsplit(".", 2)
+                grouped.setdefault(layer, {})[f"{projection}.{part}"] = tensor
+        return grouped
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameter name of the network -> its trained value."""
+        return {name[len(WEIGHT) :]: tensor for name, tensor in self.tensors.items() if name.startswith(WEIGHT)}
+
+
+def write_adapter(folder: Path, adapter: Adapter) -> None:
+    """Writes both files; the record last, so that its presence means the adapter is whole."""
+    (folder / RECORD).unlink(missing_ok=True)
+    with replace_when_done(folder / TENSORS) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}, temporary)
+    write_json(folder / RECORD, adapter.record.model_dump(mode="json"))
+
+
+def read_record(folder: Path) -> AdapterRecord:
+    """Raises AdapterError where adapter.json is missing or is not one."""
+    path = folder / RECORD
+    try:
+        return AdapterRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise AdapterError(f"{folder}: no {RECORD}; this fold is not adapted to its end, run arena_adapt again") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+        raise AdapterError(f"{path}: not an adapter's record ({error}); run arena_adapt for this fold again") from None
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Raises AdapterError naming the file, for a damaged file or values that are not finite."""
+    record = read_record(folder)
+    path = folder / TENSORS
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path}: not a readable adapter ({error}); run arena_adapt for this fold again") from None
+    for name, tensor in tensors.items():
+        if not name.startswith((UPDATE, WEIGHT)):
+            raise AdapterError(f"{path}: unexpected tensor {name}; names start with {UPDATE} or {WEIGHT}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise AdapterError(f"{path}: {name} has values that are not finite; the adaptation diverged, run it again with a lower rate")
+    return Adapter(record, tensors)

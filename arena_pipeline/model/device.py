@@ -1,0 +1,30 @@
+"""Which device a command computes on."""
+
+from __future__ import annotations
+
+import torch
+
+from arena_pipeline.errors import ArenaError
+
+KINDS = ("cpu", "cuda", "mps")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU where there is one.
+
+    Raises:
+        ArenaError: the name is unknown, or this machine (or this build of torch) has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in KINDS or (number and not number.isdecimal()):
+        raise ArenaError(f"unknown device {name}; known: auto, cpu, cuda, cuda:NUMBER, mps")
+    if kind == "cuda" and not torch.cuda.is_available():
+        built = "finds no CUDA GPU" if torch.version.cuda else "was built without CUDA; the README says how a GPU machine installs"
+        raise ArenaError(f"device {name}: torch {torch.__version__} {built}; use -device cpu or auto")
+    if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
+        raise ArenaError(f"device {name}: this machine has {torch.cuda.device_count()} CUDA GPU(s), numbered from 0")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ArenaError(f"device {name}: torch finds no Apple GPU; use -device cpu or auto")
+    return torch.device(name)

@@ -1,0 +1,45 @@
+"""The Swin UNETR that every foundation is."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from monai.networks.nets import SwinUNETR
+from torch import Tensor, nn
+
+from arena_pipeline.foundations import Architecture
+from arena_pipeline.model.attention import use_fast_attention_
+from arena_pipeline.model.patch_merging import PATCH_MERGING
+
+HEAD = "out.conv.conv"
+DECODER = ("decoder1.", "decoder2.", "decoder3.", "decoder4.", "decoder5.")
+SWIN_ENCODER = "swinViT."
+GRID_DIVISOR = 32  # patch embedding and four mergings halve each axis five times
+
+
+def build_network(architecture: Architecture, out_channels: int | None = None) -> nn.Module:
+    """A SwinUNETR with random weights, in eval mode; (batch, in_channels, x, y, z) -> logits (batch, out_channels, x, y, z).
+
+    Every axis of the input must be divisible by 32. `out_channels` replaces the architecture's where a task has its own head.
+    """
+    network = SwinUNETR(
+        in_channels=architecture.in_channels,
+        out_channels=out_channels or architecture.out_channels,
+        feature_size=architecture.feature_size,
+        window_size=architecture.window_size_voxels,
+        depths=architecture.depths,
+        num_heads=architecture.num_heads,
+        downsample=cast(Any, PATCH_MERGING[architecture.patch_merging]),
+        use_v2=False,
+    )
+    use_fast_attention_(network)
+    return network.eval()
+
+
+def head(network: nn.Module) -> nn.Conv3d:
+    """The 1x1x1 convolution that gives the logits."""
+    return cast(nn.Conv3d, network.get_submodule(HEAD))
+
+
+def head_parameters(network: nn.Module) -> dict[str, Tensor]:
+    return {f"{HEAD}.{name}": parameter for name, parameter in head(network).named_parameters()}

@@ -1,0 +1,147 @@
+"""make_plans: from values to a value; no path, no global, nothing asked of the machine here."""
+
+from __future__ import annotations
+
+import math
+
+from arena_pipeline.errors import PlansError
+from arena_pipeline.fingerprint import Fingerprint
+from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.io.dataset import DatasetJson, Objective
+from arena_pipeline.machine import Machine
+from arena_pipeline.planning import memory
+from arena_pipeline.planning.models import MULTICLASS_TASK, InferencePlan, Plans, TaskPlan, WorkersPlan
+from arena_pipeline.planning.tasks import plan_task
+from arena_pipeline.settings import AdaptationSettings
+
+OVERLAP = 0.25
+THRESHOLD = 0.5
+MOST_WINDOWS_ON_DEVICE = 4
+MOST_WINDOWS_ON_CPU = 2
+GIB = 2**30
+
+
+def make_plans(
+    fingerprint: Fingerprint,
+    preset: FoundationPreset,
+    foundation_sha256: str,
+    dataset: DatasetJson,
+    machine: Machine,
+    objective: Objective | None = None,
+) -> Plans:
+    """Decides everything that an adaptation and a prediction need to know.
+
+    Args:
+        foundation_sha256: of the weights file.
+        objective: instead of the one in dataset.json.
+
+    Raises:
+        PlansError: the fingerprint was made for another list of structures than dataset.json has.
+    """
+    if set(fingerprint.structures) != set(dataset.structures):
+        raise PlansError(
+            f"{fingerprint.dataset_name}: the fingerprint has the structures {', '.join(fingerprint.structures)}, dataset.json has "
+            f"{', '.join(dataset.structures)}; run arena_extract_fingerprint again"
+        )
+    reasons = {
+        "foundation": f"{preset.name} was named",
+        "labels": "as in dataset.json",
+        "scheme": f"the pre-processing that {preset.name} was pre-trained with",
+        "adaptation": f"the settings in the preset of {preset.name}, else the published ones",
+    }
+    chosen, reasons["objective"] = _objective(dataset, objective)
+    tasks = _tasks(chosen, fingerprint, preset, dataset, reasons)
+    adaptation, reasons["adaptation.micro_batch"] = _adaptation(preset, machine)
+    channels = max((task.out_channels for task in tasks), default=1)
+    inference = _inference(preset, machine, channels, reasons)
+    workers = _workers(fingerprint, preset, machine, channels, reasons)
+    return Plans(
+        dataset_name=fingerprint.dataset_name,
+        foundation=preset.name,
+        foundation_sha256=foundation_sha256,
+        objective=chosen,
+        labels=dataset.labels,
+        scheme=preset.scheme,
+        tasks=tasks,
+        adaptation=adaptation,
+        inference=inference,
+        workers=workers,
+        reasons=reasons,
+    )
+
+
+def _objective(dataset: DatasetJson, wanted: Objective | None) -> tuple[Objective, str]:
+    if wanted is not None and wanted != dataset.objective:
+        return wanted, f"asked for, instead of {dataset.objective} in dataset.json"
+    if "objective" in dataset.model_fields_set:
+        return dataset.objective, "as in dataset.json"
+    return dataset.objective, "dataset.json has no objective, as nnU-Net writes it: one multi-class task"
+
+
+def _tasks(
+    objective: Objective, fingerprint: Fingerprint, preset: FoundationPreset, dataset: DatasetJson, reasons: dict[str, str]
+) -> tuple[TaskPlan, ...]:
+    if objective == "binary":
+        groups = {name: {name: label} for name, label in dataset.structures.items()}
+    else:
+        groups = {MULTICLASS_TASK: dataset.structures}
+    tasks = []
+    for name, structures in groups.items():
+        task, why = plan_task(name, structures, fingerprint, preset, dataset)
+        tasks.append(task)
+        reasons.update({f"tasks.{name}.{field}": sentence for field, sentence in why.items()})
+    return tuple(tasks)
+
+
+def _adaptation(preset: FoundationPreset, machine: Machine) -> tuple[AdaptationSettings, str]:
+    settings = preset.adaptation
+    if settings.micro_batch is not None:
+        return settings, f"as in the preset of {preset.name}"
+    patches = settings.patches_per_volume
+    fitting = memory.training_patches_that_fit(preset, machine)
+    estimate = f"about {memory.training_patch_bytes(preset) / GIB:.1f} GiB per patch in {_memory_words(machine)}"
+    if fitting >= patches:
+        return settings, f"all {patches} patches of a volume fit at once: {estimate}"
+    # As few passes as the memory allows, all of the same size: five that fit make 6 patches 3 + 3, not 5 + 1.
+    passes = math.ceil(patches / max(1, fitting))
+    micro_batch = math.ceil(patches / passes)
+    doubt = "" if fitting else "; not even one is sure to fit: a smaller foundation or a device with more memory may be needed"
+    return settings.model_copy(update={"micro_batch": micro_batch}), f"{estimate}: {passes} passes for the {patches} patches of a volume{doubt}"
+
+
+def _inference(preset: FoundationPreset, machine: Machine, channels: int, reasons: dict[str, str]) -> InferencePlan:
+    on_cpu = machine.device_memory_bytes is None
+    most = MOST_WINDOWS_ON_CPU if on_cpu else MOST_WINDOWS_ON_DEVICE
+    window_batch = max(1, min(most, memory.windows_that_fit(preset, machine, channels)))
+    limit = f"more than {most} are no faster on a {'CPU' if on_cpu else 'GPU'}" if window_batch == most else "more may not fit"
+    reasons["inference.overlap"] = "the overlap of the published evaluation"
+    reasons["inference.window_batch"] = f"{window_batch} of the windows at once in {_memory_words(machine)}; {limit}"
+    reasons["inference.threshold"] = "the published threshold of binary tasks; not used by multi-class tasks"
+    return InferencePlan(overlap=OVERLAP, window_batch=window_batch, threshold=THRESHOLD)
+
+
+def _workers(fingerprint: Fingerprint, preset: FoundationPreset, machine: Machine, channels: int, reasons: dict[str, str]) -> WorkersPlan:
+    usable = memory.MAIN_SHARE * machine.memory_bytes
+
+    def fitting(extra_channels: int) -> tuple[int, float]:
+        sizes = [memory.case_bytes(case.shape, case.spacing_mm, preset.scheme.spacing_mm, extra_channels) for case in fingerprint.cases.values()]
+        return max(1, int(usable / max(sizes, default=1))), max(sizes, default=0) / GIB
+
+    in_memory, case_gib = fitting(0)
+    preprocess = max(1, min(machine.cores, in_memory, fingerprint.n_training))
+    room = f"{in_memory} at once in half of the main memory (the largest takes about {case_gib:.2f} GiB)"
+    reasons["workers.preprocess"] = f"the least of {machine.cores} cores, {fingerprint.n_training} cases and {room}"
+    if machine.device_memory_bytes is None:
+        reasons["workers.export"] = "the network needs the CPU's cores itself: predictions are exported one at a time"
+        return WorkersPlan(preprocess=preprocess, export=1)
+    in_memory, case_gib = fitting(channels)
+    export = max(1, min(machine.cores, in_memory))
+    room = f"{in_memory} at once in half of the main memory (the largest takes about {case_gib:.2f} GiB)"
+    reasons["workers.export"] = f"the lesser of {machine.cores} cores and {room}"
+    return WorkersPlan(preprocess=preprocess, export=export)
+
+
+def _memory_words(machine: Machine) -> str:
+    if machine.device_memory_bytes is None:
+        return f"half of {machine.memory_bytes / GIB:.1f} GiB of main memory (no GPU)"
+    return f"{memory.DEVICE_SHARE:.0%} of {machine.device_memory_bytes / GIB:.1f} GiB of device memory"

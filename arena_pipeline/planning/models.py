@@ -1,0 +1,148 @@
+"""plans.json: what was decided for one dataset and one foundation. A person may edit it; an unknown key is an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from arena_pipeline.errors import PlansError, UnknownStructure
+from arena_pipeline.foundations import Scheme
+from arena_pipeline.io.atomic import write_json
+from arena_pipeline.io.dataset import Objective
+from arena_pipeline.settings import AdaptationSettings, Frozen
+
+MULTICLASS_TASK = "multiclass"
+MEND = "mend it, or delete it and run arena_plan again"
+
+
+class TaskPlan(Frozen):
+    """One task: what one adapter per fold is trained for.
+
+    Attributes:
+        name: the structure of a binary task, "multiclass" for the one multi-class task.
+        structures: structure -> its integer in the dataset's segmentations; a binary task has one.
+        kind: "base" where the foundation was pre-trained on all of them, else "novel".
+        train_decoder: whether the whole decoder is trained, or frozen.
+        head: "pretrained" starts from the foundation's rows of these structures, "new" from random weights.
+        keep_largest: structure -> whether only the largest 26-connected component of a prediction is kept.
+        candidates: training cases that a support set may be drawn from, in the order that the draw rule uses.
+        max_shots: the largest support set that can be drawn; 0: the task can't be adapted.
+    """
+
+    name: str
+    structures: dict[str, int] = Field(min_length=1)
+    kind: Literal["base", "novel"]
+    train_decoder: bool
+    head: Literal["pretrained", "new"]
+    keep_largest: dict[str, bool]
+    candidates: tuple[str, ...]
+    max_shots: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskPlan:
+        if set(self.keep_largest) != set(self.structures):
+            found = ", ".join(self.keep_largest) or "none"
+            raise ValueError(f"keep_largest: expected an entry for each of {', '.join(self.structures)}, found {found}")
+        if self.max_shots > len(self.candidates):
+            raise ValueError(f"max_shots: {self.max_shots} is more than the {len(self.candidates)} candidates")
+        if len(set(self.candidates)) != len(self.candidates):
+            raise ValueError("candidates: a case is listed twice")
+        return self
+
+    @property
+    def activation(self) -> Literal["sigmoid", "softmax"]:
+        """Of the task's output: one channel with a sigmoid, or background and structures with a softmax."""
+        return "sigmoid" if list(self.structures) == [self.name] else "softmax"
+
+    @property
+    def out_channels(self) -> int:
+        return 1 if self.activation == "sigmoid" else len(self.structures) + 1
+
+
+class InferencePlan(Frozen):
+    """The sliding window.
+
+    Attributes:
+        overlap: of neighbouring windows, as a share of the patch.
+        window_batch: windows that the network sees at once.
+        threshold: probability above which a voxel belongs to a binary task's structure.
+    """
+
+    overlap: float = Field(0.25, ge=0, lt=1)
+    window_batch: int = Field(ge=1)
+    threshold: float = Field(0.5, gt=0, lt=1)
+
+
+class WorkersPlan(Frozen):
+    """Processes that preprocess cases, and that export predictions."""
+
+    preprocess: int = Field(ge=1)
+    export: int = Field(ge=1)
+
+
+class Plans(Frozen):
+    """plans.json; plans/README.md explains every key.
+
+    Attributes:
+        foundation_sha256: of the weights file that the plans were made for.
+        reasons: path of a decision, e.g. "tasks.liver.train_decoder" -> why, in a sentence.
+    """
+
+    plans_version: Literal[1] = 1
+    dataset_name: str
+    foundation: str
+    foundation_sha256: str
+    objective: Objective
+    labels: dict[str, int]
+    scheme: Scheme
+    tasks: tuple[TaskPlan, ...]
+    adaptation: AdaptationSettings
+    inference: InferencePlan
+    workers: WorkersPlan
+    reasons: dict[str, str]
+
+    @model_validator(mode="after")
+    def _check(self) -> Plans:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError("tasks: two tasks have the same name")
+        for task in self.tasks:
+            wrong = [name for name, label in task.structures.items() if self.labels.get(name) != label]
+            if wrong:
+                raise ValueError(f"tasks.{task.name}.structures: {', '.join(wrong)} has another number in labels, or none")
+            if self.objective == "multiclass" and task.name != MULTICLASS_TASK:
+                raise ValueError(f"tasks.{task.name}: a multi-class objective has one task, named {MULTICLASS_TASK}")
+            if self.objective == "binary" and task.activation != "sigmoid":
+                raise ValueError(f"tasks.{task.name}: a binary task has one structure, and its name")
+        return self
+
+    def task(self, name: str) -> TaskPlan:
+        """Raises UnknownStructure listing the tasks there are."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise UnknownStructure(f"unknown task {name}; the plans of {self.dataset_name} have: {', '.join(task.name for task in self.tasks)}")
+
+    @classmethod
+    def read(cls, path: Path) -> Plans:
+        """Raises PlansError naming the file, the key and what is wrong with it."""
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise PlansError(f"{path}: no such file; make plans with arena_plan_and_preprocess -d NUMBER") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise PlansError(f"{path}: not a readable JSON file ({error}); {MEND}") from None
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'file'}: {_words(fault['type'], fault['msg'])}" for fault in error.errors())
+            raise PlansError(f"{path}: {faults}; {MEND}") from None
+
+    def write(self, path: Path) -> None:
+        """Writes the file whole or not at all."""
+        write_json(path, self.model_dump(mode="json"))
+
+
+def _words(kind: str, message: str) -> str:
+    return {"extra_forbidden": "unknown key", "missing": "missing key"}.get(kind, message.removeprefix("Value error, "))

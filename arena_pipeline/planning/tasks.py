@@ -1,0 +1,135 @@
+"""The decisions about one task. Each function returns what was decided and why, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from arena_pipeline.fingerprint import Fingerprint
+from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.io.dataset import DatasetJson, StructureSplit
+from arena_pipeline.io.splits import LARGEST_DRAW
+from arena_pipeline.planning.models import TaskPlan
+
+SHOWN = 5
+"""Names of cases that a reason lists before it only counts."""
+
+
+def plan_task(
+    name: str, structures: dict[str, int], fingerprint: Fingerprint, preset: FoundationPreset, dataset: DatasetJson
+) -> tuple[TaskPlan, dict[str, str]]:
+    """The task, and the reasons of its decisions by field ("keep_largest.liver" for a structure's)."""
+    reasons: dict[str, str] = {}
+    kind, reasons["kind"] = choose_kind(structures, preset)
+    train_decoder, reasons["train_decoder"] = choose_decoder(structures, preset, kind)
+    head, reasons["head"] = choose_head(structures, preset, kind, multiclass=list(structures) != [name])
+    candidates, reasons["candidates"] = choose_candidates(name, structures, dataset, fingerprint)
+    max_shots, reasons["max_shots"] = choose_max_shots(structures, candidates)
+    keep_largest = {}
+    for structure in structures:
+        keep_largest[structure], reasons[f"keep_largest.{structure}"] = choose_keep_largest(structure, candidates, fingerprint)
+    task = TaskPlan(
+        name=name,
+        structures=structures,
+        kind=kind,
+        train_decoder=train_decoder,
+        head=head,
+        keep_largest=keep_largest,
+        candidates=candidates,
+        max_shots=max_shots,
+    )
+    return task, reasons
+
+
+def choose_kind(structures: dict[str, int], preset: FoundationPreset) -> tuple[Literal["base", "novel"], str]:
+    """Base only where the foundation knows every structure of the task."""
+    unknown = [name for name in structures if name not in preset.structures]
+    known = f"the {len(preset.structures)} structures that {preset.name} was pre-trained on"
+    if not preset.structures:
+        return "novel", f"{preset.name} was pre-trained without any structure"
+    if not unknown:
+        return "base", f"{listed(list(structures))} {'is' if len(structures) == 1 else 'are all'} among {known}"
+    if len(unknown) == len(structures):
+        return "novel", f"{listed(unknown)} {'is' if len(unknown) == 1 else 'are'} not among {known}"
+    return "novel", f"{listed(unknown)} {'is' if len(unknown) == 1 else 'are'} not among {known}, and a task with any new structure is novel"
+
+
+def choose_decoder(structures: dict[str, int], preset: FoundationPreset, kind: str) -> tuple[bool, str]:
+    """Trained for what the foundation does not know, and where it has none."""
+    if preset.pretrained_parts == "encoder":
+        return True, f"{preset.name} has no pre-trained decoder: it is trained"
+    if kind == "base":
+        verb = "is" if len(structures) == 1 else "are"
+        return False, f"{listed(list(structures))} {verb} among the pre-training structures: the decoder stays frozen"
+    return True, "the task is novel to this foundation: the decoder is trained"
+
+
+def choose_head(structures: dict[str, int], preset: FoundationPreset, kind: str, multiclass: bool) -> tuple[Literal["pretrained", "new"], str]:
+    """The foundation's own rows where it has all that the task needs."""
+    if preset.head == "none":
+        return "new", f"{preset.name} has no head that could be taken over"
+    if kind == "novel":
+        missing = [name for name in structures if name not in preset.structures]
+        return "new", f"the head of {preset.name} has no row for {listed(missing)}"
+    background = "; the row of the background is new" if multiclass else ""
+    return "pretrained", f"starts from the {preset.name} head's own row{'s' if multiclass else ''}{background}"
+
+
+def choose_candidates(name: str, structures: dict[str, int], dataset: DatasetJson, fingerprint: Fingerprint) -> tuple[tuple[str, ...], str]:
+    """The usable training cases: there, annotated in every structure of the task, and with a voxel of at least one.
+
+    Their order is the split's where dataset.json has one, since the draw depends on it, else sorted. Queries of the split never are candidates.
+    """
+    split = dataset.split.get(name) or dataset.split.get("*")
+    held_out = _held_out(split, dataset)
+    pool = split.train if split and split.train else tuple(case for case in sorted(fingerprint.cases) if case not in held_out)
+    faults = {case: _fault(case, structures, fingerprint) for case in pool}
+    candidates = tuple(case for case in pool if faults[case] is None)
+    source = "the split in dataset.json, in its order" if split and split.train else "the training cases, sorted"
+    reason = f"{len(candidates)} of {len(pool)} cases of {source}"
+    for fault in ("not in imagesTr", "not annotated", "empty"):
+        if wrong := [case for case in pool if faults[case] == fault]:
+            reason += f"; {fault}: {listed(wrong)}"
+    if split and split.train and len(candidates) < len(pool):
+        reason += "; so the support sets differ from those that the whole split gives"
+    return candidates, reason
+
+
+def _held_out(split: StructureSplit | None, dataset: DatasetJson) -> set[str]:
+    """Queries of this task's split; of every split where the task has none, to be on the safe side."""
+    splits = [split] if split else list(dataset.split.values())
+    return {case for entry in splits for case in entry.test}
+
+
+def _fault(case: str, structures: dict[str, int], fingerprint: Fingerprint) -> str | None:
+    facts = [fingerprint.structures[name] for name in structures]
+    if case not in fingerprint.cases:
+        return "not in imagesTr"
+    if any(case not in fact.annotated_cases for fact in facts):
+        return "not annotated"
+    return None if any(case in fact.non_empty_cases for fact in facts) else "empty"
+
+
+def choose_max_shots(structures: dict[str, int], candidates: Sequence[str]) -> tuple[int, str]:
+    """As many as there are candidates, up to what the support-set rule can draw."""
+    if not candidates:
+        return 0, f"no training case can be used: annotate {listed(list(structures))} in a few cases before adapting to this task"
+    if len(candidates) >= LARGEST_DRAW:
+        return LARGEST_DRAW - 1, f"the support-set rule draws at most {LARGEST_DRAW - 1} of the {len(candidates)} candidates"
+    return len(candidates), f"the number of candidates ({len(candidates)}); with all of them the folds share one support set"
+
+
+def choose_keep_largest(structure: str, candidates: Sequence[str], fingerprint: Fingerprint) -> tuple[bool, str]:
+    """Decided from the labels that a support set can come from, never from held-out cases."""
+    components = {case: count for case, count in fingerprint.structures[structure].components.items() if case in candidates}
+    if not components:
+        return False, f"no candidate shows {structure}, so nothing is known of its components"
+    several = [f"{case} ({count})" for case, count in components.items() if count != 1]
+    if several:
+        return False, f"more than one connected component in {len(several)} of {len(components)} candidates: {listed(several)}"
+    return True, f"one connected component in every candidate that shows it ({len(components)})"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

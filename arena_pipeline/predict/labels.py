@@ -1,0 +1,74 @@
+"""The label map beside the segmentations: labels.json for programs, labels.txt for ITK-SNAP."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from arena_pipeline.errors import PlansError
+from arena_pipeline.io.atomic import write_json, write_text
+from arena_pipeline.settings import Frozen
+
+JSON_NAME = "labels.json"
+ITK_SNAP_NAME = "labels.txt"
+GOLDEN_RATIO = 0.6180339887498949
+SHADES = ((0.75, 0.95), (0.95, 0.75), (0.45, 1.0))  # (saturation, value)
+
+RGB = tuple[int, int, int]
+
+
+class LabelMap(Frozen):
+    """labels.json.
+
+    Attributes:
+        labels: structure -> integer in the segmentations, background 0.
+        colours_rgb: structure -> 0..255 each; also those of the previews and of labels.txt.
+        source: what made the segmentations, in words and a path; --continue_prediction compares it.
+    """
+
+    labels: dict[str, int]
+    colours_rgb: dict[str, RGB]
+    source: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, labels: Mapping[str, int], source: Mapping[str, str]) -> LabelMap:
+        named = {"background": 0, **{name: label for name, label in labels.items() if label}}
+        return cls(labels=named, colours_rgb={name: colour(label) for name, label in named.items() if label}, source=dict(source))
+
+    @property
+    def structures(self) -> dict[str, int]:
+        return {name: label for name, label in self.labels.items() if label}
+
+    @classmethod
+    def read(cls, folder: Path) -> LabelMap:
+        """Raises PlansError naming the file."""
+        path = folder / JSON_NAME
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise PlansError(f"{path}: no such file; arena_predict writes it beside the segmentations") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+            raise PlansError(f"{path}: not a label map ({error}); predict again, or copy it from where the segmentations came") from None
+
+    def write(self, folder: Path) -> None:
+        """Writes labels.json and labels.txt."""
+        write_json(folder / JSON_NAME, self.model_dump(mode="json"))
+        write_text(folder / ITK_SNAP_NAME, self._itk_snap())
+
+    def _itk_snap(self) -> str:
+        lines = ["# ITK-SNAP label description: number, red, green, blue, opacity, visible, in 3D, name", '0 0 0 0 0 0 0 "Clear Label"']
+        for name, label in self.structures.items():
+            red, green, blue = self.colours_rgb[name]
+            lines.append(f'{label} {red} {green} {blue} 1 1 1 "{name}"')
+        return "\n".join(lines) + "\n"
+
+
+def colour(label: int) -> RGB:
+    """A colour that depends on the integer alone: hues a golden section apart, in turn strong, dark and pale."""
+    saturation, value = SHADES[(label - 1) % len(SHADES)]
+    red, green, blue = colorsys.hsv_to_rgb(((label - 1) * GOLDEN_RATIO) % 1, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)

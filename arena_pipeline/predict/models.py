@@ -1,0 +1,184 @@
+"""Which adapted model predicts, and what it needs: the finished folds of its tasks."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arena_pipeline.errors import AdapterError
+from arena_pipeline.foundations import Scheme
+from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_record
+from arena_pipeline.planning import InferencePlan, Plans
+from arena_pipeline.workspace import DATASET_FOLDER, Workspace, fold_folder
+
+logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = re.compile(r"(.+)_(\d+)shots")
+FOLD_FOLDER = re.compile(r"fold_(\d+)")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder results/DATASET/FOUNDATION/METHOD_Kshots with at least one finished fold."""
+
+    path: Path
+    dataset_id: int
+    foundation: str
+    method: str
+    shots: int
+
+    def matches(self, dataset_id: int | None, shots: int | None, foundation: str | None) -> bool:
+        asked = ((dataset_id, self.dataset_id), (shots, self.shots), (foundation, self.foundation))
+        return all(wanted is None or wanted == own for wanted, own in asked)
+
+
+@dataclass(frozen=True)
+class AdaptedTask:
+    """One task with the folders of its finished folds."""
+
+    record: AdapterRecord
+    folds: dict[int, Path]
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """All that one model folder predicts with.
+
+    The task, its channels and the scheme are the adapters' own; overlap, threshold, workers and post-processing are read
+    from the folder's plans.json, where they may be edited after adaptation.
+    """
+
+    path: Path
+    foundation: str
+    scheme: Scheme
+    inference: InferencePlan
+    export_workers: int
+    keep_largest: dict[str, bool]
+    tasks: tuple[AdaptedTask, ...]
+
+
+def list_models(workspace: Workspace) -> list[ModelFolder]:
+    """The adapted models in the workspace's results, sorted by path."""
+    found = []
+    for path in sorted(workspace.results.glob("*/*/*")):
+        dataset, name = DATASET_FOLDER.fullmatch(path.parent.parent.name), MODEL_FOLDER.fullmatch(path.name)
+        if dataset and name and any(path.glob(f"*/fold_*/{RECORD}")):
+            found.append(ModelFolder(path, int(dataset.group(1)), path.parent.name, name.group(1), int(name.group(2))))
+    return found
+
+
+def choose_model(workspace: Workspace, command: str, dataset_id: int | None, shots: int | None, foundation: str | None) -> Path:
+    """The one adapted model that fits; None stands for any.
+
+    Args:
+        command: what the user typed without the choice, to which the error adds each possible one.
+
+    Raises:
+        AdapterError: none fits (says what to run), or several do (lists the command for each).
+    """
+    models = list_models(workspace)
+    fitting = [model for model in models if model.matches(dataset_id, shots, foundation)]
+    if len(fitting) == 1:
+        return fitting[0].path
+    if fitting:
+        commands = "; ".join(f"{command} {_arguments(model, models)}" for model in fitting)
+        raise AdapterError(f"{len(fitting)} adapted models fit; choose one with its command: {commands}")
+    if models:
+        commands = "; ".join(f"{command} {_arguments(model, models)}" for model in models)
+        asked = _asked(dataset_id, shots, foundation)
+        raise AdapterError(f"no adapted model with {asked} in {workspace.results}; {_to_run(workspace, dataset_id, shots)}. There are: {commands}")
+    raise AdapterError(f"no adapted model in {workspace.results}; {_to_run(workspace, dataset_id, shots)}. Without adapting: --zero_shot STRUCTURE")
+
+
+def _arguments(model: ModelFolder, models: Sequence[ModelFolder]) -> str:
+    """The fewest options that single this model out."""
+    options = {"-d": model.dataset_id, "-shots": model.shots, "-foundation": model.foundation}
+    for names in (["-d"], ["-d", "-shots"], ["-d", "-foundation"], ["-d", "-shots", "-foundation"]):
+        wanted = {name: options[name] for name in names}
+        if sum(wanted.items() <= {"-d": other.dataset_id, "-shots": other.shots, "-foundation": other.foundation}.items() for other in models) == 1:
+            return " ".join(f"{name} {value}" for name, value in wanted.items())
+    return f"-m {shlex.quote(str(model.path))}"
+
+
+def _asked(dataset_id: int | None, shots: int | None, foundation: str | None) -> str:
+    parts = [("dataset", dataset_id), ("shots", shots), ("foundation", foundation)]
+    return ", ".join(f"{name} {value}" for name, value in parts if value is not None)
+
+
+def _to_run(workspace: Workspace, dataset_id: int | None, shots: int | None) -> str:
+    known = [int(name[7:10]) for name in workspace.dataset_names()]
+    number = dataset_id if dataset_id is not None else known[0] if len(known) == 1 else "NUMBER"
+    if not known:
+        return f"put a dataset into {workspace.raw}, then run: arena_plan_and_preprocess -d {number} and arena_adapt -d {number} -shots {shots or 5}"
+    planned = any(workspace.preprocessed.glob(f"Dataset{number:03d}_*/*/plans.json")) if isinstance(number, int) else False
+    first = "" if planned else f"arena_plan_and_preprocess -d {number}, then "
+    return f"run: {first}arena_adapt -d {number} -shots {shots or 5}"
+
+
+def load_model(path: Path, folds: Sequence[int] | None = None, structures: Sequence[str] | None = None) -> AdaptedModel:
+    """Reads a model folder's plans and the records of its folds.
+
+    Args:
+        folds: those to average; None: all that are finished.
+        structures: those wanted; None: all.
+
+    Raises:
+        AdapterError: not a model folder, a fold is missing, or folds that don't belong together.
+        UnknownStructure: a structure that the plans do not have.
+    """
+    if not (path / "plans.json").is_file():
+        raise AdapterError(f"{path}: not a model folder (no plans.json in it); expected WORKSPACE/results/DATASET/FOUNDATION/METHOD_Kshots")
+    plans = Plans.read(path / "plans.json")
+    tasks = []
+    for name in _wanted_tasks(plans, structures):
+        finished = _finished_folds(path, name)
+        if not finished and structures is None:
+            logger.info("%s has no finished fold, so it is not predicted", name)
+            continue
+        tasks.append(_task(path, name, finished, folds))
+    if not tasks:
+        raise AdapterError(f"{path}: no finished fold; run arena_adapt to its end")
+    _check_alike(path, tasks)
+    first = tasks[0].record
+    keep_largest = {name: flag for task in plans.tasks for name, flag in task.keep_largest.items()}
+    return AdaptedModel(path, first.foundation, first.scheme, plans.inference, plans.workers.export, keep_largest, tuple(tasks))
+
+
+def _wanted_tasks(plans: Plans, structures: Sequence[str] | None) -> list[str]:
+    if structures is None:
+        return [task.name for task in plans.tasks]
+    owner = {structure: task.name for task in plans.tasks for structure in task.structures}
+    for structure in structures:
+        if structure not in owner:
+            plans.task(structure)  # raises, listing what there is
+    return list(dict.fromkeys(owner[structure] for structure in structures))
+
+
+def _finished_folds(path: Path, task: str) -> dict[int, Path]:
+    folders = {match.group(1): entry for entry in (path / task).glob("fold_*") if (match := FOLD_FOLDER.fullmatch(entry.name))}
+    return {int(number): folders[number] for number in sorted(folders, key=int) if (folders[number] / RECORD).is_file()}
+
+
+def _task(path: Path, name: str, finished: dict[int, Path], folds: Sequence[int] | None) -> AdaptedTask:
+    chosen = dict(finished) if folds is None else {fold: finished[fold] for fold in folds if fold in finished}
+    missing = [] if folds is None else [fold for fold in folds if fold not in finished]
+    if missing or not chosen:
+        there = ", ".join(map(str, finished)) or "none"
+        wanted = f"fold {', '.join(map(str, missing))} is" if missing else "any fold is"
+        folder = fold_folder(path, name, 0).parent
+        raise AdapterError(f"{name}: {wanted} not adapted in {folder} (finished: {there}); run arena_adapt for it, or choose with -f")
+    records = [read_record(folder) for folder in chosen.values()]
+    if any((other.structures, other.activation) != (records[0].structures, records[0].activation) for other in records):
+        raise AdapterError(f"{name}: its folds in {path / name} have different structures; adapt them again from one plan")
+    return AdaptedTask(records[0], chosen)
+
+
+def _check_alike(path: Path, tasks: list[AdaptedTask]) -> None:
+    for task in tasks[1:]:
+        if (task.record.foundation, task.record.scheme) != (tasks[0].record.foundation, tasks[0].record.scheme):
+            names = f"{task.record.task} and {tasks[0].record.task}"
+            raise AdapterError(f"{names} in {path} come from different foundations or schemes; adapt one of them again")

@@ -1,0 +1,83 @@
+"""CASE_probabilities.npz: what --save_probabilities leaves and arena_ensemble reads.
+
+Keys: every channel by its name ("background" for a softmax, then the structures), float16 on the CT's own grid, (x, y, z);
+and "description", the JSON of a `Description`. Channels are written and read one at a time: full-resolution maps of all
+structures are never in memory together.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from arena_pipeline.errors import ImageError
+from arena_pipeline.io.atomic import replace_when_done
+from arena_pipeline.settings import Frozen
+
+SUFFIX = "_probabilities.npz"
+DESCRIPTION = "description"
+
+
+class Description(Frozen):
+    """How the channels of a file become a segmentation.
+
+    Attributes:
+        labels: structure -> integer of those that are written; other channels only compete.
+        activation: "softmax": argmax over all channels; "sigmoid": the highest above `threshold`.
+    """
+
+    labels: dict[str, int]
+    activation: Literal["sigmoid", "softmax"]
+    threshold: float
+
+
+class ProbabilityWriter:
+    """Appends one channel at a time; use `write_probabilities`."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+
+    def add(self, name: str, probability: np.ndarray) -> None:
+        """`probability`: (x, y, z) float32 on the native grid, stored as float16 (steps of at most 0.0005)."""
+        self._write(name, probability.astype(np.float16))
+
+    def _write(self, name: str, array: np.ndarray) -> None:
+        with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
+@contextmanager
+def write_probabilities(path: Path, description: Description) -> Iterator[ProbabilityWriter]:
+    """A writer whose file appears at `path` when the block succeeds."""
+    with replace_when_done(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        writer = ProbabilityWriter(archive)
+        writer._write(DESCRIPTION, np.array(description.model_dump_json()))
+        yield writer
+
+
+class ProbabilityFile:
+    """An open file; channels are read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ImageError for a file that is not one."""
+        self.path = path
+        try:
+            self._file = np.load(path, allow_pickle=False)
+            self.description = Description.model_validate(json.loads(str(self._file[DESCRIPTION])))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, ValidationError) as error:
+            raise ImageError(f"{path}: not a file of probabilities ({error}); make it with arena_predict --save_probabilities") from None
+        self.channels = tuple(name for name in self._file.files if name != DESCRIPTION)
+
+    def read(self, channel: str) -> np.ndarray:
+        """(x, y, z) float32. Raises ImageError if that part of the file is damaged."""
+        try:
+            return np.asarray(self._file[channel], dtype=np.float32)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ImageError(f"{self.path}: channel {channel} can't be read ({error}); predict this case again") from None

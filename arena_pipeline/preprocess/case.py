@@ -1,0 +1,66 @@
+"""One volume through all of the preprocessing: RAS, resampled, windowed to [0, 1], cropped to the patient."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from arena_pipeline.errors import ImageError
+from arena_pipeline.foundations import Scheme
+from arena_pipeline.io.geometry import Image
+from arena_pipeline.preprocess.crop import bounding_box
+from arena_pipeline.preprocess.grid import GridMap
+from arena_pipeline.preprocess.intensity import window_to_unit_
+from arena_pipeline.preprocess.orientation import to_ras
+from arena_pipeline.preprocess.resample import effective_spacing, resample_linear, resample_nearest
+
+
+def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np.ndarray, GridMap]:
+    """The volume that the foundation expects, and the way back.
+
+    Equal to MONAI's Orientation("RAS"), Spacing(bilinear), ScaleIntensityRange(clip) and CropForeground(> 0) in this order:
+    HU are resampled first and clipped after, so an edge between air and tissue stays where it was. Axes that do not stand
+    at right angles are taken as if they did.
+
+    Args:
+        image: HU, in any orientation and spacing.
+        threads: for the resampling.
+
+    Returns:
+        (x, y, z) float32 in [0, 1], C-contiguous; the GridMap.
+
+    Raises:
+        ImageError: no voxel lies above the window's lower end.
+    """
+    array, order = to_ras(image.array, image.geometry.affine)
+    x, y, z = (image.geometry.spacing_mm[axis] for axis in order.axes)
+    resampled = resample_linear(array, (x, y, z), scheme.spacing_mm, threads)
+    low, high = scheme.window_hu
+    box = bounding_box(resampled > low)
+    if box is None:
+        raise ImageError(
+            f"nothing to see: all intensities ({array.min():g} to {array.max():g}) lie at or below {low:g} HU, the lower end of the window "
+            f"{low:g} to {high:g}; expected a CT in Hounsfield units (soft tissue about 40)"
+        )
+    grid = GridMap(
+        native_shape=image.geometry.shape,
+        axes=order.axes,
+        flips=order.flips,
+        native_spacing_mm=(x, y, z),
+        scheme_spacing_mm=effective_spacing((x, y, z), scheme.spacing_mm),
+        resampled_shape=resampled.shape,
+        crop_start=box[0],
+        crop_stop=box[1],
+    )
+    return window_to_unit_(np.array(resampled[grid.crop], order="C"), scheme.window_hu), grid
+
+
+def preprocess_segmentation(array: np.ndarray, grid: GridMap) -> np.ndarray:
+    """A label map (x, y, z) on the image's own grid, brought to the preprocessed one (nearest voxel); C-contiguous, same type.
+
+    Raises:
+        ImageError: the array is not of the grid's native shape.
+    """
+    if array.shape != grid.native_shape:
+        raise ImageError(f"a segmentation of shape {array.shape} does not fit its CT of shape {grid.native_shape}; re-export it on the CT's grid")
+    resampled = resample_nearest(grid.axis_order.apply(array), grid.native_spacing_mm, grid.scheme_spacing_mm)
+    return np.ascontiguousarray(resampled[grid.crop])

@@ -1,0 +1,169 @@
+"""All cases of a raw dataset, several at a time; what is already there and still true is left alone."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from arena_pipeline.errors import ArenaError, DatasetError
+from arena_pipeline.foundations import Scheme
+from arena_pipeline.io.dataset import Case, RawDataset
+from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.images import check_same_grid, labels_present, read_image, read_segmentation
+from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
+from arena_pipeline.preprocess.store import Source, SourceFile, discard, read_record, write_arrays, write_record
+
+logger = logging.getLogger(__name__)
+
+STORED_ENDINGS = (".b2nd", ".npz", ".json")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case to preprocess; crosses to a worker process."""
+
+    case: Case
+    scheme: Scheme
+    folder: Path
+    label_names: dict[str, int]
+
+
+def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: int, cases: Sequence[str] | None = None) -> list[str]:
+    """Preprocesses into `folder` what is missing there, or was made by another scheme or from other files.
+
+    Args:
+        workers: processes; 0 or 1 does the work in this one.
+        cases: identifiers, of imagesTr or imagesTs; None: all of imagesTr.
+
+    Returns:
+        the identifiers of the cases that were made now.
+
+    Raises:
+        DatasetError: an unknown identifier.
+        ArenaError: one or more cases failed, each named with its reason, after all others were done; or a worker died.
+    """
+    chosen = _chosen(raw, cases)
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    jobs = {case.identifier: Job(case, scheme, folder, raw.json.labels) for case in chosen if not is_current(case, scheme, folder)}
+    if len(jobs) < len(chosen):
+        logger.info("%d of %d cases are preprocessed already", len(chosen) - len(jobs), len(chosen))
+    failed = {}
+    for name, error in map_cases(_preprocess_named, jobs, max(workers, 1), "preprocess"):
+        if error is not None:
+            failed[name] = error
+    if len(failed) == 1:
+        raise failed.popitem()[1]
+    if failed:
+        reasons = "; ".join(str(failed[name]) for name in sorted(failed))
+        raise DatasetError(f"{len(failed)} of {len(jobs)} cases could not be preprocessed: {reasons}")
+    return list(jobs)
+
+
+def is_current(case: Case, scheme: Scheme, folder: Path) -> bool:
+    """Whether the stored case was made for this scheme from these files (same size and time, or else same SHA-256)."""
+    record = read_record(folder, case.identifier)
+    if record is None or record.source is None:
+        return False
+    # the patch size says how a case is read, not how it is made
+    if record.source.scheme.model_copy(update={"patch_size_voxels": scheme.patch_size_voxels}) != scheme:
+        return False
+    if not _is_same(case.image, record.source.image):
+        return False
+    if case.segmentation is None or record.source.segmentation is None:
+        return case.segmentation is None and record.source.segmentation is None
+    return _is_same(case.segmentation, record.source.segmentation)
+
+
+def preprocess_case(job: Job) -> None:
+    """Reads, checks, preprocesses and stores one case.
+
+    Raises:
+        ImageError: a file can't be read, or holds nothing above the window's lower end.
+        DatasetError: the segmentation is on another grid than the CT, or has labels that dataset.json does not name.
+    """
+    case = job.case
+    discard(job.folder, case.identifier)
+    source = Source(
+        scheme=job.scheme, image=_source_file(case.image), segmentation=_source_file(case.segmentation) if case.segmentation else None
+    )
+    image = read_image(case.image)
+    stored = None if case.segmentation is None else _read_labels(job, case.segmentation, image.geometry)
+    try:
+        volume, grid = preprocess_image(image, job.scheme)
+    except ArenaError as error:
+        raise type(error)(f"{case.image}: {error}") from None
+    segmentation = None if stored is None else preprocess_segmentation(stored, grid)
+    rng = np.random.default_rng(zlib.crc32(case.identifier.encode()))  # a case's own: neither order nor number of workers matters
+    record = write_arrays(job.folder, case.identifier, (volume, segmentation), grid, rng)
+    write_record(job.folder, record.model_copy(update={"source": source}))
+
+
+def _read_labels(job: Job, path: Path, image_geometry: Geometry) -> np.ndarray:
+    segmentation = read_segmentation(path)
+    check_same_grid(job.case.identifier, image_geometry, segmentation.geometry, path)
+    unknown = sorted(set(labels_present(segmentation.array)) - {0, *job.label_names.values()})
+    if unknown:
+        raise DatasetError(
+            f"{job.case.identifier}: labels {unknown} in {path} are not in dataset.json, which has {job.label_names}; "
+            f"name them there or correct the segmentation"
+        )
+    return segmentation.array
+
+
+def _chosen(raw: RawDataset, cases: Sequence[str] | None) -> list[Case]:
+    if cases is None:
+        return list(raw.training.values())
+    known = {**raw.queries, **raw.training}
+    unknown = [name for name in cases if name not in known]
+    if unknown:
+        raise DatasetError(f"{', '.join(unknown)}: no such case in {raw.folder} ({len(raw.training)} in imagesTr, {len(raw.queries)} in imagesTs)")
+    return [known[name] for name in cases]
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Half-written files of a run that was killed: io.atomic's temporary names begin with a dot."""
+    for path in folder.glob(".*"):
+        if path.name.endswith(STORED_ENDINGS):
+            logger.info("removing %s, left by an interrupted run", path)
+            path.unlink(missing_ok=True)
+
+
+def _preprocess_named(job: Job) -> None:
+    """In a worker: `preprocess_case`, with the case's name in front of whatever goes wrong."""
+    name = job.case.identifier
+    try:
+        preprocess_case(job)
+    except ArenaError as error:
+        raise error if str(error).startswith(f"{name}:") else type(error)(f"{name}: {error}") from None
+    except MemoryError:
+        raise ArenaError(f"{name}: memory ran out while preprocessing {job.case.image}; use fewer workers (-np 1) or a larger machine") from None
+    except OSError as error:
+        raise ArenaError(f"{name}: could not be written to {job.folder} ({error}); free or change the disk, then run it again") from None
+
+
+def _source_file(path: Path) -> SourceFile:
+    state = path.stat()
+    return SourceFile(name=path.name, bytes=state.st_size, modified_ns=state.st_mtime_ns, sha256=_sha256(path))
+
+
+def _is_same(path: Path, recorded: SourceFile) -> bool:
+    state = path.stat()
+    if (path.name, state.st_size) != (recorded.name, recorded.bytes):
+        return False
+    return state.st_mtime_ns == recorded.modified_ns or _sha256(path) == recorded.sha256
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

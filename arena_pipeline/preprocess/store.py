@@ -1,0 +1,256 @@
+"""Preprocessed cases on disk: compressed arrays that patches are read from without unpacking the rest.
+
+    CASE.b2nd       image, float32 in [0, 1], (x, y, z), in blosc2 blocks of 16^3
+    CASE_seg.b2nd   segmentation, uint8 or uint16, on the same grid; absent for a case without labels
+    CASE.npz        voxel positions to centre patches on, per label and of tissue
+    CASE.json       what it was made from and how; written last, so a case is complete if and only if this file is there
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import blosc2
+import numpy as np
+from pydantic import ValidationError
+
+from arena_pipeline.errors import DatasetError
+from arena_pipeline.foundations import Scheme
+from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.preprocess.grid import GridMap
+from arena_pipeline.settings import Frozen
+
+Index = tuple[int, int, int]
+
+FORMAT_VERSION = 1
+MAXIMAL_LABEL_POSITIONS = 20_000
+MAXIMAL_TISSUE_POSITIONS = 50_000
+CHUNK_VOXELS = 64
+BLOCK_VOXELS = 16  # a 96^3 patch off the block grid unpacks at most 7^3 blocks, 1.6 times its own voxels; larger blocks more
+
+
+class SourceFile(Frozen):
+    """A raw file as it was when the case was made from it."""
+
+    name: str
+    bytes: int
+    modified_ns: int
+    sha256: str
+
+
+class Source(Frozen):
+    """What a stored case was made from, and by which scheme."""
+
+    scheme: Scheme
+    image: SourceFile
+    segmentation: SourceFile | None
+
+
+class CaseRecord(Frozen):
+    """CASE.json. `labels`: those present after preprocessing, without the background. `source`: None for a case made in memory."""
+
+    format_version: int = FORMAT_VERSION
+    identifier: str
+    shape: Index
+    has_segmentation: bool
+    labels: tuple[int, ...]
+    grid: GridMap
+    source: Source | None = None
+
+
+def write_case(
+    folder: Path, identifier: str, image: np.ndarray, segmentation: np.ndarray | None, grid: GridMap, rng: np.random.Generator
+) -> None:
+    """Stores a case made in memory. Each file is written whole or not at all, CASE.json last.
+
+    Args:
+        image: (x, y, z) float32 in [0, 1].
+        segmentation: (x, y, z) unsigned integers, or None.
+        rng: draws which voxel positions are kept.
+
+    Raises:
+        DatasetError: image and segmentation differ in shape.
+    """
+    write_record(folder, write_arrays(folder, identifier, (image, segmentation), grid, rng))
+
+
+def write_arrays(
+    folder: Path, identifier: str, arrays: tuple[np.ndarray, np.ndarray | None], grid: GridMap, rng: np.random.Generator
+) -> CaseRecord:
+    """Everything of `write_case` but CASE.json, whose content is returned; an older CASE.json is removed first."""
+    image, segmentation = arrays
+    if segmentation is not None and segmentation.shape != image.shape:
+        raise DatasetError(f"{identifier}: image of shape {image.shape}, segmentation {segmentation.shape}; preprocess both with one GridMap")
+    folder.mkdir(parents=True, exist_ok=True)
+    discard(folder, identifier)
+    positions = {"tissue": _kept(np.flatnonzero(image > 0), MAXIMAL_TISSUE_POSITIONS, image.shape, rng)}
+    _write_array(folder / f"{identifier}.b2nd", image)
+    if segmentation is not None:
+        _write_array(folder / f"{identifier}_seg.b2nd", segmentation)
+        positions |= _label_positions(segmentation, rng)
+    with replace_when_done(folder / f"{identifier}.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **positions)  # type: ignore[arg-type]  # numpy < 2 has no allow_pickle, which mypy takes them for
+    labels = tuple(int(name) for name in positions if name != "tissue")
+    return CaseRecord(identifier=identifier, shape=image.shape, has_segmentation=segmentation is not None, labels=labels, grid=grid)
+
+
+def discard(folder: Path, identifier: str) -> None:
+    """Removes a case, its record first."""
+    for ending in (".json", ".npz", "_seg.b2nd", ".b2nd"):
+        (folder / f"{identifier}{ending}").unlink(missing_ok=True)
+
+
+def write_record(folder: Path, record: CaseRecord) -> None:
+    """CASE.json, which makes a case complete."""
+    write_json(folder / f"{record.identifier}.json", record.model_dump(mode="json"))
+
+
+def read_record(folder: Path, identifier: str) -> CaseRecord | None:
+    """CASE.json, or None where the case is not complete or was made by another version."""
+    try:
+        record = CaseRecord.model_validate(json.loads((folder / f"{identifier}.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValidationError, ValueError):
+        return None
+    needed = [".b2nd", ".npz"] + (["_seg.b2nd"] if record.has_segmentation else [])
+    complete = record.format_version == FORMAT_VERSION and all((folder / f"{identifier}{ending}").is_file() for ending in needed)
+    return record if complete else None
+
+
+@dataclass(frozen=True, eq=False)
+class StoredCase:
+    """A stored case, memory-mapped: opening it reads nothing but its record."""
+
+    folder: Path
+    record: CaseRecord
+    _image: blosc2.NDArray
+    _segmentation: blosc2.NDArray | None
+    _positions: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @staticmethod
+    def exists(folder: Path, identifier: str) -> bool:
+        return read_record(folder, identifier) is not None
+
+    @classmethod
+    def open(cls, folder: Path, identifier: str, threads: int = 1) -> StoredCase:
+        """`threads`: for unpacking.
+
+        Raises:
+            DatasetError: the case is not stored there, not completely, or its files are damaged.
+        """
+        record = read_record(folder, identifier)
+        if record is None:
+            raise DatasetError(f"{identifier}: not preprocessed in {folder}, or not completely; run arena_preprocess (or arena_plan_and_preprocess)")
+        image = _open_array(folder / f"{identifier}.b2nd", record, threads)
+        segmentation = _open_array(folder / f"{identifier}_seg.b2nd", record, threads) if record.has_segmentation else None
+        return cls(folder, record, image, segmentation)
+
+    @property
+    def identifier(self) -> str:
+        return self.record.identifier
+
+    @property
+    def shape(self) -> Index:
+        return self.record.shape
+
+    @property
+    def grid(self) -> GridMap:
+        return self.record.grid
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Labels present, ascending, without the background."""
+        return self.record.labels
+
+    def image(self) -> np.ndarray:
+        """The whole image, (x, y, z) float32."""
+        whole: np.ndarray = self._image[:]
+        return whole
+
+    def segmentation(self) -> np.ndarray:
+        """The whole segmentation, (x, y, z); DatasetError for a case without one."""
+        whole: np.ndarray = self._require_segmentation()[:]
+        return whole
+
+    def image_patch(self, start: Index, size: Index) -> np.ndarray:
+        """`size` voxels (x, y, z) from `start`, which may be negative; zero outside the volume. A fresh array."""
+        return _patch(self._image, start, size)
+
+    def segmentation_patch(self, start: Index, size: Index) -> np.ndarray:
+        """Like `image_patch`; DatasetError for a case without a segmentation."""
+        return _patch(self._require_segmentation(), start, size)
+
+    def positions(self, label: int) -> np.ndarray:
+        """(n, 3) int32 voxels of this label: all, or a uniform draw of 20,000; n = 0 where it is absent."""
+        return self._stored_positions(str(label)) if label in self.labels else np.zeros((0, 3), np.int32)
+
+    @property
+    def tissue_positions(self) -> np.ndarray:
+        """(n, 3) int32 voxels with intensity > 0: all, or a uniform draw of 50,000."""
+        return self._stored_positions("tissue")
+
+    def _stored_positions(self, name: str) -> np.ndarray:
+        if name not in self._positions:
+            path = self.folder / f"{self.identifier}.npz"
+            try:
+                with np.load(path, allow_pickle=False) as stored:
+                    self._positions[name] = stored[name]
+            except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+                raise DatasetError(_damaged(self.identifier, path, error)) from None
+        return self._positions[name]
+
+    def _require_segmentation(self) -> blosc2.NDArray:
+        if self._segmentation is None:
+            raise DatasetError(f"{self.identifier}: stored without a segmentation; a support case needs one in labelsTr")
+        return self._segmentation
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    chunk, block = (tuple(min(edge, n) for n in array.shape) for edge in (CHUNK_VOXELS, BLOCK_VOXELS))
+    settings = {"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+    with replace_when_done(path) as temporary:
+        blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), mode="w", chunks=chunk, blocks=block, cparams=settings)
+
+
+def _open_array(path: Path, record: CaseRecord, threads: int) -> blosc2.NDArray:
+    try:
+        array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": threads})
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DatasetError(_damaged(record.identifier, path, error)) from None
+    if tuple(array.shape) != record.shape:
+        raise DatasetError(_damaged(record.identifier, path, f"shape {tuple(array.shape)}, expected {record.shape}"))
+    return array
+
+
+def _damaged(identifier: str, path: Path, reason: object) -> str:
+    return f"{identifier}: {path} is damaged ({reason}); delete {path.parent / identifier}.json and run arena_preprocess again"
+
+
+def _patch(array: blosc2.NDArray, start: Index, size: Index) -> np.ndarray:
+    inside = [(max(s, 0), min(s + n, length)) for s, n, length in zip(start, size, array.shape, strict=True)]
+    if any(low >= high for low, high in inside):
+        return np.zeros(size, array.dtype)
+    found: np.ndarray = array[tuple(slice(low, high) for low, high in inside)]
+    if found.shape == tuple(size):
+        return found
+    patch = np.zeros(size, array.dtype)
+    patch[tuple(slice(low - s, high - s) for (low, high), s in zip(inside, start, strict=True))] = found
+    return patch
+
+
+def _label_positions(segmentation: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    flat = np.flatnonzero(segmentation)
+    values = segmentation.ravel()[flat]
+    order = np.argsort(values, kind="stable")
+    labels, starts = np.unique(values[order], return_index=True)
+    groups = np.split(flat[order], starts[1:])
+    return {str(label): _kept(group, MAXIMAL_LABEL_POSITIONS, segmentation.shape, rng) for label, group in zip(labels, groups, strict=False)}
+
+
+def _kept(flat: np.ndarray, limit: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """A uniform draw without replacement of at most `limit` flat indices, as (n, 3) int32, sorted."""
+    if len(flat) > limit:
+        flat = flat[np.sort(rng.choice(len(flat), limit, replace=False, shuffle=False))]
+    return np.stack(np.unravel_index(flat, shape), axis=1).astype(np.int32)

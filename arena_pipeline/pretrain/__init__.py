@@ -1,0 +1,1 @@
+"""Supervised pre-training of a foundation, e.g. of the embedded arena_mini on phantoms."""

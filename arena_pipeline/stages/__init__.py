@@ -1,0 +1,1 @@
+"""One function per command: the same arguments, a value returned, the files read and written here."""

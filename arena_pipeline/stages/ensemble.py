@@ -1,0 +1,74 @@
+"""arena_ensemble: folders of saved probabilities to one folder of segmentations."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from arena_pipeline.ensemble import ensemble_segmentation
+from arena_pipeline.errors import DatasetError, ImageError
+from arena_pipeline.io.images import read_geometry, write_segmentation
+from arena_pipeline.predict.inputs import SEGMENTATION_ENDING
+from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.probabilities import SUFFIX, ProbabilityFile
+from arena_pipeline.records import stage
+
+logger = logging.getLogger(__name__)
+
+
+def ensemble(input_folders: Sequence[str | Path], output_folder: str | Path) -> dict[str, Path]:
+    """Averages CASE_probabilities.npz over the folders and writes OUT/CASE.nii.gz; returns case -> file.
+
+    The grid is that of CASE.nii.gz in the first folder. Nothing is post-processed: see arena_postprocess.
+
+    Raises:
+        DatasetError: a folder without probabilities, or with other cases than the first.
+        ImageError: files of one case that don't belong together.
+    """
+    folders, out = [Path(folder) for folder in input_folders], Path(output_folder)
+    cases = _common_cases(folders)
+    if out.resolve() in {folder.resolve() for folder in folders}:
+        raise DatasetError(f"{out}: the ensemble would overwrite one of its members; choose another output folder")
+    written: dict[str, Path] = {}
+    with tqdm(cases, unit="case", disable=None) as bar:
+        for case in bar:
+            bar.set_description(case)
+            with stage("ensemble"):
+                written[case] = _one_case(case, folders, out)
+    return written
+
+
+def _one_case(case: str, folders: list[Path], out: Path) -> Path:
+    files = [ProbabilityFile(folder / f"{case}{SUFFIX}") for folder in folders]
+    segmentation = ensemble_segmentation(case, files)
+    member = folders[0] / f"{case}{SEGMENTATION_ENDING}"
+    if not member.is_file():
+        raise ImageError(f"{case}: no {member}; its header says where the ensemble lies, keep it beside the probabilities")
+    geometry = read_geometry(member)
+    if geometry.shape != segmentation.shape:
+        raise ImageError(f"{case}: {member} has shape {geometry.shape}, its probabilities {segmentation.shape}; predict this case again")
+    labels = files[0].description.labels
+    target = out / member.name
+    LabelMap.of(labels, {"ensemble of": ", ".join(str(folder) for folder in folders)}).write(out)
+    write_segmentation(target, segmentation, geometry, labels)
+    return target
+
+
+def _common_cases(folders: list[Path]) -> list[str]:
+    if not folders:
+        raise DatasetError("no folder to ensemble; name at least one with -i")
+    found = []
+    for folder in folders:
+        cases = {path.name[: -len(SUFFIX)] for path in folder.glob(f"*{SUFFIX}")} if folder.is_dir() else set()
+        if not cases:
+            raise DatasetError(f"{folder}: no CASE{SUFFIX} in it; make them with arena_predict --save_probabilities")
+        found.append(cases)
+    for folder, cases in zip(folders[1:], found[1:], strict=True):
+        if cases != found[0]:
+            odd = sorted(cases ^ found[0])
+            names = ", ".join(odd[:5])
+            raise DatasetError(f"{folder}: other cases than in {folders[0]}: {names} in one of them only; predict them in both, or move them away")
+    return sorted(found[0])

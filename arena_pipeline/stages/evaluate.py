@@ -1,0 +1,148 @@
+"""arena_evaluate: scores a folder of predictions against a folder of reference segmentations."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from arena_pipeline.errors import ArenaError, DatasetError
+from arena_pipeline.evaluate import Protocol, StructureScore, score_table, structure_table, summarise
+from arena_pipeline.foundations import Scheme, load_preset
+from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.machine import memory_bytes, usable_cores
+from arena_pipeline.planning import Plans
+from arena_pipeline.preprocess.masks import masks_file
+from arena_pipeline.records import stage
+from arena_pipeline.stages.evaluation_cases import EvaluationCase, find_cases, match_labels, predicted_labels, read_description
+from arena_pipeline.stages.evaluation_scoring import Scoring, score_case
+from arena_pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+BYTES_PER_WORKER = 2 * 2**30  # two label maps of 512 x 512 x 800 voxels, their boxes and surfaces
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found and where it was written.
+
+    Attributes:
+        scores: one per case and structure.
+        table: a row per structure (and one for all), as arena_evaluate prints it.
+        protocol: what was computed, in a sentence.
+        missing: cases without a prediction, where that was allowed.
+    """
+
+    scores: list[StructureScore]
+    table: pd.DataFrame
+    protocol: str
+    missing: list[str]
+    summary_file: Path
+    csv_file: Path
+
+
+def evaluate(
+    reference: Path,
+    prediction: Path,
+    *,
+    dataset_id: int | None = None,
+    dataset_json: Path | None = None,
+    output: Path | None = None,
+    structures: Sequence[str] | None = None,
+    workers: int | None = None,
+    protocol: Protocol = "native",
+    approximate: bool = False,
+    model: Path | None = None,
+    foundation: str | None = None,
+    chill: bool = False,
+    ignore_split: bool = False,
+    workspace: Workspace | None = None,
+) -> Evaluation:
+    """Scores every case and structure, and writes nnU-Net's summary.json and a CSV.
+
+    Args:
+        reference, prediction: folders with one segmentation per case; files match by case identifier, structures by name.
+        dataset_id, dataset_json: where label names, partial annotation and split come from; default: dataset.json beside `reference`.
+        output: the summary; default PREDICTION/summary.json (summary_published.json). The CSV lies beside it, "metrics" for "summary".
+        structures: a subset; default: all that were predicted.
+        protocol: "native": all metrics on the image's own grid. "published": method.md section 5, Dice on the preprocessed grid, from
+            the masks that arena_predict --save_preprocessed keeps.
+        approximate: with "published", resample the native predictions to the scheme of `model` or `foundation` instead.
+        chill: leave out cases that have no prediction, and say so, instead of failing.
+        ignore_split: evaluate the training cases of dataset.json's split too.
+
+    Raises:
+        ArenaError: a subclass naming the case, the file and what to do.
+    """
+    description = read_description(reference, dataset_id, dataset_json, workspace or Workspace.find())
+    predicted = predicted_labels(prediction, description)
+    labels = match_labels(predicted, description, structures)
+    cases, missing = find_cases(reference, prediction, description, list(labels), chill, ignore_split)
+    scheme = _scheme(protocol, approximate, model, foundation)
+    if protocol == "published" and scheme is None:
+        _require_masks(prediction, cases)
+    scoring = Scoring(labels, description.structures, predicted, protocol, scheme, largest_component=description.objective == "binary")
+    with stage("evaluate"):
+        scores = _score(cases, scoring, workers)
+    files = {case.identifier: (str(case.reference), str(case.prediction)) for case in cases}
+    summary = summarise(scores, {name: pair.reference for name, pair in labels.items()}, files, protocol)
+    summary |= {"protocol": scoring.sentence, "missing_predictions": missing}
+    path = output or prediction / ("summary.json" if protocol == "native" else "summary_published.json")
+    csv_file = _write(path, summary, score_table(scores, protocol))
+    return Evaluation(scores, structure_table(scores, protocol), scoring.sentence, missing, path, csv_file)
+
+
+def _scheme(protocol: Protocol, approximate: bool, model: Path | None, foundation: str | None) -> Scheme | None:
+    """The scheme to approximate the preprocessed grid with; None where nothing is to be approximated."""
+    if not approximate:
+        return None
+    if protocol != "published":
+        raise DatasetError("--approximate belongs to --protocol published; the native protocol needs no other grid")
+    if (model is None) == (foundation is None):
+        raise DatasetError("--approximate needs the preprocessing scheme: give one of -m MODEL_FOLDER and -foundation NAME")
+    return Plans.read(model / "plans.json").scheme if model is not None else load_preset(str(foundation)).scheme
+
+
+def _require_masks(predictions: Path, cases: list[EvaluationCase]) -> None:
+    lacking = [case.identifier for case in cases if case.structures and not masks_file(predictions, case.identifier).is_file()]
+    if lacking:
+        raise DatasetError(
+            f"{lacking[0]}: no {masks_file(predictions, lacking[0])} ({len(lacking)} of {len(cases)} cases lack it), and the published protocol is "
+            "computed on the preprocessed grid; predict again with --save_preprocessed, or accept resampled native predictions with "
+            "--approximate and -m MODEL_FOLDER (or -foundation NAME)"
+        )
+
+
+def _score(cases: list[EvaluationCase], scoring: Scoring, workers: int | None) -> list[StructureScore]:
+    """All scores, by case in the order of `cases`.
+
+    Raises:
+        DatasetError: some cases can't be scored; names each with its reason.
+    """
+    workers = workers or max(1, min(usable_cores(), memory_bytes() // BYTES_PER_WORKER))
+    results: dict[str, list[StructureScore]] = {}
+    failed: list[ArenaError] = []
+    for identifier, result in map_cases(partial(score_case, scoring=scoring), {case.identifier: case for case in cases}, workers, "evaluate"):
+        if isinstance(result, ArenaError):
+            failed.append(result)
+        else:
+            results[identifier] = result
+    if failed:
+        raise DatasetError(f"{len(failed)} of {len(cases)} cases can't be evaluated: " + " | ".join(str(error) for error in failed))
+    return [score for case in cases for score in results[case.identifier]]
+
+
+def _write(path: Path, summary: dict[str, Any], table: pd.DataFrame) -> Path:
+    name = path.stem.replace("summary", "metrics") if "summary" in path.stem else f"{path.stem}_metrics"
+    csv_file = path.with_name(f"{name}.csv")
+    with replace_when_done(csv_file) as temporary:
+        table.to_csv(temporary, index=False)
+    write_json(path, summary)
+    logger.info("wrote %s and %s", path, csv_file)
+    return csv_file

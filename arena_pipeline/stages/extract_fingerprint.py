@@ -1,0 +1,60 @@
+"""arena_extract_fingerprint: raw datasets -> dataset_fingerprint.json."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from arena_pipeline.errors import PlansError
+from arena_pipeline.fingerprint import Fingerprint, dataset_state
+from arena_pipeline.fingerprint import extract_fingerprint as measure
+from arena_pipeline.foundations import choose_foundation, load_preset
+from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.machine import workers_for
+from arena_pipeline.records import stage
+from arena_pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+BYTES_PER_WORKER = 2 * 1024**3  # a CT of 512 x 512 x 800 with its segmentation and masks
+
+
+def extract_fingerprint(
+    dataset_ids: Sequence[int], workspace: Workspace, foundation: str | None = None, workers: int | None = None, clean: bool = False
+) -> list[Fingerprint]:
+    """Measures and checks every dataset's training cases. A fingerprint that is still up to date is kept.
+
+    Args:
+        foundation: whose pre-processing scheme the data is compared with; None: the most preferred one with weights.
+        workers: processes; None: as many as there are cores, and memory for.
+        clean: read and check everything again, although no file has changed.
+
+    Raises:
+        ArenaError: an unknown dataset or foundation, or cases that can't be used, all of them named; no fingerprint is written then.
+    """
+    if foundation is None:
+        foundation, reason = choose_foundation(workspace.foundations)
+        logger.info("foundation: %s (another one: -foundation NAME)", reason)
+    preset = load_preset(foundation)
+    names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
+    fingerprints = []
+    for name in names:
+        with stage("fingerprint"):
+            raw = RawDataset.open(workspace.raw_dataset(name))
+            path = workspace.fingerprint(name)
+            fingerprint = None if clean else _up_to_date(workspace, name, dataset_state(raw, preset))
+            if fingerprint is None:
+                fingerprint = measure(raw, preset, workers or workers_for(BYTES_PER_WORKER))
+                fingerprint.write(path)
+            else:
+                logger.info("%s: the fingerprint there is up to date, kept (--clean measures again)", name)
+            fingerprints.append(fingerprint)
+    return fingerprints
+
+
+def _up_to_date(workspace: Workspace, name: str, state: str) -> Fingerprint | None:
+    try:
+        fingerprint = Fingerprint.read(workspace.fingerprint(name))
+    except PlansError:
+        return None  # none yet, or of an older version of this program: it is measured again
+    return fingerprint if fingerprint.source_sha256 == state else None

@@ -1,0 +1,195 @@
+"""arena_info: what is in a workspace, and for each thing the exact command that takes it further."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from arena_pipeline.errors import DatasetError, FoundationError, PlansError
+from arena_pipeline.foundations import choose_foundation, load_preset, preset_names
+from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.planning import Plans
+from arena_pipeline.stages.selection import planned_foundation
+from arena_pipeline.workspace import Workspace
+
+USUAL_SHOTS = 5
+MODEL_FOLDER = re.compile(r"(?P<method>.+)_(?P<shots>\d+)shots")
+FOLD_FOLDER = re.compile(r"fold_(\d+)")
+ADAPTER_RECORD = "adapter.json"
+
+
+@dataclass(frozen=True)
+class FoundationState:
+    """A preset. `weights` says in words where they are; `next_command` installs them, None where they are here."""
+
+    name: str
+    title: str
+    licence: str
+    structures: int
+    weights: str
+    has_weights: bool
+    next_command: str | None
+
+
+@dataclass(frozen=True)
+class PreparedState:
+    """A dataset under one foundation: its plans and how many of the cases they need are preprocessed."""
+
+    foundation: str
+    tasks: int
+    cases_stored: int
+    cases_needed: int
+    problem: str | None
+    next_command: str | None
+
+
+@dataclass(frozen=True)
+class DatasetState:
+    """A raw dataset. `problem` is what keeps it from being used; `next_command` is None when a preparation below has one."""
+
+    name: str
+    training: int
+    queries: int
+    structures: tuple[str, ...]
+    objective: str
+    problem: str | None
+    prepared: tuple[PreparedState, ...]
+    next_command: str | None
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """An adapted model: task -> folds with a whole adapter, and those that were begun only."""
+
+    dataset: str
+    foundation: str
+    method: str
+    shots: int
+    folder: Path
+    folds: dict[str, tuple[int, ...]]
+    unfinished: dict[str, tuple[int, ...]]
+    next_command: str
+
+
+@dataclass(frozen=True)
+class WorkspaceReport:
+    """All of it."""
+
+    root: Path
+    exists: bool
+    foundations: tuple[FoundationState, ...]
+    default_foundation: str
+    datasets: tuple[DatasetState, ...]
+    models: tuple[ModelState, ...]
+
+
+def info(workspace: Workspace) -> WorkspaceReport:
+    """Looks at the workspace and changes nothing in it. What is broken there is reported, never raised."""
+    default = _default_foundation(workspace)
+    return WorkspaceReport(
+        root=workspace.root,
+        exists=workspace.root.is_dir(),
+        foundations=tuple(_foundation(workspace, name) for name in preset_names()),
+        default_foundation=default,
+        datasets=tuple(_dataset(workspace, name, default) for name in workspace.dataset_names()),
+        models=tuple(_models(workspace)),
+    )
+
+
+def _default_foundation(workspace: Workspace) -> str:
+    try:
+        return choose_foundation(workspace.foundations)[0]
+    except FoundationError:
+        return ""
+
+
+def _command(workspace: Workspace, *words: str | int) -> str:
+    """A command line that can be pasted; it names the workspace unless that is the one found without being named."""
+    named = [] if workspace.root == Workspace.find().root else ["-w", str(workspace.root)]
+    return shlex.join([*(str(word) for word in words), *named])
+
+
+def _foundation(workspace: Workspace, name: str) -> FoundationState:
+    preset = load_preset(name)
+    installed = (workspace.installed_foundation(name) / "weights.safetensors").is_file()
+    packaged = preset.weights.packaged is not None
+    here = packaged or installed
+    weights = "shipped with the package" if packaged else "installed" if installed else f"not installed; {preset.weights.origin}"
+    command = None if here else _command(workspace, "arena_install_foundation", name, preset.weights.expected_file)
+    return FoundationState(name, preset.title, preset.licence, len(preset.structures), weights, here, command)
+
+
+def _dataset(workspace: Workspace, name: str, default: str) -> DatasetState:
+    try:
+        raw = RawDataset.open(workspace.raw_dataset(name))
+    except DatasetError as error:
+        return DatasetState(name, 0, 0, (), "", str(error), (), None)
+    folder = workspace.preprocessed_dataset(name)
+    planned = sorted({p.parent.name for p in folder.glob("*/plans.json")} & set(preset_names()))
+    prepared = tuple(_prepared(workspace, name, foundation, default) for foundation in planned)
+    command = None if prepared else _command(workspace, "arena_plan_and_preprocess", "-d", _number(name))
+    return DatasetState(name, len(raw.training), len(raw.queries), tuple(raw.json.structures), raw.json.objective, None, prepared, command)
+
+
+def _prepared(workspace: Workspace, name: str, foundation: str, default: str) -> PreparedState:
+    prepare = _command(workspace, "arena_plan_and_preprocess", *_which(name, foundation, default))
+    try:
+        plans = Plans.read(workspace.plans(name, foundation))
+    except PlansError as error:
+        return PreparedState(foundation, 0, 0, 0, str(error), prepare)
+    needed = {case for task in plans.tasks for case in task.candidates}
+    stored = {p.stem for p in workspace.cases(name, foundation).glob("*.json")} & needed
+    shots = [task.max_shots for task in plans.tasks if task.max_shots > 0]
+    problem = None
+    command: str | None = prepare
+    if not shots:
+        problem, command = "no structure has enough annotated cases to adapt on; see the reasons in plans.json", None
+    elif stored == needed:
+        which = _which(name, foundation, planned_foundation(workspace, name, None))
+        command = _command(workspace, "arena_adapt", *which, "-shots", min(USUAL_SHOTS, max(shots)))
+    return PreparedState(foundation, len(plans.tasks), len(stored), len(needed), problem, command)
+
+
+def _models(workspace: Workspace) -> list[ModelState]:
+    found = []
+    for folder in sorted(workspace.results.glob("Dataset*/*/*")):
+        match = MODEL_FOLDER.fullmatch(folder.name)
+        folds, unfinished = _folds(folder)
+        if match is None or not (folds or unfinished):
+            continue
+        dataset, foundation, shots = folder.parts[-3], folder.parts[-2], int(match["shots"])
+        if unfinished:
+            numbers = sorted({fold for task in unfinished.values() for fold in task})
+            words = [*_which(dataset, foundation, ""), "-shots", shots, "-f", *numbers]
+            structures = [] if "multiclass" in unfinished else ["--structures", *unfinished]
+            command = _command(workspace, "arena_adapt", *words, *structures)
+        else:
+            command = _command(workspace, "arena_predict", "-i", "in/", "-o", "out/", "-m", str(folder))
+        found.append(ModelState(dataset, foundation, match["method"], shots, folder, folds, unfinished, command))
+    return found
+
+
+def _folds(model: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Task -> folds that have an adapter's record, and folds that have not."""
+    whole: dict[str, list[int]] = {}
+    begun: dict[str, list[int]] = {}
+    for folder in model.glob("*/fold_*"):
+        match = FOLD_FOLDER.fullmatch(folder.name)
+        if match is not None:
+            (whole if (folder / ADAPTER_RECORD).is_file() else begun).setdefault(folder.parent.name, []).append(int(match[1]))
+    return _sorted(whole), _sorted(begun)
+
+
+def _sorted(folds: dict[str, list[int]]) -> dict[str, tuple[int, ...]]:
+    return {task: tuple(sorted(folds[task])) for task in sorted(folds)}
+
+
+def _number(dataset_name: str) -> int:
+    return int(dataset_name[7:10])
+
+
+def _which(dataset_name: str, foundation: str, default: str) -> list[str | int]:
+    """The arguments that name a dataset and, unless the command would take it anyway, a foundation."""
+    return ["-d", _number(dataset_name), *([] if foundation == default else ["-foundation", foundation])]

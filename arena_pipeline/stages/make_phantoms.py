@@ -1,0 +1,85 @@
+"""arena_make_phantoms: made-up CTs with their truth, as a raw dataset."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from arena_pipeline.errors import DatasetError
+from arena_pipeline.io.atomic import write_json
+from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.phantoms.field_of_view import RANGES
+from arena_pipeline.phantoms.layouts import LAYOUTS, Layout, PhantomCase, write_meta, write_phantom_case
+from arena_pipeline.records import stage
+
+logger = logging.getLogger(__name__)
+
+RECORD = "phantoms.json"
+
+
+def make_phantoms(
+    output: Path,
+    number: int,
+    layout: Layout,
+    *,
+    seed: int = 0,
+    test: int = 0,
+    start: int = 1,
+    spacing_mm: tuple[float, float, float] | None = None,
+    field_of_view: str | None = None,
+    unannotated_share: float = 0.0,
+    workers: int = 1,
+) -> list[Path]:
+    """Writes `number` phantoms below `output`; those that are there already are kept. Case i looks the same however many are made.
+
+    Args:
+        layout: "totalsegmentator" or "flare22".
+        test: how many of them, the last ones, are queries.
+        start: number of the first case.
+        spacing_mm: (x, y, z) of all; None varies it (0.7-1 mm pixels, 1.5-5 mm slices, 1.5 mm isotropic).
+        field_of_view: name of the part of the body; None varies it.
+        unannotated_share: how often a TotalSegmentator mask file is left out.
+
+    Returns:
+        the CT files, in order of their numbers.
+
+    Raises:
+        DatasetError: an impossible number, or `output` holds phantoms made with other settings.
+    """
+    if layout not in LAYOUTS:
+        raise DatasetError(f"unknown layout {layout}; known: {', '.join(LAYOUTS)}")
+    if field_of_view is not None and field_of_view not in RANGES:
+        raise DatasetError(f"unknown field of view {field_of_view}; known: {', '.join(RANGES)}")
+    if number < 1 or not 0 <= test <= number or start < 0 or start + number > 10_000:
+        raise DatasetError(f"cannot make {number} phantoms from number {start}, {test} of them queries; ids run from 0 to 9999")
+    settings = {"layout": layout, "seed": seed, "spacing_mm": spacing_mm, "field_of_view": field_of_view, "unannotated_share": unannotated_share}
+    _claim(output, settings)
+    cases = [
+        PhantomCase(output, layout, index, seed, index >= start + number - test, spacing_mm, field_of_view, unannotated_share)
+        for index in range(start, start + number)
+    ]
+    missing = {case.identifier: case for case in cases if not case.image_path.is_file()}
+    if len(missing) < number:
+        logger.info("%s: %d of %d phantoms are there already", output, number - len(missing), number)
+    with stage("make_phantoms"):
+        for name, result in map_cases(write_phantom_case, missing, workers, "phantoms"):
+            if isinstance(result, Exception):
+                raise result
+            logger.debug("%s: written", name)
+    if layout == "totalsegmentator":
+        write_meta(output, cases)
+    return [case.image_path for case in cases]
+
+
+def _claim(output: Path, settings: dict[str, Any]) -> None:
+    """Notes the settings in the folder, or compares with those noted there."""
+    path, wanted = output / RECORD, json.loads(json.dumps(settings))
+    if not path.is_file():
+        write_json(path, wanted)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    different = [f"{key} {found.get(key)} (now {wanted[key]})" for key in wanted if found.get(key) != wanted[key]]
+    if different:
+        raise DatasetError(f"{output}: holds phantoms made with {', '.join(different)}; use another folder, or the same settings to add to it")

@@ -1,0 +1,154 @@
+"""arena_plan: fingerprint and foundation -> plans.json."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arena_pipeline.errors import DatasetError, PlansError
+from arena_pipeline.fingerprint import Finding, Fingerprint
+from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset, weights_file
+from arena_pipeline.io.dataset import DatasetJson, Objective
+from arena_pipeline.machine import this_machine
+from arena_pipeline.model.device import pick_device
+from arena_pipeline.model.weights import sha256
+from arena_pipeline.planning import Plans, make_plans
+from arena_pipeline.records import stage
+from arena_pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 8
+"""Names that a message lists before it only counts."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What planning one dataset gave.
+
+    Attributes:
+        file: plans.json.
+        backup: where other plans, perhaps edited by hand, that stood in `file` were moved to; None where there were none.
+        findings: of the fingerprint, on which the plans rest.
+    """
+
+    plans: Plans
+    file: Path
+    backup: Path | None
+    findings: tuple[Finding, ...]
+
+
+def plan(
+    dataset_ids: Sequence[int],
+    workspace: Workspace,
+    foundation: str | None = None,
+    device: str = "auto",
+    objective: Objective | None = None,
+    foundation_reason: str | None = None,
+) -> list[Planned]:
+    """Makes plans for every dataset and writes them, each with its reasons.
+
+    Plans that say the same are left alone. Others that stand there are kept as plans.json.bak (.bak2, ...), and a warning says
+    which keys differ.
+
+    Args:
+        foundation: a preset's name; None: the most preferred one with weights.
+        device: where networks will run; its memory decides the size of the micro-batches.
+        objective: instead of the one in dataset.json.
+        foundation_reason: why it is this foundation, where the caller has picked it.
+
+    Raises:
+        ArenaError: an unknown dataset or foundation, no fingerprint, no weights, or no usable training case for any structure.
+    """
+    names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
+    preset, reason = pick_foundation(workspace, foundation)
+    reason = foundation_reason or reason
+    foundation_sha256 = sha256(weights_file(preset, workspace.installed_foundation(preset.name)))
+    machine = this_machine(str(pick_device(device)))
+    planned = []
+    for name in names:
+        with stage("plan"):
+            description = DatasetJson.read(workspace.raw_dataset(name) / "dataset.json")
+            fingerprint = Fingerprint.read(workspace.fingerprint(name))
+            if fingerprint.foundation != preset.name:
+                logger.warning(
+                    "%s: the findings of its fingerprint are about the scheme of %s; arena_extract_fingerprint -d %d -foundation %s renews them",
+                    *(name, fingerprint.foundation, int(name[7:10]), preset.name),
+                )
+            plans = make_plans(fingerprint, preset, foundation_sha256, description, machine, objective)
+            plans = plans.model_copy(update={"reasons": {**plans.reasons, "foundation": reason}})
+            _check_candidates(plans)
+            path = workspace.plans(name, preset.name)
+            planned.append(Planned(plans, path, _write(plans, path), fingerprint.findings))
+    return planned
+
+
+def pick_foundation(workspace: Workspace, foundation: str | None) -> tuple[FoundationPreset, str]:
+    """The preset named, else the most preferred one with weights, and why it is this one."""
+    if foundation is not None:
+        return load_preset(foundation), f"{foundation} was asked for"
+    name, reason = choose_foundation(workspace.foundations)
+    logger.info("foundation: %s (another one: -foundation NAME)", reason)
+    return load_preset(name), reason
+
+
+def _check_candidates(plans: Plans) -> None:
+    empty = [task.name for task in plans.tasks if task.max_shots == 0]
+    names = ", ".join(empty[:SHOWN]) + (f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else "")
+    if len(empty) == len(plans.tasks):
+        reason = plans.reasons[f"tasks.{empty[0]}.candidates"] if empty else "labels has only the background"
+        raise DatasetError(
+            f"{plans.dataset_name}: no training case in labelsTr can be used for any structure ({names}: {reason}); "
+            f"annotate at least one structure in a few cases of imagesTr"
+        )
+    if empty:
+        logger.warning("%s: no usable training case, so no adaptation, for %s", plans.dataset_name, names)
+
+
+def _write(plans: Plans, path: Path) -> Path | None:
+    """Writes the plans unless the same stand there; returns where different ones were moved to."""
+    if not path.is_file():
+        plans.write(path)
+        return None
+    try:
+        previous = Plans.read(path)
+    except PlansError as error:
+        difference = f"could not be read ({error})"
+    else:
+        if previous == plans:
+            return None
+        keys = differing_keys(previous.model_dump(mode="json"), plans.model_dump(mode="json"))
+        difference = "differed in " + ", ".join(keys[:SHOWN]) + (f" and {len(keys) - SHOWN} more keys" if len(keys) > SHOWN else "")
+    backup = _free_backup(path)
+    shutil.copy2(path, backup)
+    plans.write(path)
+    logger.warning("%s: new plans written; the ones there %s and are kept as %s", plans.dataset_name, difference, backup)
+    return backup
+
+
+def differing_keys(old: Any, new: Any, path: str = "") -> list[str]:
+    """Paths of the values that differ; tasks are met by name. The reasons follow from the rest and are named only if they alone differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = []
+        for key in [*new, *(key for key in old if key not in new)]:
+            keys += differing_keys(_by_name(old.get(key)), _by_name(new.get(key)), f"{path}.{key}" if path else key)
+        return [key for key in keys if not key.startswith("reasons.")] or keys
+    return [] if old == new else [path]
+
+
+def _by_name(value: Any) -> Any:
+    """Lists of things with names, as a dictionary."""
+    if isinstance(value, list) and value and all(isinstance(entry, dict) and "name" in entry for entry in value):
+        return {entry["name"]: entry for entry in value}
+    return value
+
+
+def _free_backup(path: Path) -> Path:
+    number = 1
+    while (backup := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
+        number += 1
+    return backup

@@ -1,0 +1,232 @@
+"""arena_predict: CTs in, segmentations on their own grids out."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from arena_pipeline.errors import ArenaError, DatasetError, ImageError, PlansError
+from arena_pipeline.io.dataset import DatasetJson
+from arena_pipeline.io.geometry import Geometry, Image
+from arena_pipeline.io.images import check_same_grid, read_geometry, read_image, read_segmentation, write_segmentation
+from arena_pipeline.model.device import pick_device
+from arena_pipeline.postprocess import postprocess_segmentation_
+from arena_pipeline.predict.case import Extras, predict_case
+from arena_pipeline.predict.inputs import find_inputs, output_files, take_part
+from arena_pipeline.predict.labels import JSON_NAME, LabelMap
+from arena_pipeline.predict.models import choose_model, load_model
+from arena_pipeline.predict.preview import PREVIEW_FOLDER, write_preview
+from arena_pipeline.predict.probabilities import SUFFIX, Description, ProbabilityFile, write_probabilities
+from arena_pipeline.preprocess.grid import GridMap
+from arena_pipeline.preprocess.masks import masks_file, write_masks
+from arena_pipeline.records import note, stage
+from arena_pipeline.stages.prediction_setup import Setup, adapted_setup, zero_shot_setup
+from arena_pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What is written besides the segmentation, and what is left out."""
+
+    save_probabilities: bool = False
+    save_preprocessed: bool = False
+    postprocess: bool = True
+    previews: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is the same for all cases of a run."""
+
+    folder: Path
+    setup: Setup
+    label_map: LabelMap
+    extra: Extra
+
+    def probabilities(self, case: str) -> Path:
+        return self.folder / f"{case}{SUFFIX}"
+
+    def preview(self, case: str) -> Path:
+        return self.folder / PREVIEW_FOLDER / f"{case}.png"
+
+
+@dataclass(frozen=True)
+class PredictionSummary:
+    """`written` and `kept`: case -> segmentation, made now and found finished; `labels`: structure -> integer."""
+
+    folder: Path
+    written: dict[str, Path]
+    kept: dict[str, Path]
+    labels: dict[str, int]
+
+
+def predict(
+    input_path: str | Path,
+    output_folder: str | Path,
+    workspace: Workspace,
+    *,
+    dataset_id: int | None = None,
+    shots: int | None = None,
+    folds: Sequence[int] | None = None,
+    model_folder: str | Path | None = None,
+    structures: Sequence[str] | None = None,
+    foundation: str | None = None,
+    zero_shot: Sequence[str] | None = None,
+    save_probabilities: bool = False,
+    save_preprocessed: bool = False,
+    no_postprocessing: bool = False,
+    no_previews: bool = False,
+    continue_prediction: bool = False,
+    step_size: float | None = None,
+    num_parts: int = 1,
+    part_id: int = 0,
+    device: str = "auto",
+) -> PredictionSummary:
+    """Writes OUT/CASE.nii.gz for every CT, a preview each, and labels.json with labels.txt beside them.
+
+    Args:
+        input_path: a CT or a folder of CTs.
+        dataset_id, shots, foundation: narrow the choice among the adapted models; one must be left.
+        model_folder: the model itself, instead of these.
+        folds: those averaged; None: all that are finished.
+        structures: those predicted; None: all.
+        zero_shot: base structures that the foundation predicts as it is. With `dataset_id` they get that dataset's integers.
+        save_probabilities, save_preprocessed: also CASE_probabilities.npz (for `ensemble`), preprocessed/CASE.npz (for the published protocol).
+        continue_prediction: keep segmentations that are there, whole and on the CT's grid.
+        step_size: of the sliding window, as a share of the patch; None: 1 - the planned overlap.
+        num_parts, part_id: only every num_parts-th case, from number part_id.
+
+    Raises:
+        ArenaError: nothing to predict or to predict with. A case that can't be read or predicted does not stop the others;
+            the error at the end names all of them.
+    """
+    out, extra = Path(output_folder), Extra(save_probabilities, save_preprocessed, not no_postprocessing, not no_previews)
+    inputs = take_part(find_inputs(Path(input_path)), part_id, num_parts)
+    outputs = output_files(list(inputs), out, inputs)
+    target = pick_device(device)
+    note("device", str(target))
+    with stage("load model"):
+        if zero_shot is not None:
+            _check_zero_shot_arguments(shots, folds, model_folder, structures)
+            dataset = None if dataset_id is None else DatasetJson.read(workspace.raw_dataset(workspace.dataset_name(dataset_id)) / "dataset.json")
+            setup = zero_shot_setup(zero_shot, workspace, foundation, dataset, target)
+        else:
+            command = _command(input_path, out, workspace)
+            path = Path(model_folder) if model_folder is not None else choose_model(workspace, command, dataset_id, shots, foundation)
+            setup = adapted_setup(load_model(path, folds, structures), structures, workspace, target)
+    if step_size is not None:
+        setup = replace(setup, settings=replace(setup.settings, overlap=1 - step_size))
+    job = Job(out, setup, _label_map(out, setup, continue_prediction), extra)
+    return _predict_all(inputs, outputs, job, continue_prediction)
+
+
+def _check_zero_shot_arguments(shots: object, folds: object, model_folder: object, structures: object) -> None:
+    given = [flag for flag, value in (("-shots", shots), ("-f", folds), ("-m", model_folder), ("--structures", structures)) if value is not None]
+    if given:
+        raise PlansError(f"--zero_shot uses the foundation as it is and has no adapted model; leave out {', '.join(given)}")
+
+
+def _command(input_path: str | Path, out: Path, workspace: Workspace) -> str:
+    named = [] if workspace.root == Workspace.find().root else ["-w", str(workspace.root)]
+    return shlex.join(["arena_predict", "-i", str(input_path), "-o", str(out), *named])
+
+
+def _label_map(out: Path, setup: Setup, continue_prediction: bool) -> LabelMap:
+    """The folder's label map; refuses to mix segmentations of two models in one folder when continuing."""
+    label_map = LabelMap.of(setup.labels, setup.source)
+    if continue_prediction and (out / JSON_NAME).is_file():
+        there = LabelMap.read(out)
+        if (there.labels, there.source) != (label_map.labels, label_map.source):
+            raise PlansError(
+                f"{out}: its segmentations were made by {there.source} with labels {there.labels}, not by {label_map.source} "
+                f"with {label_map.labels}; choose another output folder, or leave out --continue_prediction to make them anew"
+            )
+    return label_map
+
+
+def _predict_all(inputs: dict[str, Path], outputs: dict[str, Path], job: Job, continue_prediction: bool) -> PredictionSummary:
+    summary = PredictionSummary(job.folder, {}, {}, job.setup.labels)
+    failed: dict[str, ArenaError] = {}
+    with tqdm(inputs.items(), unit="case", disable=None) as bar:
+        for case, source in bar:
+            bar.set_description(case)
+            try:
+                if continue_prediction and _is_complete(case, source, outputs[case], job):
+                    summary.kept[case] = outputs[case]
+                    continue
+                predict_file(case, source, outputs[case], job)
+                summary.written[case] = outputs[case]
+            except ArenaError as error:
+                if len(inputs) == 1:
+                    raise type(error)(f"{case}: {error}" if case not in str(error) else str(error)) from None
+                logger.error("%s: not predicted: %s", case, error)
+                failed[case] = error
+    if failed:
+        raise DatasetError(f"{len(failed)} of {len(inputs)} cases not predicted: " + "; ".join(f"{case}: {error}" for case, error in failed.items()))
+    return summary
+
+
+def _is_complete(case: str, source: Path, output: Path, job: Job) -> bool:
+    """Whether everything asked for is there and whole: files are read, not just looked at."""
+    extra = job.extra
+    wanted = [(True, output), (extra.save_preprocessed, masks_file(job.folder, case)), (extra.previews, job.preview(case))]
+    if not all(path.is_file() for needed, path in wanted if needed):
+        return False
+    try:
+        check_same_grid(case, read_geometry(source), read_segmentation(output).geometry, output)
+        if extra.save_probabilities:
+            ProbabilityFile(job.probabilities(case))
+    except (ImageError, DatasetError) as error:
+        logger.info("%s: predicted again: %s", case, error)
+        return False
+    return True
+
+
+def predict_file(case: str, source: Path, output: Path, job: Job) -> None:
+    """One CT file to its segmentation and what else is asked for. The segmentation is written last: it marks the case as done."""
+    with stage("read"):
+        image = read_image(source)
+    segmentation, masks, grid = _predict_image(case, image, job)
+    labels = job.setup.labels
+    if job.extra.postprocess:
+        with stage("postprocess"):
+            removed = postprocess_segmentation_(segmentation, labels, job.setup.keep_largest)
+        logger.debug("%s: voxels outside the largest component, removed: %s", case, removed)
+    with stage("write"):
+        if job.extra.save_preprocessed:
+            write_masks(masks_file(job.folder, case), masks, grid)
+        if job.extra.previews:
+            colours = {name: (label, job.label_map.colours_rgb[name]) for name, label in labels.items()}
+            write_preview(job.preview(case), case, image, segmentation, colours, job.setup.settings.scheme.window_hu)
+        job.label_map.write(job.folder)
+        write_segmentation(output, segmentation, image.geometry, labels)
+    _report(case, segmentation, image.geometry, labels)
+
+
+def _predict_image(case: str, image: Image, job: Job) -> tuple[np.ndarray, dict[str, np.ndarray], GridMap]:
+    """Segmentation on the native grid, masks on the preprocessed one (where asked for); the file of probabilities on the way."""
+    setup, masks = job.setup, dict[str, np.ndarray]()
+    with ExitStack() as stack, stage("predict"):
+        keep = None
+        if job.extra.save_probabilities:
+            description = Description(labels=setup.labels, activation=setup.tasks[0].activation, threshold=setup.settings.threshold)
+            keep = stack.enter_context(write_probabilities(job.probabilities(case), description)).add
+        extras = Extras(keep, masks.__setitem__ if job.extra.save_preprocessed else None)
+        prediction = predict_case(image, setup.tasks, setup.settings, extras)
+    return prediction.segmentation, masks, prediction.grid
+
+
+def _report(case: str, segmentation: np.ndarray, geometry: Geometry, labels: dict[str, int]) -> None:
+    counts = np.bincount(segmentation.ravel(order="K"), minlength=max(labels.values()) + 1)
+    found = ", ".join(f"{name} {counts[label] * geometry.voxel_volume_ml:.1f} ml" for name, label in labels.items() if counts[label])
+    absent = ", ".join(name for name, label in labels.items() if not counts[label])
+    logger.info("%s: %s%s", case, found or "nothing found", f"; not found: {absent}" if absent and found else "")

@@ -1,0 +1,132 @@
+"""What predicts: an adapted model's folds, or a foundation as it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from arena_pipeline.errors import FoundationError, UnknownStructure
+from arena_pipeline.foundations import FoundationPreset, Scheme, choose_foundation, load_preset, weights_file
+from arena_pipeline.io.dataset import DatasetJson
+from arena_pipeline.model.adapted import AdaptedNetwork
+from arena_pipeline.model.adapter import read_adapter
+from arena_pipeline.planning import InferencePlan
+from arena_pipeline.predict.case import CaseSettings, Network, Task
+from arena_pipeline.predict.models import AdaptedModel, AdaptedTask
+from arena_pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+ZERO_SHOT_INFERENCE = InferencePlan(window_batch=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """All that prediction needs but the volumes.
+
+    Attributes:
+        labels: structure -> integer in the written segmentations.
+        keep_largest: structure -> whether only its largest component stays.
+        source: in words, for labels.json.
+    """
+
+    tasks: tuple[Task, ...]
+    settings: CaseSettings
+    labels: dict[str, int]
+    keep_largest: dict[str, bool]
+    source: dict[str, str]
+
+
+def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspace: Workspace, device: torch.device) -> Setup:
+    """The folds of every task of `model`, on one network in memory; of a multi-class task only `structures` are written."""
+    preset = load_preset(model.foundation)
+    network = AdaptedNetwork(preset, weights_file(preset, workspace.installed_foundation(preset.name)), device)
+    tasks = tuple(_adapted_task(task, structures, network) for task in model.tasks)
+    folds = {f"folds of {task.record.task}": " ".join(map(str, task.folds)) for task in model.tasks}
+    source = {"model": str(model.path), "foundation": preset.name, "licence": preset.licence} | folds
+    keep = {name: flag for task in model.tasks for name, flag in model.keep_largest.items() if name in task.record.structures}
+    return Setup(tasks, _settings(model.scheme, model.inference, model.export_workers, device), _labels(tasks), keep, source)
+
+
+def _adapted_task(task: AdaptedTask, structures: Sequence[str] | None, network: AdaptedNetwork) -> Task:
+    record = task.record
+    first = 1 if record.activation == "softmax" else 0
+    channels = {name: channel for channel, name in enumerate(record.structures, start=first)}
+    written = {name: label for name, label in record.structures.items() if structures is None or name in structures}
+    others = {name: channel for name, channel in channels.items() if name not in written}
+    networks = tuple(_ready(network, folder) for folder in task.folds.values())
+    return Task(record.task, written, channels, record.activation, networks, others)
+
+
+def _ready(network: AdaptedNetwork, folder: Path) -> Callable[[], Network]:
+    return lambda: network.select(read_adapter(folder))
+
+
+def zero_shot_setup(
+    structures: Sequence[str], workspace: Workspace, foundation: str | None, dataset: DatasetJson | None, device: torch.device
+) -> Setup:
+    """The pre-trained head as it is.
+
+    With a softmax head every channel takes part in the argmax, and `structures` are written; with a sigmoid head only
+    their channels are computed. Integers are `dataset`'s where one is given, else 1, 2, ... in the order asked for.
+
+    Raises:
+        FoundationError: the foundation has no head that could be used without adapting.
+        UnknownStructure: it was not pre-trained on one of them, or the dataset has no such label.
+    """
+    name, reason = (foundation, "named") if foundation is not None else choose_foundation(workspace.foundations)
+    preset = load_preset(name)
+    logger.info("zero-shot with foundation %s (%s)", name, reason)
+    _check_zero_shot(preset, structures)
+    if dataset is not None:
+        dataset.require_structures(list(structures))
+    numbers = dataset.structures if dataset is not None else {one: number for number, one in enumerate(structures, start=1)}
+    network = AdaptedNetwork(preset, weights_file(preset, workspace.installed_foundation(name)), device)
+    task = _zero_shot_task(preset, {one: numbers[one] for one in structures}, network)
+    source = {"model": "zero-shot", "foundation": name, "licence": preset.licence}
+    return Setup((task,), _settings(preset.scheme, ZERO_SHOT_INFERENCE, 1, device), _labels((task,)), {}, source)
+
+
+def _check_zero_shot(preset: FoundationPreset, structures: Sequence[str]) -> None:
+    if preset.head == "none":
+        raise FoundationError(
+            f"foundation {preset.name} has no linear head of its own, so it can't predict without adaptation; "
+            f"adapt it (arena_adapt -d NUMBER -shots 5 -foundation {preset.name}), or name another -foundation"
+        )
+    unknown = [one for one in structures if one not in preset.structures]
+    if unknown:
+        raise UnknownStructure(
+            f"foundation {preset.name} was not pre-trained on {', '.join(unknown)}, so zero-shot can't find it; "
+            f"it knows: {', '.join(preset.structures)}. A new structure needs labelled scans and arena_adapt"
+        )
+
+
+def _zero_shot_task(preset: FoundationPreset, labels: dict[str, int], network: AdaptedNetwork) -> Task:
+    if preset.head == "softmax":
+        others = {name: channel for name, channel in preset.structures.items() if name not in labels}
+        return Task("zero_shot", labels, dict(preset.structures), "softmax", (lambda: network.select(None),), others)
+    rows = [preset.structures[name] for name in labels]
+    channels = {name: number for number, name in enumerate(labels)}
+    return Task("zero_shot", labels, channels, "sigmoid", (lambda: _only(network.select(None), rows),))
+
+
+def _only(network: Network, rows: list[int]) -> Network:
+    """The network with these output channels alone: 29 maps of a whole body do not fit everywhere."""
+
+    def run(patches: Tensor) -> Tensor:
+        return network(patches)[:, rows]
+
+    return run
+
+
+def _labels(tasks: Sequence[Task]) -> dict[str, int]:
+    return dict(sorted((item for task in tasks for item in task.structures.items()), key=lambda item: item[1]))
+
+
+def _settings(scheme: Scheme, inference: InferencePlan, workers: int, device: torch.device) -> CaseSettings:
+    return CaseSettings(scheme, device, inference.overlap, inference.window_batch, inference.threshold, workers)

@@ -1,0 +1,88 @@
+"""arena_preprocess: the cases that the plans need, once, into the stored format."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arena_pipeline.errors import PlansError
+from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.planning import Plans
+from arena_pipeline.preprocess.dataset import preprocess_dataset
+from arena_pipeline.records import stage
+from arena_pipeline.stages.selection import planned_foundation
+from arena_pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """What preprocessing one dataset gave.
+
+    Attributes:
+        folder: of the stored cases.
+        cases: all that the plans need; each is stored now.
+        written: those of them that were not there yet, or not in this scheme, or from other files.
+    """
+
+    folder: Path
+    cases: tuple[str, ...]
+    written: tuple[str, ...]
+
+
+def preprocess(
+    dataset_ids: Sequence[int],
+    workspace: Workspace,
+    foundation: str | None = None,
+    workers: int | None = None,
+    clean: bool = False,
+) -> list[Preprocessed]:
+    """Preprocesses, for every dataset, the candidates of all planned tasks. Uses plans.json as it stands, edited or not.
+
+    Args:
+        foundation: whose plans to follow; None: the most preferred one that the dataset has plans for.
+        workers: processes; None: as planned.
+        clean: delete what is stored and start anew; without it only missing and outdated cases are done.
+
+    Raises:
+        ArenaError: no plans, a planned case that is not in imagesTr any more, or a case that can't be preprocessed.
+    """
+    names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
+    done = []
+    for name in names:
+        chosen = planned_foundation(workspace, name, foundation)
+        path = workspace.plans(name, chosen)
+        plans = Plans.read(path)
+        raw = RawDataset.open(workspace.raw_dataset(name))
+        cases = needed_cases(plans, raw, path)
+        folder = workspace.cases(name, chosen)
+        if clean and folder.exists():
+            logger.info("%s: deleting what was preprocessed for %s", name, chosen)
+            shutil.rmtree(folder)
+        processes = workers or plans.workers.preprocess
+        with stage("preprocess"):
+            # A single worker works in this process: a second one would only have to be started.
+            written = preprocess_dataset(raw, plans.scheme, folder, processes if processes > 1 else 0, cases)
+        done.append(Preprocessed(folder, cases, tuple(written)))
+    return done
+
+
+def needed_cases(plans: Plans, raw: RawDataset, path: Path) -> tuple[str, ...]:
+    """Every case that some task may draw, sorted.
+
+    Raises:
+        PlansError: one of them is not in imagesTr.
+    """
+    needed = {case for task in plans.tasks for case in task.candidates}
+    missing = sorted(needed - set(raw.training))
+    if missing:
+        others = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise PlansError(
+            f"{path}: candidates has {', '.join(missing[:5])}{others}, expected cases of {raw.folder / 'imagesTr'}; "
+            f"put them back, take them out of the plans, or run arena_plan_and_preprocess again"
+        )
+    return tuple(sorted(needed))

@@ -1,0 +1,24 @@
+"""Which foundation a command means when several are possible."""
+
+from __future__ import annotations
+
+from arena_pipeline.errors import PlansError
+from arena_pipeline.foundations import load_preset
+from arena_pipeline.workspace import Workspace
+
+
+def planned_foundation(workspace: Workspace, dataset_name: str, foundation: str | None) -> str:
+    """The foundation named, else the most preferred one that the dataset has plans for.
+
+    Raises:
+        PlansError: there are no such plans; says what to run.
+    """
+    folder = workspace.preprocessed_dataset(dataset_name)
+    planned = sorted(path.parent.name for path in folder.glob("*/plans.json")) if folder.is_dir() else []
+    number = int(dataset_name[7:10])
+    if foundation is not None and foundation not in planned:
+        load_preset(foundation)  # an unknown name lists the known ones
+        raise PlansError(f"{dataset_name} has no plans for {foundation} (it has: {', '.join(planned) or 'none'}); run arena_plan_and_preprocess -d {number} -foundation {foundation}")
+    if not planned:
+        raise PlansError(f"{dataset_name} has no plans; run arena_plan_and_preprocess -d {number}")
+    return foundation or max(planned, key=lambda name: load_preset(name).preference)

@@ -1,0 +1,109 @@
+"""The workspace: the one place where every path is spelled.
+
+    workspace/
+      raw/Dataset101_Name/            imagesTr labelsTr imagesTs labelsTs dataset.json
+      preprocessed/Dataset101_Name/   dataset_fingerprint.json, per foundation: plans.json and the cases
+      results/Dataset101_Name/        per foundation, method and shots: the adapters of every task and fold
+      foundations/NAME/               weights.safetensors foundation.json
+      logs/                           one log and one JSON record per command run
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from arena_pipeline.errors import DatasetError
+
+ENVIRONMENT_VARIABLE = "ARENA_WORKSPACE"
+DEFAULT_FOLDER = "arena_workspace"
+DATASET_FOLDER = re.compile(r"Dataset(\d{3})_([A-Za-z0-9_-]+)")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths below one root folder. Nothing is created until it is written."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, folder: str | Path | None = None) -> Workspace:
+        """The workspace that a command uses: `folder`, else $ARENA_WORKSPACE, else ./arena_workspace."""
+        return cls(Path(folder or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_FOLDER).absolute())
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw"
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "preprocessed"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    @property
+    def foundations(self) -> Path:
+        return self.root / "foundations"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def dataset_names(self) -> list[str]:
+        """Folder names of the raw datasets there are, sorted."""
+        if not self.raw.is_dir():
+            return []
+        return sorted(p.name for p in self.raw.iterdir() if p.is_dir() and DATASET_FOLDER.fullmatch(p.name))
+
+    def dataset_name(self, dataset_id: int) -> str:
+        """Folder name of the dataset with this number.
+
+        Raises:
+            DatasetError: none or several have it.
+        """
+        found = [name for name in self.dataset_names() if int(name[7:10]) == dataset_id]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise DatasetError(f"dataset {dataset_id}: {len(found)} folders in {self.raw} have this number ({', '.join(found)}); rename all but one")
+        known = ", ".join(self.dataset_names()) or "none"
+        raise DatasetError(
+            f"dataset {dataset_id}: no folder Dataset{dataset_id:03d}_NAME in {self.raw} (there: {known}); "
+            f"convert one with arena_convert_totalsegmentator or arena_convert_flare22, copy an nnU-Net raw dataset there, or name another workspace with -w"
+        )
+
+    def raw_dataset(self, dataset_name: str) -> Path:
+        return self.raw / dataset_name
+
+    def preprocessed_dataset(self, dataset_name: str) -> Path:
+        return self.preprocessed / dataset_name
+
+    def fingerprint(self, dataset_name: str) -> Path:
+        return self.preprocessed_dataset(dataset_name) / "dataset_fingerprint.json"
+
+    def foundation_data(self, dataset_name: str, foundation: str) -> Path:
+        """The folder of one dataset preprocessed for one foundation."""
+        return self.preprocessed_dataset(dataset_name) / foundation
+
+    def plans(self, dataset_name: str, foundation: str) -> Path:
+        return self.foundation_data(dataset_name, foundation) / "plans.json"
+
+    def cases(self, dataset_name: str, foundation: str) -> Path:
+        """The folder of the stored preprocessed cases."""
+        return self.foundation_data(dataset_name, foundation) / "cases"
+
+    def model(self, dataset_name: str, foundation: str, method: str, shots: int) -> Path:
+        """The folder that arena_predict calls a model: plans and, per task and fold, an adapter."""
+        return self.results / dataset_name / foundation / f"{method}_{shots}shots"
+
+    def installed_foundation(self, foundation: str) -> Path:
+        return self.foundations / foundation
+
+
+def fold_folder(model: Path, task: str, fold: int) -> Path:
+    """The folder of one fold of one task inside a model folder."""
+    return model / task / f"fold_{fold}"

@@ -1,0 +1,177 @@
+"""A raw TotalSegmentator folder as it is found: its release (v1 or v2), subjects, masks and published split. Nothing is written here.
+
+ROOT/meta.csv   ROOT/sXXXX/ct.nii.gz   ROOT/sXXXX/segmentations/STRUCTURE.nii.gz
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from arena_pipeline.errors import DatasetError, UnknownStructure
+from arena_pipeline.io.facts import load_fact
+
+logger = logging.getLogger(__name__)
+
+Version = Literal["v1", "v2"]
+V2_COLUMNS = {"manufacturer", "scanner_model", "kvp", "pathology", "pathology_location"}
+SPLITS = ("train", "val", "test")
+ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One sXXXX folder.
+
+    Attributes:
+        masks: structure -> file, whatever its name; a structure without a file is not annotated.
+    """
+
+    identifier: str
+    image: Path
+    masks: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class RawTotalSegmentator:
+    """The folder.
+
+    Attributes:
+        version: whose list of classes holds; masks of the other release are not mixed in.
+        version_reason: what told it.
+        split: subject -> train, val or test, from meta.csv; None without meta.csv.
+    """
+
+    root: Path
+    version: Version
+    version_reason: str
+    subjects: dict[str, Subject]
+    split: dict[str, str] | None
+
+    @classmethod
+    def open(cls, root: Path) -> RawTotalSegmentator:
+        """Raises DatasetError: no subjects, or a meta.csv that is not the dataset's or contradicts the masks."""
+        subjects = _find_subjects(root)
+        columns, split = _read_meta(root / "meta.csv")
+        version, reason = _detect_version(root, subjects, columns)
+        return cls(root, version, reason, subjects, split)
+
+    @property
+    def classes(self) -> list[str]:
+        """The release's structures, in its class file's order."""
+        return class_list(self.version)
+
+    def choose_structures(self, names: Sequence[str] | None, among: Sequence[str] | None = None) -> list[str]:
+        """The structures to convert, in the class file's order.
+
+        Args:
+            names: those asked for; None means all that have a mask file.
+            among: the default is restricted to these.
+
+        Raises:
+            UnknownStructure: a name the release doesn't have, with the list of those it has.
+            DatasetError: no subject has a mask of it.
+        """
+        there = {name for subject in self.subjects.values() for name in subject.masks}
+        if names is None:
+            return [name for name in self.classes if name in there and (among is None or name in among)]
+        unknown = [name for name in names if name not in self.classes]
+        if unknown:
+            other = [name for name in unknown if name in class_list(_other(self.version))]
+            hint = f" ({', '.join(other)}: only in {_other(self.version)}, this folder is {self.version})" if other else ""
+            raise UnknownStructure(f"unknown structure {', '.join(unknown)}{hint}; TotalSegmentator {self.version} has: {', '.join(self.classes)}")
+        missing = [name for name in names if name not in there]
+        if missing:
+            raise DatasetError(
+                f"{', '.join(missing)}: no subject in {self.root} has the mask segmentations/{missing[0]}{ENDING}; choose among those it has"
+            )
+        return [name for name in self.classes if name in names]
+
+    def belongs_to_other_version(self, subject: Subject) -> list[str]:
+        """Masks that show a subject to be of the other release: it has such, and none of this release's own."""
+        own, other = _telling_masks(subject, self.version), _telling_masks(subject, _other(self.version))
+        return other if other and not own else []
+
+    def defects(self) -> dict[str, str]:
+        """The known defective subjects that are in this folder, with what is wrong."""
+        return {case: text for case, text in load_fact("totalsegmentator_defects")[self.version].items() if case in self.subjects}
+
+
+def class_list(version: Version) -> list[str]:
+    """The structures of a release, in its class file's order."""
+    return list(load_fact("totalsegmentator_classes")[version])
+
+
+def _other(version: Version) -> Version:
+    return "v2" if version == "v1" else "v1"
+
+
+def _telling_masks(subject: Subject, version: Version) -> list[str]:
+    """Masks whose names only this release has."""
+    only = set(class_list(version)) - set(class_list(_other(version)))
+    return sorted(only & set(subject.masks))
+
+
+def _find_subjects(root: Path) -> dict[str, Subject]:
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder; give TotalSegmentator's folder with sXXXX/ct{ENDING}")
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and ((p / f"ct{ENDING}").exists() or (p / "segmentations").is_dir()))
+    if not folders:
+        inner = sorted({str(p.parent.parent) for p in root.glob(f"*/*/ct{ENDING}")})
+        hint = f"; perhaps you mean -i {inner[0]}" if inner else ""
+        raise DatasetError(f"{root}: no subject sXXXX/ct{ENDING} in it{hint}")
+    subjects = {}
+    for folder in folders:
+        masks = {p.name[: -len(ENDING)]: p for p in sorted((folder / "segmentations").glob(f"[!.]*{ENDING}"))}
+        subjects[folder.name] = Subject(folder.name, folder / f"ct{ENDING}", masks)
+    return subjects
+
+
+def _read_meta(path: Path) -> tuple[set[str], dict[str, str] | None]:
+    """The columns of meta.csv, and the split of each subject."""
+    if not path.is_file():
+        return set(), None
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=";")
+            columns, rows = set(reader.fieldnames or ()), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path}: not a readable table ({error}); take the dataset's own meta.csv again") from None
+    if not {"image_id", "split"} <= columns:
+        raise DatasetError(
+            f"{path}: expected columns image_id and split, separated by ';', found {', '.join(sorted(columns)) or 'none'}; "
+            f"take the dataset's own meta.csv, or move it away (every subject is a training case then)"
+        )
+    odd = [row["image_id"] for row in rows if row["split"] not in SPLITS]
+    if odd:
+        raise DatasetError(f"{path}: split of {', '.join(odd[:5])} is none of {', '.join(SPLITS)}; fill it in")
+    return columns, {row["image_id"]: row["split"] for row in rows}
+
+
+def _detect_version(root: Path, subjects: dict[str, Subject], columns: set[str]) -> tuple[Version, str]:
+    telling: Counter[Version] = Counter()
+    for subject in subjects.values():
+        v1, v2 = len(_telling_masks(subject, "v1")), len(_telling_masks(subject, "v2"))
+        if v1 != v2:
+            telling["v1" if v1 > v2 else "v2"] += 1
+    by_masks: Version | None = telling.most_common(1)[0][0] if telling and telling["v1"] != telling["v2"] else None
+    by_meta: Version | None = ("v2" if columns & V2_COLUMNS else "v1") if columns else None
+    if by_meta and by_masks and by_meta != by_masks:
+        raise DatasetError(
+            f"{root}: meta.csv has the columns of {by_meta}, but the masks of {telling[by_masks]} subjects have names of {by_masks}; "
+            f"the releases can't be mixed (CT and mask sizes differ): put meta.csv, CTs and masks of one release together"
+        )
+    if by_masks:
+        return by_masks, f"mask names of {telling[by_masks]} subjects" + (" and the columns of meta.csv" if by_meta else "")
+    if by_meta:
+        return by_meta, "the columns of meta.csv"
+    if telling:
+        raise DatasetError(
+            f"{root}: as many subjects have masks of v1 as of v2 ({telling['v1']} each), and no meta.csv tells; convert the releases apart"
+        )
+    return "v1", "no mask name and no meta.csv tells the releases apart; the names here mean the same in both"

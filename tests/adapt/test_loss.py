@@ -1,0 +1,36 @@
+"""Soft Dice, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from arena_pipeline.adapt.loss import soft_dice_loss, task_loss
+
+
+def test_soft_dice_by_hand() -> None:
+    probabilities = torch.tensor([1.0, 0.5, 0.0, 0.0]).reshape(1, 1, 1, 2, 2)
+    target = torch.tensor([1.0, 0.0, 1.0, 0.0]).reshape(1, 1, 1, 2, 2)
+    assert soft_dice_loss(probabilities, target).item() == pytest.approx(1 - (2 * 1 + 1) / (1.5 + 2 + 1))
+
+
+def test_loss_is_a_mean_over_samples_and_channels() -> None:
+    perfect, empty = torch.ones(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2)
+    both = soft_dice_loss(torch.cat((perfect, empty)), torch.cat((perfect, perfect)))
+    assert both.item() == pytest.approx((0 + (1 - 1 / 9)) / 2)
+
+
+def test_an_absent_structure_predicted_absent_costs_nothing() -> None:
+    assert soft_dice_loss(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2)).item() == 0
+
+
+def test_background_counts_in_a_multiclass_task() -> None:
+    logits = torch.zeros(1, 2, 1, 1, 2)
+    segmentation = torch.tensor([0, 1]).reshape(1, 1, 1, 2)
+    # each of both channels: p = 0.5 everywhere, one true voxel: 1 - (2 * 0.5 + 1) / (1 + 1 + 1)
+    assert task_loss(logits, segmentation).item() == pytest.approx(1 / 3)
+
+
+def test_binary_task_uses_the_sigmoid() -> None:
+    logits = torch.tensor([100.0, -100.0]).reshape(1, 1, 1, 1, 2)
+    assert task_loss(logits, torch.tensor([1, 0]).reshape(1, 1, 1, 2)).item() == pytest.approx(0, abs=1e-6)

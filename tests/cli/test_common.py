@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from arena_pipeline import records
+from arena_pipeline.cli import common
+from arena_pipeline.errors import DatasetError
+from arena_pipeline.workspace import ENVIRONMENT_VARIABLE, Workspace
+
+logger = logging.getLogger("arena_pipeline.tests")
+
+
+def _arguments(workspace: Workspace, *words: str) -> argparse.Namespace:
+    options = common.parser("A command of the tests.")
+    common.add_device(options)
+    return options.parse_args(["-w", str(workspace.root), *words])
+
+
+def _only_record(workspace: Workspace) -> dict:
+    (path,) = workspace.logs.glob("*.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_success_leaves_a_log_and_a_record_beside_each_other(workspace: Workspace) -> None:
+    def work(args: argparse.Namespace) -> None:
+        workspace.root.mkdir()
+        with records.stage("work"):
+            logger.info("case_0: done")
+
+    assert common.run(work, _arguments(workspace), "arena_test") == 0
+    record = _only_record(workspace)
+    assert record["command"] == "arena_test"
+    assert record["arguments"]["device"] == "auto"
+    assert set(record["stages"]) == {"work"}
+    assert record["stages"]["work"]["peak_memory_bytes"] > 0
+    (log,) = workspace.logs.glob("*.log")
+    (written,) = workspace.logs.glob("*.json")
+    assert log.stem == written.stem and log.stem.endswith("_arena_test")
+    assert "case_0: done" in log.read_text(encoding="utf-8")
+
+
+def test_a_user_error_is_one_line_and_status_2(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(args: argparse.Namespace) -> None:
+        raise DatasetError("s0001: no label;\nadd one")
+
+    workspace.root.mkdir()
+    assert common.run(work, _arguments(workspace), "arena_test") == 2
+    assert capsys.readouterr().err == "error: s0001: no label; add one\n"
+    record = _only_record(workspace)
+    assert record["exit_status"] == 2
+    assert record["error"].startswith("DatasetError: s0001")
+
+
+def test_a_file_that_the_system_refuses_is_a_user_error(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = workspace.root / "missing.nii.gz"
+    assert common.run(lambda args: missing.read_text() and None, _arguments(workspace), "arena_test") == 2
+    assert str(missing) in capsys.readouterr().err
+
+
+def test_an_interrupt_is_130(workspace: Workspace) -> None:
+    def work(args: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
+
+    workspace.root.mkdir()
+    assert common.run(work, _arguments(workspace), "arena_test") == 130
+    assert _only_record(workspace)["exit_status"] == 130
+
+
+def test_a_fault_in_the_program_leaves_with_its_traceback_and_is_recorded(workspace: Workspace) -> None:
+    def work(args: argparse.Namespace) -> None:
+        raise ZeroDivisionError("by zero")
+
+    workspace.root.mkdir()
+    with pytest.raises(ZeroDivisionError):
+        common.run(work, _arguments(workspace), "arena_test")
+    assert _only_record(workspace)["exit_status"] == 1
+    (log,) = workspace.logs.glob("*.log")
+    assert "Traceback" in log.read_text(encoding="utf-8")
+
+
+def test_the_status_that_a_command_returns_is_the_exit_status(workspace: Workspace) -> None:
+    assert common.run(lambda args: 3, _arguments(workspace), "arena_test") == 3
+
+
+def test_a_workspace_that_is_not_there_is_not_made(workspace: Workspace) -> None:
+    def work(args: argparse.Namespace) -> None:
+        logger.info("nothing to do")
+
+    assert common.run(work, _arguments(workspace), "arena_test") == 0
+    assert not workspace.root.exists()
+
+
+def test_lines_logged_before_the_workspace_exists_are_kept(workspace: Workspace) -> None:
+    def work(args: argparse.Namespace) -> None:
+        logger.info("first")
+        workspace.root.mkdir()
+        logger.info("second")
+
+    common.run(work, _arguments(workspace), "arena_test")
+    (log,) = workspace.logs.glob("*.log")
+    text = log.read_text(encoding="utf-8")
+    assert text.index("first") < text.index("second")
+
+
+def test_a_command_without_a_workspace_writes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert common.run(lambda args: None, common.parser("No workspace.", workspace=False).parse_args([]), "arena_test") == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_handlers_are_gone_after_a_run(workspace: Workspace) -> None:
+    before = list(logging.getLogger("arena_pipeline").handlers)
+    common.run(lambda args: None, _arguments(workspace), "arena_test")
+    assert logging.getLogger("arena_pipeline").handlers == before
+
+
+@pytest.mark.parametrize(("words", "shown"), [((), False), (("--verbose",), True)])
+def test_details_are_shown_when_asked_for(workspace: Workspace, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], shown: bool) -> None:
+    def work(args: argparse.Namespace) -> None:
+        logger.debug("a detail")
+        logger.warning("s0001: looks odd")
+
+    common.run(work, _arguments(workspace, *words), "arena_test")
+    text = capsys.readouterr().err
+    assert ("a detail" in text) is shown
+    assert "warning: s0001: looks odd" in text
+
+
+@pytest.mark.parametrize("words", [["--unknown"], ["--verb"], ["-device"], ["stray"]])
+def test_what_the_parser_does_not_know_is_status_2(words: list[str]) -> None:
+    options = common.parser("A command of the tests.")
+    common.add_device(options)
+    with pytest.raises(SystemExit) as stop:
+        options.parse_args(words)
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
+def test_counts_are_whole_numbers_from_1(text: str) -> None:
+    options = common.parser("A command of the tests.")
+    common.add_workers(options)
+    with pytest.raises(SystemExit) as stop:
+        options.parse_args([f"-np={text}"])
+    assert stop.value.code == 2
+
+
+def test_the_workspace_is_the_one_named_then_the_environments_then_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = common.parser("A command of the tests.")
+    monkeypatch.chdir(tmp_path)
+    assert options.parse_args([]).workspace.root == tmp_path / "arena_workspace"
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "other"))
+    assert options.parse_args([]).workspace.root == tmp_path / "other"
+    assert options.parse_args(["-w", str(tmp_path / "named")]).workspace.root == tmp_path / "named"

@@ -1,0 +1,87 @@
+"""Fixtures that the tests share: small real files, never mocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several test processes share the cores: threads inside each would only fight. Set before numpy and torch load.
+    for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(_variable, "1")
+
+import nibabel
+import numpy as np
+import pytest
+
+from arena_pipeline.io.dataset import DatasetJson
+from arena_pipeline.workspace import ENVIRONMENT_VARIABLE, Workspace
+
+REAL_DATA_VARIABLE = "ARENA_TEST_DATA"
+
+
+@pytest.fixture(autouse=True)
+def _no_outer_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workspace of the person running the tests must not be found by them."""
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A workspace in a path with a space, not made yet."""
+    return Workspace(tmp_path / "my workspace")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20250721)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real CTs ($ARENA_TEST_DATA, else ../shared/data beside the checkout); skips where there is none."""
+    folder = Path(os.environ.get(REAL_DATA_VARIABLE) or Path(__file__).resolve().parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real CTs at {folder}; name their folder in ${REAL_DATA_VARIABLE}")
+    return folder
+
+
+@pytest.fixture
+def write_nifti() -> Callable[..., Path]:
+    """write_nifti(path, array (x, y, z), spacing_mm or 4x4 affine): a .nii.gz file, its folder made."""
+
+    def write(path: Path, array: np.ndarray, spacing_mm: tuple[float, float, float] | np.ndarray = (1.5, 1.5, 1.5)) -> Path:
+        affine = np.diag([*spacing_mm, 1.0]) if np.ndim(spacing_mm) == 1 else np.asarray(spacing_mm)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(array, affine), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tiny_dataset(workspace: Workspace, write_nifti: Callable[..., Path], rng: np.random.Generator) -> Callable[..., Path]:
+    """tiny_dataset(dataset_id=901, cases=3, objective="binary", size=24): a raw dataset in the standard layout, with cubes in HU noise.
+
+    Cases case_0, case_1, ... in imagesTr/labelsTr and query_0 in imagesTs/labelsTs; labels liver = 1 (60 HU) and spleen = 2 (110 HU).
+    """
+
+    def make(dataset_id: int = 901, cases: int = 3, objective: str = "binary", size: int = 24) -> Path:
+        folder = workspace.raw / f"Dataset{dataset_id:03d}_Tiny"
+        names = [("Tr", f"case_{index}") for index in range(cases)] + [("Ts", "query_0")]
+        for part, name in names:
+            segmentation = np.zeros((size, size, size), np.uint8)
+            third = size // 3
+            segmentation[2:third, 3:third, 4:third] = 1
+            segmentation[-third:-2, -third:-3, -third:-4] = 2
+            image = rng.normal(-20, 10, segmentation.shape) + np.array([0, 80, 130])[segmentation]
+            write_nifti(folder / f"images{part}" / f"{name}_0000.nii.gz", image.astype(np.int16))
+            write_nifti(folder / f"labels{part}" / f"{name}.nii.gz", segmentation)
+        labels = {"background": 0, "liver": 1, "spleen": 2}
+        description = DatasetJson(channel_names={"0": "CT"}, labels=labels, numTraining=cases, file_ending=".nii.gz", objective=objective)
+        description.write(folder / "dataset.json")
+        return folder
+
+    return make

@@ -1,0 +1,305 @@
+"""TotalSegmentator folders, v1 and v2, whole and damaged, become valid datasets or clear errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+
+from arena_pipeline.cli.convert_totalsegmentator import main
+from arena_pipeline.errors import DatasetError, UnknownStructure
+from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.splits import published_split
+from arena_pipeline.workspace import Workspace
+from dataset_conversion.totalsegmentator import convert_totalsegmentator, merge_masks
+from dataset_conversion.totalsegmentator_raw import RawTotalSegmentator
+
+LEFT = (slice(0, 2), slice(0, 5), slice(0, 4))
+RIGHT = (slice(4, 6), slice(0, 5), slice(0, 4))
+
+
+def labels_of(path: Path) -> np.ndarray:
+    return np.asarray(nibabel.load(path).dataobj)
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "conversion_report.json").read_text())
+
+
+@pytest.fixture
+def v1_root(tmp_path: Path, raw_subject, write_meta) -> Path:
+    """Three v1 subjects; s0002 has no spleen mask (not annotated), s0001 an empty one (absent)."""
+    root = tmp_path / "raw v1"
+    raw_subject(root, "s0001", {"liver": LEFT, "spleen": None, "heart_myocardium": RIGHT})
+    raw_subject(root, "s0002", {"liver": RIGHT})
+    raw_subject(root, "s0003", {"liver": LEFT, "spleen": RIGHT, "heart_myocardium": None})
+    write_meta(root, {"s0001": "train", "s0002": "val", "s0003": "test"})
+    return root
+
+
+def test_v1_to_the_standard_layout(v1_root: Path, workspace: Workspace) -> None:
+    folder = convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    assert folder == workspace.raw / "Dataset101_TotalSegmentator"
+    raw = RawDataset.open(folder)
+    assert (list(raw.training), list(raw.queries)) == (["s0001", "s0002"], ["s0003"])
+    assert raw.json.labels == {"background": 0, "spleen": 1, "liver": 2, "heart_myocardium": 3}  # the class file's order
+    assert (raw.json.objective, raw.json.numTraining, raw.json.source) == ("binary", 2, "TotalSegmentator v1")
+    expected = np.zeros((6, 5, 4), np.uint8)
+    expected[LEFT], expected[RIGHT] = 2, 3
+    np.testing.assert_array_equal(labels_of(raw.training["s0001"].segmentation), expected)
+
+
+def test_a_missing_mask_is_not_annotated_and_an_empty_one_is_absent(v1_root: Path, workspace: Workspace) -> None:
+    folder = convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    description = RawDataset.open(folder).json
+    assert description.annotated == {"s0002": ("liver",)}
+    assert report(folder)["voxels"] == {
+        "s0001": {"spleen": 0, "liver": 40, "heart_myocardium": 40},
+        "s0002": {"liver": 40},
+        "s0003": {"spleen": 40, "liver": 40, "heart_myocardium": 0},
+    }
+
+
+def test_cts_are_the_raw_files_and_labels_lie_on_their_grid(v1_root: Path, workspace: Workspace) -> None:
+    raw = RawDataset.open(convert_totalsegmentator(v1_root, workspace, 101, workers=1))
+    case = raw.training["s0001"]
+    assert case.image.read_bytes() == (v1_root / "s0001" / "ct.nii.gz").read_bytes()
+    np.testing.assert_array_equal(nibabel.load(case.image).affine, nibabel.load(case.segmentation).affine)
+    seen = [SimpleITK.ReadImage(str(path)) for path in (case.image, case.segmentation)]
+    assert seen[0].GetOrigin() == pytest.approx(seen[1].GetOrigin())
+    assert seen[0].GetDirection() == pytest.approx(seen[1].GetDirection())
+
+
+@pytest.mark.parametrize("damage", ["shear", "nan intercept", "not gzip"])
+def test_a_ct_that_some_reader_refuses_is_written_anew(damage: str, v1_root: Path, workspace: Workspace, write_nifti) -> None:
+    for path in (v1_root / "s0001").rglob("*.nii.gz"):
+        image = nibabel.load(path)
+        array, affine = np.asarray(image.dataobj), image.affine
+        if damage == "shear":
+            affine = affine @ np.array([[1, 0.05, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        changed = nibabel.Nifti1Image(array, affine)
+        if damage == "shear":
+            changed.set_qform(None, code=0)
+        nibabel.save(changed, path)
+        if damage == "nan intercept":
+            data = bytearray(changed.to_bytes())
+            data[112:120] = np.array([1.0, np.nan], "<f4").tobytes()  # scl_slope, scl_inter
+            path.with_suffix("").write_bytes(data)
+            path.with_suffix("").rename(path)
+        if damage == "not gzip":
+            path.write_bytes(changed.to_bytes())
+    raw = RawDataset.open(convert_totalsegmentator(v1_root, workspace, 101, workers=1))
+    for path in (raw.training["s0001"].image, raw.training["s0001"].segmentation):
+        nibabel.load(path).get_fdata()
+        SimpleITK.ReadImage(str(path))
+    np.testing.assert_array_equal(
+        labels_of(raw.training["s0001"].image), array if path.name == "ct.nii.gz" else labels_of(raw.training["s0001"].image)
+    )
+
+
+def test_v2_with_a_bom_and_its_own_classes(tmp_path: Path, raw_subject, write_meta, workspace: Workspace) -> None:
+    root = tmp_path / "v2"
+    raw_subject(root, "s0010", {"heart": LEFT, "aorta": RIGHT})
+    raw_subject(root, "s0011", {"aorta": LEFT})
+    write_meta(root, {"s0010": "train", "s0011": "test"}, v2=True, bom=True)
+    raw = RawDataset.open(convert_totalsegmentator(root, workspace, 103, name="V2", workers=1))
+    assert raw.json.labels == {"background": 0, "heart": 1, "aorta": 2}
+    assert raw.json.source == "TotalSegmentator v2"
+    assert (list(raw.training), list(raw.queries)) == (["s0010"], ["s0011"])
+
+
+@pytest.mark.parametrize(("name", "version"), [("heart_atrium_left", "v1"), ("atrial_appendage_left", "v2"), ("aorta", "v1")])
+def test_the_release_is_told_by_the_masks_where_there_is_no_meta(name: str, version: str, tmp_path: Path, raw_subject) -> None:
+    raw_subject(tmp_path / "raw", "s0001", {name: LEFT})
+    assert RawTotalSegmentator.open(tmp_path / "raw").version == version
+
+
+def test_meta_of_one_release_with_masks_of_the_other_is_refused(tmp_path: Path, raw_subject, write_meta, workspace: Workspace) -> None:
+    raw_subject(tmp_path / "raw", "s0001", {"heart_atrium_left": LEFT})
+    write_meta(tmp_path / "raw", {"s0001": "train"}, v2=True)
+    with pytest.raises(DatasetError, match=r"columns of v2, but the masks of 1 subjects have names of v1.*can't be mixed"):
+        convert_totalsegmentator(tmp_path / "raw", workspace, 101, workers=1)
+    assert not workspace.root.exists()
+
+
+def test_a_subject_of_the_other_release_fails_and_the_others_convert(v1_root: Path, raw_subject, workspace: Workspace) -> None:
+    raw_subject(v1_root, "s0004", {"heart": LEFT, "aorta": RIGHT})
+    with pytest.raises(DatasetError, match=r"s0004: has masks that TotalSegmentator v1 does not have \(heart\).*--exclude s0004"):
+        convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    assert list(RawDataset.open(workspace.raw / "Dataset101_TotalSegmentator").training) == ["s0001", "s0002"]
+
+
+def test_a_stray_mask_is_ignored_and_reported(
+    v1_root: Path, raw_subject, write_nifti, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_nifti(v1_root / "s0001" / "segmentations" / "heart.nii.gz", np.ones((6, 5, 4), np.uint8), np.eye(4))
+    with caplog.at_level(logging.WARNING):
+        folder = convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    assert "s0001: mask heart is not of TotalSegmentator v1 and is ignored" in caplog.text
+    assert report(folder)["ignored"] == {"s0001": ["mask heart: not a structure of TotalSegmentator v1"]}
+
+
+def test_unknown_structures_list_the_known_and_the_other_release(v1_root: Path, workspace: Workspace) -> None:
+    with pytest.raises(
+        UnknownStructure, match=r"heart, livr \(heart: only in v2, this folder is v1\); TotalSegmentator v1 has: spleen, kidney_right"
+    ):
+        convert_totalsegmentator(v1_root, workspace, 101, structures=["heart", "livr"], workers=1)
+    with pytest.raises(DatasetError, match="face: no subject"):
+        convert_totalsegmentator(v1_root, workspace, 101, structures=["face"], workers=1)
+
+
+def test_training_cases_without_any_chosen_structure_are_left_out(v1_root: Path, workspace: Workspace) -> None:
+    folder = convert_totalsegmentator(v1_root, workspace, 101, structures=["spleen"], workers=1)
+    assert list(RawDataset.open(folder).training) == ["s0001"]
+    assert report(folder)["left_out"] == {"s0002": "none of the chosen structures is annotated"}
+
+
+def test_overlaps_go_to_the_smaller_structure_and_are_counted() -> None:
+    # 10 voxels of a, 4 of b inside a, 2 of c of which one is in b (and a): a keeps 6, b 3, c 2.
+    indices = {"a": np.arange(10), "b": np.arange(6, 10), "c": np.array([9, 10])}
+    merged, overlaps = merge_masks(indices, {"a": 1, "b": 2, "c": 3}, (12, 1, 1))
+    assert merged.ravel().tolist() == [1] * 6 + [2] * 3 + [3] * 2 + [0]
+    assert [(o.kept_by, o.taken_from, o.voxels) for o in overlaps] == [("b", "a", 4), ("c", "b", 1)]
+
+
+def test_overlapping_masks_are_reported(tmp_path: Path, raw_subject, workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    raw_subject(tmp_path / "raw", "s0001", {"liver": (slice(0, 4), slice(None), slice(None)), "gallbladder": (slice(3, 5), slice(None), slice(None))})
+    with caplog.at_level(logging.WARNING):
+        folder = convert_totalsegmentator(tmp_path / "raw", workspace, 101, workers=1)
+    assert report(folder)["overlaps"] == {"s0001": [{"kept_by": "gallbladder", "taken_from": "liver", "voxels": 20}]}
+    assert "20 voxels in 1 cases belong to more than one mask" in caplog.text
+    assert "no meta.csv: every subject is taken as a training case" in caplog.text
+
+
+def test_a_mask_on_another_grid_is_named_and_nothing_of_its_case_stays(v1_root: Path, workspace: Workspace, write_nifti) -> None:
+    bad = write_nifti(v1_root / "s0002" / "segmentations" / "spleen.nii.gz", np.zeros((6, 5, 4), np.uint8), (1.5, 1.5, 3.0))
+    with pytest.raises(DatasetError, match=r"s0002: label grid differs from the CT: spacing .* in .*spleen\.nii\.gz.*--exclude s0002") as error:
+        convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    assert str(bad) in str(error.value)
+    folder = workspace.raw / "Dataset101_TotalSegmentator"
+    assert not [path for path in folder.rglob("*s0002*")]
+    assert list(RawDataset.open(folder).training) == ["s0001"]
+    convert_totalsegmentator(v1_root, workspace, 101, exclude=["s0002"], workers=1)
+    assert report(folder)["left_out"] == {"s0002": "excluded on request"}
+
+
+def test_a_mask_with_two_values_is_refused(v1_root: Path, workspace: Workspace, write_nifti) -> None:
+    affine = nibabel.load(v1_root / "s0001" / "ct.nii.gz").affine
+    write_nifti(v1_root / "s0001" / "segmentations" / "spleen.nii.gz", np.arange(120, dtype=np.uint8).reshape(6, 5, 4) % 3, affine)
+    with pytest.raises(DatasetError, match=r"s0001: values 1, 2 in .*spleen\.nii\.gz; expected 0 and one other value"):
+        convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+
+
+def test_a_truncated_ct_fails_by_name_but_a_known_defective_subject_is_left_out(
+    v1_root: Path, raw_subject, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = raw_subject(v1_root, "s0864", {"liver": LEFT}) / "ct.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:100])
+    with caplog.at_level(logging.WARNING):
+        folder = convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    assert "s0864: known to be defective (corrupt)" in caplog.text
+    assert "cut short or damaged" in report(folder)["left_out"]["s0864"]
+    other = v1_root / "s0001" / "ct.nii.gz"
+    other.write_bytes(other.read_bytes()[:100])
+    with pytest.raises(DatasetError, match=r"1 cases are not in .*s0001.ct\.nii\.gz: cut short or damaged"):
+        convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+
+
+def test_defective_subjects_are_converted_unless_excluded(v1_root: Path, raw_subject, workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    raw_subject(v1_root, "s1196", {"heart_myocardium": LEFT})
+    with caplog.at_level(logging.WARNING):
+        folder = convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    assert "s1196" in RawDataset.open(folder).training
+    assert "s1196: known to be defective (heart labelled in the abdomen); converted all the same" in caplog.text
+    folder = convert_totalsegmentator(v1_root, workspace, 101, exclude_defective=True, workers=1)
+    assert "s1196" not in RawDataset.open(folder).training
+    assert not list(folder.rglob("*s1196*"))
+
+
+def test_a_second_run_keeps_finished_cases_and_redoes_changed_or_damaged_ones(v1_root: Path, workspace: Workspace) -> None:
+    folder = convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    outputs = {path: path.stat().st_mtime_ns for path in sorted(folder.glob("labels*/*")) + sorted(folder.glob("conversion/*"))}
+    convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    assert {path: path.stat().st_mtime_ns for path in outputs} == outputs
+    (folder / "labelsTr" / "s0001.nii.gz").write_bytes(b"cut")
+    mask = v1_root / "s0002" / "segmentations" / "liver.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.ones((6, 5, 4), np.uint8), nibabel.load(mask).affine), mask)
+    convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    changed = sorted(path.name for path, time in outputs.items() if path.stat().st_mtime_ns != time)
+    assert changed == ["s0001.json", "s0001.nii.gz", "s0002.json", "s0002.nii.gz"]
+    assert labels_of(folder / "labelsTr" / "s0002.nii.gz").min() == 2
+
+
+def test_another_split_moves_cases(v1_root: Path, workspace: Workspace, write_meta) -> None:
+    convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    write_meta(v1_root, {"s0001": "test", "s0002": "train", "s0003": "train"})
+    raw = RawDataset.open(convert_totalsegmentator(v1_root, workspace, 101, workers=1))
+    assert (list(raw.training), list(raw.queries)) == (["s0002", "s0003"], ["s0001"])
+
+
+def test_files_of_somebody_else_are_not_touched(v1_root: Path, workspace: Workspace, write_nifti) -> None:
+    own = write_nifti(workspace.raw / "Dataset101_TotalSegmentator" / "imagesTr" / "mine_0000.nii.gz", np.zeros((3, 3, 3), np.int16))
+    with pytest.raises(DatasetError, match="mine_0000.nii.gz: not from this conversion"):
+        convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    assert own.exists()
+    with pytest.raises(DatasetError, match="has this number already"):
+        convert_totalsegmentator(v1_root, workspace, 101, name="Other", workers=1)
+
+
+def test_the_published_split_per_structure(tmp_path: Path, raw_subject, workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    aorta, gluteus = published_split("TotalSegmentator", "aorta"), published_split("TotalSegmentator", "gluteus_maximus_left")
+    root = tmp_path / "raw"
+    for case in (*aorta.train[:3], aorta.test[1], gluteus.train[0], gluteus.test[0]):
+        raw_subject(root, case, {"aorta": LEFT, "gluteus_maximus_left": RIGHT, "face": None})
+    raw_subject(root, "s9999", {"aorta": LEFT})
+    with caplog.at_level(logging.WARNING):
+        folder = convert_totalsegmentator(root, workspace, 101, split="published", workers=1)
+    raw = RawDataset.open(folder)
+    assert list(raw.json.structures) == ["aorta", "gluteus_maximus_left"]  # face has no published split
+    assert raw.json.split["aorta"].train == aorta.train[:3]  # in the file's order, not sorted
+    assert raw.json.split["aorta"].test == (aorta.test[1],)
+    assert raw.json.split["gluteus_maximus_left"].train == (gluteus.train[0],)
+    assert sorted(raw.training) == sorted((*aorta.train[:3], gluteus.train[0]))
+    assert sorted(raw.queries) == sorted((aorta.test[1], gluteus.test[0]))
+    assert "of the published split's subjects are not here" in caplog.text
+
+
+def test_a_meta_with_commas_or_an_odd_split_is_explained(v1_root: Path, workspace: Workspace) -> None:
+    text = (v1_root / "meta.csv").read_text()
+    (v1_root / "meta.csv").write_text(text.replace(";", ","))
+    with pytest.raises(DatasetError, match="expected columns image_id and split, separated by ';'"):
+        convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    (v1_root / "meta.csv").write_text(text.replace("val", "validation"))
+    with pytest.raises(DatasetError, match="split of s0002 is none of train, val, test"):
+        convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+
+
+def test_a_wrong_folder_gives_a_hint(v1_root: Path, workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="perhaps you mean -i .*raw v1"):
+        convert_totalsegmentator(v1_root.parent, workspace, 101, workers=1)
+    with pytest.raises(DatasetError, match="no such folder"):
+        convert_totalsegmentator(tmp_path / "nowhere", workspace, 101, workers=1)
+
+
+def test_the_command(v1_root: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["-i", str(v1_root), "-d", "101", "-n", "Mine", "--structures", "liver", "-w", str(workspace.root), "-np", "2"]
+    assert main(arguments) == 0
+    assert "next: arena_plan_and_preprocess -d 101" in capsys.readouterr().out
+    assert list(RawDataset.open(workspace.raw / "Dataset101_Mine").json.structures) == ["liver"]
+    assert main([*arguments[:-6], "--structures", "livr", "-w", str(workspace.root)]) == 2
+    assert "unknown structure livr" in capsys.readouterr().err
+
+
+def test_real_subjects(real_data: Path, workspace: Workspace) -> None:
+    folder = convert_totalsegmentator(real_data / "totalsegmentator_v1", workspace, 101, workers=1)
+    raw = RawDataset.open(folder)
+    assert (list(raw.training), list(raw.queries)) == (["s9001", "s9002"], ["s9003"])
+    assert raw.json.annotated == {"s9002": ("aorta", "vertebrae_T12"), "s9003": ("pulmonary_artery",)}
+    voxels = report(folder)["voxels"]
+    assert sum(count > 0 for count in voxels["s9001"].values()) == 59
+    assert voxels["s9001"]["esophagus"] == 0

@@ -1,0 +1,87 @@
+"""The network computes what MONAI's does, and what the published checkpoints were trained with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets import SwinUNETR
+from monai.networks.nets.swin_unetr import PatchMerging
+from torch import nn
+
+from arena_pipeline.foundations import Architecture
+from arena_pipeline.model.network import build_network, head
+from arena_pipeline.model.patch_merging import CurrentPatchMerging, PublishedPatchMerging
+
+
+def monai_network(window: int = 4, feature_size: int = 12) -> nn.Module:
+    torch.manual_seed(0)
+    return SwinUNETR(in_channels=1, out_channels=3, feature_size=feature_size, window_size=window, use_v2=False).eval()
+
+
+def architecture(patch_merging: str, window: int = 4) -> Architecture:
+    return Architecture(feature_size=12, window_size_voxels=(window,) * 3, out_channels=3, patch_merging=patch_merging)
+
+
+@pytest.mark.parametrize(("window", "shape"), [(4, (2, 1, 64, 32, 32)), (7, (1, 1, 64, 64, 32)), (2, (1, 1, 32, 32, 64))])
+def test_logits_and_gradients_are_monais(window: int, shape: tuple[int, ...]) -> None:
+    reference = monai_network(window)
+    network = build_network(architecture("monai_1.5", window))
+    network.load_state_dict(reference.state_dict())
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    expected, found = reference(image), network(image)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    expected.square().mean().backward()
+    found.square().mean().backward()
+    name = "swinViT.layers1.0.blocks.1.attn.qkv.weight"
+    torch.testing.assert_close(network.get_parameter(name).grad, reference.get_parameter(name).grad, atol=1e-5, rtol=1e-4)
+
+
+class StraightforwardOldMerging(nn.Module):
+    """MONAI <= 0.9.1's layer written out, from its description in the checkpoints' documentation."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(8 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(8 * dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        d0, d1 = x[:, 0::2], x[:, 1::2]
+        parts = [d0[:, :, 0::2, 0::2], d1[:, :, 0::2, 0::2], d0[:, :, 1::2, 0::2], d0[:, :, 0::2, 1::2]]
+        parts += [d1[:, :, 0::2, 1::2], d0[:, :, 1::2, 0::2], d0[:, :, 0::2, 1::2], d1[:, :, 1::2, 1::2]]
+        return self.reduction(self.norm(torch.cat(parts, -1)))
+
+
+def test_published_merging_is_the_old_order_exactly() -> None:
+    old, ours = StraightforwardOldMerging(12), PublishedPatchMerging(12)
+    ours.load_state_dict(old.state_dict())
+    tokens = torch.randn(2, 8, 6, 4, 12)
+    assert torch.equal(ours(tokens), old(tokens))
+
+
+def test_current_merging_is_monais_on_odd_grids_too() -> None:
+    monai, ours = PatchMerging(12), CurrentPatchMerging(12)
+    ours.load_state_dict(monai.state_dict())
+    tokens = torch.randn(1, 5, 6, 7, 12)
+    assert torch.equal(ours(tokens), monai(tokens))
+
+
+def test_the_two_orders_load_the_same_weights_and_differ() -> None:
+    published, current = build_network(architecture("monai_0.9.1")), build_network(architecture("monai_1.5"))
+    current.load_state_dict(published.state_dict(), strict=True)
+    image = torch.rand(1, 1, 64, 32, 32)
+    with torch.no_grad():
+        assert (published(image) - current(image)).abs().max() > 1e-3
+
+
+def test_head_takes_the_tasks_channels() -> None:
+    assert head(build_network(architecture("monai_1.5"), out_channels=1)).out_channels == 1
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_channels_last_gives_the_same_numbers(batch: int) -> None:
+    network = build_network(architecture("monai_1.5"))
+    image = torch.rand(batch, 1, 64, 32, 32)
+    with torch.no_grad():
+        plain = network(image)
+        last = network.to(memory_format=torch.channels_last_3d)(image.to(memory_format=torch.channels_last_3d))
+    torch.testing.assert_close(last, plain, atol=1e-4, rtol=1e-4)

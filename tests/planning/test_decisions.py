@@ -1,0 +1,237 @@
+"""make_plans: laws that hold for every dataset and foundation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from arena_pipeline.errors import PlansError, UnknownStructure
+from arena_pipeline.fingerprint import CaseFacts, Fingerprint, StructureFacts
+from arena_pipeline.foundations import load_preset, preset_names
+from arena_pipeline.io.dataset import DatasetJson, Objective, StructureSplit
+from arena_pipeline.planning import Machine, Plans, make_plans
+
+GIB = 2**30
+LAPTOP = Machine(memory_bytes=16 * GIB, device_memory_bytes=None, cores=4)
+LABELS = {"background": 0, "liver": 1, "spleen": 2, "heart_myocardium": 3}
+
+
+def dataset(objective: Objective | None = "binary", labels: dict[str, int] = LABELS, **extra: object) -> DatasetJson:
+    content = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 3, "file_ending": ".nii.gz", **extra}
+    return DatasetJson.model_validate(content if objective is None else {**content, "objective": objective})
+
+
+def structure(non_empty: dict[str, int], annotated: Sequence[str]) -> StructureFacts:
+    """`non_empty`: case -> number of connected components."""
+    return StructureFacts(
+        annotated=len(annotated),
+        non_empty=len(non_empty),
+        non_empty_cases=tuple(non_empty),
+        annotated_cases=tuple(annotated),
+        median_volume_ml=100.0 if non_empty else None,
+        components=non_empty,
+        touches_border=0,
+    )
+
+
+def fingerprint(structures: dict[str, StructureFacts], cases: Sequence[str] = ("a", "b", "c"), shape: int = 100) -> Fingerprint:
+    case = CaseFacts(
+        shape=(shape, shape, shape),
+        spacing_mm=(1.5, 1.5, 1.5),
+        orientation="RAS",
+        oblique=False,
+        anisotropy=1.0,
+        min_hu=-1000.0,
+        max_hu=1500.0,
+        clipped_share=0.5,
+        field_of_view_mm=(150.0, 150.0, 150.0),
+        looks_like_hu=True,
+        labels_present=(1,),
+    )
+    return Fingerprint(
+        spacings=((1.5, 1.5, 1.5),) * len(cases),
+        shapes_after_crop=((shape, shape, shape),) * len(cases),
+        foreground_intensity_properties_per_channel={},
+        median_relative_size_after_cropping=1.0,
+        dataset_name="Dataset101_Test",
+        n_training=len(cases),
+        structures=structures,
+        cases=dict.fromkeys(cases, case),
+        findings=(),
+        foundation="fseft",
+    )
+
+
+def everywhere(labels: dict[str, int] = LABELS, cases: Sequence[str] = ("a", "b", "c")) -> Fingerprint:
+    """Every structure annotated in every case, in one piece."""
+    return fingerprint({name: structure(dict.fromkeys(cases, 1), cases) for name, label in labels.items() if label}, cases)
+
+
+def plans(foundation: str = "fseft", facts: Fingerprint | None = None, described: DatasetJson | None = None, machine: Machine = LAPTOP) -> Plans:
+    return make_plans(facts or everywhere(), load_preset(foundation), "0" * 64, described or dataset(), machine)
+
+
+@pytest.mark.parametrize(
+    ("foundation", "name", "kind", "train_decoder", "head"),
+    [
+        ("fseft", "liver", "base", False, "pretrained"),
+        ("fseft", "heart_myocardium", "novel", True, "new"),
+        ("arena_mini", "spleen", "base", False, "pretrained"),
+        ("arena_mini", "heart_myocardium", "novel", True, "new"),
+        ("monai_btcv", "liver", "base", False, "pretrained"),
+        ("suprem_swinunetr", "liver", "base", False, "new"),
+        ("clip_driven_swinunetr", "heart_myocardium", "novel", True, "new"),
+        ("ssl_swinvit", "liver", "novel", True, "new"),
+    ],
+)
+def test_base_or_novel(foundation: str, name: str, kind: str, train_decoder: bool, head: str) -> None:
+    task = plans(foundation).task(name)
+    assert (task.kind, task.train_decoder, task.head) == (kind, train_decoder, head)
+    assert (task.activation, task.out_channels) == ("sigmoid", 1)
+
+
+@pytest.mark.parametrize("name", ["liver", "spleen", "heart_myocardium"])
+def test_without_a_pretrained_decoder_it_is_always_trained(name: str) -> None:
+    preset = load_preset("fseft").model_copy(update={"pretrained_parts": "encoder"})
+    assert make_plans(everywhere(), preset, "", dataset(), LAPTOP).task(name).train_decoder
+
+
+def test_a_multiclass_task_is_base_only_if_all_its_structures_are() -> None:
+    base = {"background": 0, "liver": 1, "spleen": 2}
+    of_base = plans(facts=everywhere(base), described=dataset("multiclass", base))
+    (task,) = of_base.tasks
+    assert (task.name, task.kind, task.train_decoder, task.head) == ("multiclass", "base", False, "pretrained")
+    assert (task.activation, task.out_channels) == ("softmax", 3)
+    assert "background is new" in of_base.reasons["tasks.multiclass.head"]
+    mixed = plans(described=dataset("multiclass"))
+    (task,) = mixed.tasks
+    assert (task.kind, task.train_decoder, task.head) == ("novel", True, "new")
+    assert "heart_myocardium is not among" in mixed.reasons["tasks.multiclass.kind"]
+
+
+def test_an_nnunet_dataset_without_an_objective_is_one_multiclass_task() -> None:
+    described = dataset(None)
+    assert [task.name for task in plans(described=described).tasks] == ["multiclass"]
+    binary = make_plans(everywhere(), load_preset("fseft"), "", described, LAPTOP, objective="binary")
+    assert [task.name for task in binary.tasks] == ["liver", "spleen", "heart_myocardium"]
+    assert "asked for" in binary.reasons["objective"]
+
+
+def test_the_largest_component_is_kept_only_if_every_candidate_has_one() -> None:
+    cases = ("a", "b", "c", "held_out")
+    facts = fingerprint(
+        {
+            "liver": structure({"a": 1, "b": 1, "c": 1, "held_out": 4}, cases),  # the query does not count
+            "spleen": structure({"a": 1, "b": 2, "c": 1, "held_out": 1}, cases),
+            "heart_myocardium": structure({"held_out": 1}, cases),  # in no candidate
+        },
+        cases,
+    )
+    described = dataset(split={"*": StructureSplit(train=("a", "b", "c"), test=("held_out",))})
+    made = plans(facts=facts, described=described)
+    assert [made.task(name).keep_largest for name in ("liver", "spleen", "heart_myocardium")] == [
+        {"liver": True},
+        {"spleen": False},
+        {"heart_myocardium": False},
+    ]
+    assert "b (2)" in made.reasons["tasks.spleen.keep_largest.spleen"]
+
+
+def test_candidates_follow_the_order_of_the_split() -> None:
+    described = dataset(split={"liver": StructureSplit(train=("c", "a", "b")), "*": StructureSplit(train=("b", "c"), test=("a",))})
+    made = plans(described=described)
+    assert made.task("liver").candidates == ("c", "a", "b")
+    assert made.task("spleen").candidates == ("b", "c")
+
+
+def test_candidates_are_sorted_without_a_split_and_never_held_out() -> None:
+    cases = ("s2", "s1", "s10")
+    assert plans(facts=everywhere(cases=cases)).task("liver").candidates == ("s1", "s10", "s2")
+    others = dataset(split={"spleen": StructureSplit(train=("s1",), test=("s10",))})
+    assert plans(facts=everywhere(cases=cases), described=others).task("liver").candidates == ("s1", "s2")
+
+
+def test_candidates_are_there_annotated_and_not_empty_and_the_reason_names_the_others() -> None:
+    liver = structure({"a": 1, "b": 1}, ("a", "b", "c"))
+    facts = fingerprint({"liver": liver, "spleen": structure({}, ("a",)), "heart_myocardium": structure({"a": 1}, ("a", "b"))})
+    described = dataset(split={"*": StructureSplit(train=("c", "gone", "b", "a"))})
+    made = plans(facts=facts, described=described)
+    assert made.task("liver").candidates == ("b", "a")
+    reason = made.reasons["tasks.liver.candidates"]
+    assert "not in imagesTr: gone" in reason
+    assert "empty: c" in reason
+    assert "support sets differ" in reason
+    spleen = made.task("spleen")
+    assert (spleen.candidates, spleen.max_shots) == ((), 0)
+    assert "annotate spleen" in made.reasons["tasks.spleen.max_shots"]
+    assert "not annotated: c, b" in made.reasons["tasks.spleen.candidates"]
+
+
+def test_a_multiclass_candidate_is_annotated_in_every_structure_and_shows_at_least_one() -> None:
+    facts = fingerprint(
+        {
+            "liver": structure({"a": 1, "b": 1}, ("a", "b", "c")),
+            "spleen": structure({"a": 1}, ("a", "b", "c")),
+            "heart_myocardium": structure({"a": 1}, ("a", "b")),
+        }
+    )
+    assert plans(facts=facts, described=dataset("multiclass")).task("multiclass").candidates == ("a", "b")
+
+
+@pytest.mark.parametrize(("count", "shots"), [(1, 1), (5, 5), (29, 29), (30, 29), (41, 29)])
+def test_shots_possible(count: int, shots: int) -> None:
+    cases = [f"s{number:04d}" for number in range(count)]
+    assert plans(facts=everywhere(cases=cases)).task("liver").max_shots == shots
+
+
+@pytest.mark.parametrize(
+    ("device_gib", "micro_batch"),
+    # 300 bytes x 48 x 96^3 = 11.87 GiB per patch; 16 bytes x 62.2 million parameters = 0.93 GiB; 80 % of the memory
+    [(139, None), (80, 3), (48, 3), (40, 2), (24, 1), (8, 1)],
+)
+def test_micro_batch_by_the_memory_of_the_device(device_gib: int, micro_batch: int | None) -> None:
+    made = plans(machine=Machine(memory_bytes=64 * GIB, device_memory_bytes=device_gib * GIB, cores=8))
+    assert made.adaptation.micro_batch == micro_batch
+    assert ("not even one" in made.reasons["adaptation.micro_batch"]) == (device_gib == 8)
+
+
+def test_workers_fit_cores_cases_and_memory() -> None:
+    def preprocess_workers(memory_gib: float, cores: int, shape: int, cases: int) -> int:
+        facts = fingerprint({name: structure({"0": 1}, ("0",)) for name in LABELS if name != "background"}, [str(i) for i in range(cases)], shape)
+        return plans(facts=facts, machine=Machine(int(memory_gib * GIB), None, cores)).workers.preprocess
+
+    assert preprocess_workers(64, cores=4, shape=100, cases=20) == 4
+    assert preprocess_workers(64, cores=8, shape=100, cases=3) == 3
+    # 500^3 voxels already at 1.5 mm x (24 + 16) bytes = 4.66 GiB; half of 16 GiB holds one of them
+    assert preprocess_workers(16, cores=8, shape=500, cases=20) == 1
+
+
+@pytest.mark.parametrize("foundation", preset_names())
+@pytest.mark.parametrize("objective", ["binary", "multiclass"])
+def test_every_decision_has_a_reason(foundation: str, objective: Objective) -> None:
+    made = plans(foundation, described=dataset(objective))
+    decided = {"foundation", "objective", "labels", "scheme", "adaptation", "adaptation.micro_batch", "inference.overlap"}
+    decided |= {"inference.window_batch", "inference.threshold", "workers.preprocess", "workers.export"}
+    for task in made.tasks:
+        decided |= {f"tasks.{task.name}.{field}" for field in ("kind", "train_decoder", "head", "candidates", "max_shots")}
+        decided |= {f"tasks.{task.name}.keep_largest.{name}" for name in task.structures}
+    assert set(made.reasons) == decided
+    assert all(reason.strip() for reason in made.reasons.values())
+
+
+def test_a_fingerprint_of_other_structures_is_refused() -> None:
+    with pytest.raises(PlansError, match="run arena_extract_fingerprint again"):
+        plans(facts=everywhere({"background": 0, "liver": 1}))
+
+
+def test_plans_survive_the_file(tmp_path: Path) -> None:
+    made = plans(described=dataset("multiclass"))
+    made.write(tmp_path / "plans.json")
+    assert Plans.read(tmp_path / "plans.json") == made
+
+
+def test_an_unknown_task_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownStructure, match=r"unknown task livr.*liver, spleen, heart_myocardium"):
+        plans().task("livr")

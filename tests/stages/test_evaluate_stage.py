@@ -1,0 +1,235 @@
+"""arena_evaluate on files: matching, partial annotation, splits, protocols, and what bad input says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from arena_pipeline.cli.evaluate import main
+from arena_pipeline.errors import ArenaError, DatasetError, UnknownStructure
+from arena_pipeline.foundations import load_preset
+from arena_pipeline.io.dataset import DatasetJson, StructureSplit
+from arena_pipeline.io.images import read_image, read_segmentation
+from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
+from arena_pipeline.preprocess.masks import masks_file, write_masks
+from arena_pipeline.stages.evaluate import evaluate
+
+SPACING_MM = (1.0, 1.0, 2.0)
+NNUNET_METRICS = {"Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref"}
+WriteNifti = Callable[..., Path]
+
+
+def liver_and_spleen(shift: int = 0, spleen: bool = True) -> np.ndarray:
+    """4^3 voxels of liver (1), `shift` voxels along x, and 3^3 of spleen (2), in 16^3."""
+    segmentation = np.zeros((16, 16, 16), np.uint8)
+    segmentation[2 + shift : 6 + shift, 2:6, 2:6] = 1
+    if spleen:
+        segmentation[10:13, 10:13, 10:13] = 2
+    return segmentation
+
+
+@pytest.fixture
+def folders(tmp_path: Path, write_nifti: WriteNifti) -> tuple[Path, Path]:
+    """labelsTs with its dataset.json beside it, and predictions: a is shifted by one voxel, b is perfect without its spleen."""
+    reference, prediction = tmp_path / "Dataset901_Tiny" / "labelsTs", tmp_path / "out"
+    describe(reference)
+    for case in "ab":
+        write_nifti(reference / f"{case}.nii.gz", liver_and_spleen(), SPACING_MM)
+    write_nifti(prediction / "a.nii.gz", liver_and_spleen(shift=1), SPACING_MM)
+    write_nifti(prediction / "b.nii.gz", liver_and_spleen(spleen=False), SPACING_MM)
+    return reference, prediction
+
+
+def describe(reference: Path, **changes: object) -> None:
+    labels = {"background": 0, "liver": 1, "spleen": 2}
+    base = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz", "objective": "binary"}
+    DatasetJson.model_validate({**base, **changes}).write(reference.parent / "dataset.json")
+
+
+def test_summary_is_nnunets(folders: tuple[Path, Path]) -> None:
+    evaluate(*folders, workers=1)
+    summary = json.loads((folders[1] / "summary.json").read_text())
+    assert {"foreground_mean", "mean", "metric_per_case"} <= set(summary)
+    assert set(summary["mean"]) == {"1", "2"}
+    assert set(summary["foreground_mean"]) >= NNUNET_METRICS
+    case_a = summary["metric_per_case"][0]
+    assert case_a["reference_file"] == str(folders[0] / "a.nii.gz")
+    assert case_a["prediction_file"] == str(folders[1] / "a.nii.gz")
+    assert {m: case_a["metrics"]["1"][m] for m in NNUNET_METRICS} == {
+        "Dice": 0.75,
+        "IoU": 0.6,
+        "TP": 48,
+        "FP": 16,
+        "FN": 16,
+        "TN": 16**3 - 80,
+        "n_pred": 64,
+        "n_ref": 64,
+    }
+    assert summary["mean"]["1"]["Dice"] == (0.75 + 1) / 2
+    assert summary["mean"]["2"]["Dice"] == (1 + 0) / 2
+    assert summary["foreground_mean"]["Dice"] == (0.875 + 0.5) / 2
+
+
+def test_csv_has_a_row_per_case_and_structure(folders: tuple[Path, Path], write_nifti: WriteNifti) -> None:
+    write_nifti(folders[0] / "c.nii.gz", liver_and_spleen(spleen=False), SPACING_MM)
+    write_nifti(folders[1] / "c.nii.gz", liver_and_spleen(), SPACING_MM)
+    describe(folders[0], annotated={"a": ["liver"]})
+    result = evaluate(*folders, workers=2)
+    table = pd.read_csv(result.csv_file)
+    assert result.csv_file == folders[1] / "metrics.csv"
+    assert list(zip(table.case, table.structure, table.status, strict=True)) == [
+        ("a", "liver", "scored"),
+        ("a", "spleen", "not_annotated"),
+        ("b", "liver", "scored"),
+        ("b", "spleen", "missed"),
+        ("c", "liver", "scored"),
+        ("c", "spleen", "false_positive"),
+    ]
+    assert table.Dice.tolist() == pytest.approx([0.75, math.nan, 1, 0, 1, 0], nan_ok=True)
+    assert math.isnan(table.n_ref[1])
+    assert result.table.loc["spleen", ["missed", "false_positive", "not_annotated"]].tolist() == [1, 1, 1]
+
+
+def test_absent_is_not_zero(folders: tuple[Path, Path], write_nifti: WriteNifti) -> None:
+    write_nifti(folders[0] / "b.nii.gz", liver_and_spleen(spleen=False), SPACING_MM)
+    result = evaluate(*folders, workers=1)
+    assert result.table.loc["spleen", "Dice"] == 1  # of case a alone
+    assert result.table.loc["spleen", ["scored", "absent"]].tolist() == [1, 1]
+
+
+def test_structures_are_matched_by_name(folders: tuple[Path, Path], write_nifti: WriteNifti) -> None:
+    """The predictions number the liver 5; they have no spleen at all, so none is scored."""
+    for case in "ab":
+        write_nifti(folders[1] / f"{case}.nii.gz", (liver_and_spleen() == 1).astype(np.uint8) * 5, SPACING_MM)
+    LabelMap.of({"liver": 5}, {}).write(folders[1])
+    result = evaluate(*folders, workers=1)
+    assert [(s.structure, s.metrics["Dice"]) for s in result.scores] == [("liver", 1), ("liver", 1)]
+    with pytest.raises(UnknownStructure, match="not predicted: spleen; the predictions have: liver"):
+        evaluate(*folders, structures=["spleen"])
+
+
+def test_each_structure_on_its_own_test_cases(folders: tuple[Path, Path]) -> None:
+    split = {"liver": StructureSplit(train=("b",), test=("a",)), "spleen": StructureSplit(train=("a",), test=("b",))}
+    describe(folders[0], split=split)
+    assert [(s.case, s.structure) for s in evaluate(*folders, workers=1).scores] == [("a", "liver"), ("b", "spleen")]
+    assert len(evaluate(*folders, workers=1, ignore_split=True).scores) == 4
+    (folders[1] / "b.nii.gz").unlink()
+    assert len(evaluate(*folders, workers=1, structures=["liver"]).scores) == 1  # b is no test case of the liver: not missed
+    describe(folders[0], split={"*": StructureSplit(train=("a", "b"), test=("z",))})
+    with pytest.raises(DatasetError, match="none of its 2 cases is a test case"):
+        evaluate(*folders)
+
+
+def test_missing_and_extra_predictions(folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    (folders[1] / "b.nii.gz").rename(folders[1] / "z.nii.gz")
+    with pytest.raises(DatasetError, match=r"no prediction of b \(1 of 2 cases\); .*--chill"):
+        evaluate(*folders)
+    assert not (folders[1] / "summary.json").exists()
+    result = evaluate(*folders, workers=1, chill=True)
+    assert result.missing == ["b"]
+    assert json.loads(result.summary_file.read_text())["missing_predictions"] == ["b"]
+    assert "no reference for z" in caplog.text
+
+
+def test_another_grid_names_the_case(folders: tuple[Path, Path], write_nifti: WriteNifti) -> None:
+    write_nifti(folders[1] / "b.nii.gz", liver_and_spleen(), (1.0, 1.0, 3.0))
+    with pytest.raises(DatasetError, match=r"b: the prediction's grid differs .* \(1.0, 1.0, 2.0\) vs \(1.0, 1.0, 3.0\) mm in .*b.nii.gz"):
+        evaluate(*folders)
+    write_nifti(folders[1] / "b.nii.gz", np.zeros((16, 16, 15), np.uint8), SPACING_MM)
+    with pytest.raises(DatasetError, match=r"b: .*\(16, 16, 16\) vs \(16, 16, 15\)"):
+        evaluate(*folders)
+    assert not (folders[1] / "summary.json").exists()
+
+
+def test_labels_without_a_name(folders: tuple[Path, Path], write_nifti: WriteNifti) -> None:
+    write_nifti(folders[1] / "b.nii.gz", liver_and_spleen() * 4, SPACING_MM)
+    with pytest.raises(DatasetError, match=r"b: labels \[4, 8\] in .*b.nii.gz have no name"):
+        evaluate(*folders)
+
+
+def test_unknown_structure_and_no_dataset_json(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(UnknownStructure, match=r"livver; this dataset has: liver, spleen"):
+        evaluate(*folders, structures=["livver"])
+    (folders[0].parent / "dataset.json").unlink()
+    with pytest.raises(DatasetError, match="-djfile"):
+        evaluate(*folders)
+
+
+def bilobed() -> tuple[np.ndarray, np.ndarray]:
+    """A CT whose body fills the middle, and a liver of 8^3 voxels with a crumb of 2^3 voxels apart from it."""
+    liver = np.zeros((32, 32, 24), np.uint8)
+    liver[6:14, 6:14, 6:14] = liver[20:22, 20:22, 18:20] = 1
+    ct = np.full(liver.shape, -1000, np.int16)
+    ct[2:30, 2:30, 2:22] = 40
+    return ct, liver
+
+
+@pytest.fixture
+def published(tmp_path: Path, write_nifti: WriteNifti) -> tuple[Path, Path, Path]:
+    """Reference, predictions and CT of one case, a; the prediction is the reference."""
+    ct, liver = bilobed()
+    reference, prediction = tmp_path / "Dataset901_Tiny" / "labelsTs", tmp_path / "out"
+    describe(reference)
+    write_nifti(reference / "a.nii.gz", liver, (1.5, 1.5, 1.5))
+    write_nifti(prediction / "a.nii.gz", liver, (1.5, 1.5, 1.5))
+    return reference, prediction, write_nifti(tmp_path / "ct.nii.gz", ct, (1.5, 1.5, 1.5))
+
+
+def test_published_protocol_from_saved_masks(published: tuple[Path, Path, Path]) -> None:
+    """FSEFT's grid is this CT's. P has 512 + 8 voxels, G is reduced to 512: Dice = 2 512 / (520 + 512 + 1); without the reduction 1040/1041."""
+    reference, prediction, ct = published
+    _, grid = preprocess_image(read_image(ct), load_preset("fseft").scheme)
+    mask = preprocess_segmentation(read_segmentation(reference / "a.nii.gz").array, grid) == 1
+    write_masks(masks_file(prediction, "a"), {"liver": mask, "spleen": mask & False}, grid)
+    result = evaluate(reference, prediction, protocol="published", workers=1)
+    assert result.summary_file == prediction / "summary_published.json"
+    assert result.csv_file == prediction / "metrics_published.csv"
+    assert [(s.status, s.metrics["Dice"]) for s in result.scores] == [("scored", 1024 / 1033), ("absent", pytest.approx(math.nan, nan_ok=True))]
+    assert result.scores[0].metrics["TN"] == 28 * 28 * 20 - 520  # of the crop
+    assert "APPROXIMATE" not in result.protocol
+    describe(reference, objective="multiclass")
+    assert evaluate(reference, prediction, protocol="published", workers=1).scores[0].metrics["Dice"] == 1040 / 1041
+
+
+def test_published_protocol_is_never_approximated_unasked(published: tuple[Path, Path, Path]) -> None:
+    reference, prediction, _ = published
+    with pytest.raises(DatasetError, match=r"a: no .*preprocessed.a\.npz .*--save_preprocessed"):
+        evaluate(reference, prediction, protocol="published")
+    with pytest.raises(DatasetError, match="-foundation"):
+        evaluate(reference, prediction, protocol="published", approximate=True)
+    result = evaluate(reference, prediction, protocol="published", approximate=True, foundation="fseft", workers=1)
+    assert result.scores[0].metrics["Dice"] == 1024 / 1033
+    assert "APPROXIMATE" in json.loads(result.summary_file.read_text())["protocol"]
+
+
+def test_masks_of_another_volume(published: tuple[Path, Path, Path], write_nifti: WriteNifti) -> None:
+    reference, prediction, ct = published
+    _, grid = preprocess_image(read_image(ct), load_preset("fseft").scheme)
+    masks = {"liver": np.zeros(grid.cropped_shape, bool), "spleen": np.zeros(grid.cropped_shape, bool)}
+    write_masks(masks_file(prediction, "a"), masks, grid)
+    write_nifti(reference / "a.nii.gz", bilobed()[1], (1.5, 1.5, 3.0))
+    with pytest.raises(DatasetError, match=r"a: .* was made for a volume of .*\(1.5, 1.5, 1.5\).*\(1.5, 1.5, 3.0\)"):
+        evaluate(reference, prediction, protocol="published")
+    masks_file(prediction, "a").write_bytes(b"PK nothing")
+    with pytest.raises(ArenaError, match="not a readable file of preprocessed masks"):
+        evaluate(reference, prediction, protocol="published")
+
+
+def test_command(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    output = tmp_path / "scores" / "first.json"
+    arguments = ["-ref", str(folders[0]), "-pred", str(folders[1]), "-o", str(output), "-np", "1", "-w", str(tmp_path / "workspace")]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    liver = next(line for line in printed.splitlines() if line.startswith("liver"))
+    assert liver.split()[1:3] == ["0.875", "0.875"]  # mean and median Dice
+    assert output.is_file()
+    assert (tmp_path / "scores" / "first_metrics.csv").is_file()
+    assert main([*arguments, "--structures", "livver"]) == 2
+    assert "error: unknown structure livver" in capsys.readouterr().err

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arena_pipeline.cli import info as command
+from arena_pipeline.foundations import load_preset, preset_names
+from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
+from arena_pipeline.stages.info import info
+from arena_pipeline.workspace import ENVIRONMENT_VARIABLE, Workspace, fold_folder
+
+NAME = "Dataset901_Tiny"
+
+
+@pytest.fixture
+def default_workspace(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """The workspace that is found without -w, so that the commands need not name it."""
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(workspace.root))
+    return workspace
+
+
+def _plan(workspace: Workspace, foundation: str = "arena_mini", max_shots: tuple[int, int] = (3, 2)) -> Plans:
+    """Plans of the tiny dataset: liver on three cases, spleen on two of them."""
+    preset = load_preset(foundation)
+    cases = ("case_0", "case_1", "case_2")
+    tasks = tuple(
+        TaskPlan(
+            name=name,
+            structures={name: label},
+            kind="base",
+            train_decoder=False,
+            head="pretrained",
+            keep_largest={name: True},
+            candidates=cases[: max(shots, 1)],
+            max_shots=shots,
+        )
+        for name, label, shots in (("liver", 1, max_shots[0]), ("spleen", 2, max_shots[1]))
+    )
+    plans = Plans(
+        dataset_name=NAME,
+        foundation=foundation,
+        foundation_sha256="0" * 64,
+        objective="binary",
+        labels={"background": 0, "liver": 1, "spleen": 2},
+        scheme=preset.scheme,
+        tasks=tasks,
+        adaptation=preset.adaptation,
+        inference=InferencePlan(window_batch=1),
+        workers=WorkersPlan(preprocess=1, export=1),
+        reasons={},
+    )
+    plans.write(workspace.plans(NAME, foundation))
+    return plans
+
+
+def _store(workspace: Workspace, *cases: str, foundation: str = "arena_mini") -> None:
+    folder = workspace.cases(NAME, foundation)
+    folder.mkdir(parents=True, exist_ok=True)
+    for case in cases:
+        (folder / f"{case}.json").write_text("{}")
+
+
+def _adapter(workspace: Workspace, task: str, fold: int, whole: bool = True) -> Path:
+    folder = fold_folder(workspace.model(NAME, "arena_mini", "arena", 2), task, fold)
+    folder.mkdir(parents=True)
+    if whole:
+        (folder / "adapter.json").write_text(json.dumps({}))
+    return folder.parent.parent
+
+
+def test_an_empty_workspace_lists_every_foundation_and_how_to_install_it(default_workspace: Workspace) -> None:
+    report = info(default_workspace)
+    assert not report.exists and not default_workspace.root.exists()
+    assert [foundation.name for foundation in report.foundations] == preset_names()
+    packaged = {f.name for f in report.foundations if f.has_weights}
+    assert packaged == {"arena_mini"} and report.default_foundation == "arena_mini"
+    for foundation in report.foundations:
+        file = load_preset(foundation.name).weights.expected_file
+        assert foundation.next_command == (None if foundation.has_weights else f"arena_install_foundation {foundation.name} {file}")
+        assert foundation.licence
+
+
+def test_an_installed_foundation_is_seen_and_becomes_the_default(default_workspace: Workspace) -> None:
+    other = max((load_preset(name) for name in preset_names()), key=lambda preset: preset.preference)
+    folder = default_workspace.installed_foundation(other.name)
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(b"x")
+    report = info(default_workspace)
+    assert report.default_foundation == other.name
+    assert next(f for f in report.foundations if f.name == other.name).weights == "installed"
+
+
+def test_a_raw_dataset_needs_planning(default_workspace: Workspace, tiny_dataset: Callable[..., Path]) -> None:
+    tiny_dataset()
+    (dataset,) = info(default_workspace).datasets
+    assert (dataset.name, dataset.training, dataset.queries, dataset.structures) == (NAME, 3, 1, ("liver", "spleen"))
+    assert dataset.next_command == "arena_plan_and_preprocess -d 901"
+
+
+def test_a_broken_dataset_is_reported_and_hides_no_other(default_workspace: Workspace, tiny_dataset: Callable[..., Path]) -> None:
+    (tiny_dataset(dataset_id=902) / "dataset.json").write_text("{")
+    tiny_dataset(dataset_id=901)
+    good, broken = info(default_workspace).datasets
+    assert good.problem is None
+    assert broken.problem is not None and "dataset.json" in broken.problem and broken.next_command is None
+
+
+def test_missing_cases_are_counted_and_then_adaptation_is_next(default_workspace: Workspace, tiny_dataset: Callable[..., Path]) -> None:
+    tiny_dataset()
+    _plan(default_workspace)
+    _store(default_workspace, "case_0", "query_0")
+    (prepared,) = info(default_workspace).datasets[0].prepared
+    assert (prepared.cases_stored, prepared.cases_needed, prepared.tasks) == (1, 3, 2)
+    assert prepared.next_command == "arena_plan_and_preprocess -d 901"
+    _store(default_workspace, "case_1", "case_2")
+    (prepared,) = info(default_workspace).datasets[0].prepared
+    # Five shots are usual, but no structure has more than three cases.
+    assert prepared.next_command == "arena_adapt -d 901 -shots 3"
+
+
+def test_the_foundation_is_named_where_another_would_be_taken(default_workspace: Workspace, tiny_dataset: Callable[..., Path]) -> None:
+    tiny_dataset()
+    _plan(default_workspace, foundation="fseft")
+    _store(default_workspace, "case_0", "case_1", "case_2", foundation="fseft")
+    _plan(default_workspace)
+    _store(default_workspace, "case_0", "case_1", "case_2")
+    mini, fseft = info(default_workspace).datasets[0].prepared
+    # arena_adapt takes the most preferred foundation that has plans.
+    assert fseft.next_command == "arena_adapt -d 901 -shots 3"
+    assert mini.next_command == "arena_adapt -d 901 -foundation arena_mini -shots 3"
+
+
+def test_no_structure_to_adapt_on_is_a_problem(default_workspace: Workspace, tiny_dataset: Callable[..., Path]) -> None:
+    tiny_dataset()
+    _plan(default_workspace, max_shots=(0, 0))
+    (prepared,) = info(default_workspace).datasets[0].prepared
+    assert prepared.problem is not None and prepared.next_command is None
+
+
+def test_plans_with_an_unknown_key_are_reported(default_workspace: Workspace, tiny_dataset: Callable[..., Path]) -> None:
+    tiny_dataset()
+    _plan(default_workspace)
+    path = default_workspace.plans(NAME, "arena_mini")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "batchsize": 2}))
+    (prepared,) = info(default_workspace).datasets[0].prepared
+    assert prepared.problem is not None and "batchsize" in prepared.problem
+
+
+def test_an_adapted_model_is_ready_to_predict(default_workspace: Workspace) -> None:
+    for task, fold in (("liver", 1), ("liver", 0), ("spleen", 0)):
+        folder = _adapter(default_workspace, task, fold)
+    (model,) = info(default_workspace).models
+    assert (model.dataset, model.foundation, model.method, model.shots) == (NAME, "arena_mini", "arena", 2)
+    assert model.folds == {"liver": (0, 1), "spleen": (0,)} and model.unfinished == {}
+    assert shlex.split(model.next_command) == ["arena_predict", "-i", "in/", "-o", "out/", "-m", str(folder)]
+
+
+def test_a_fold_that_was_begun_only_is_adapted_again(default_workspace: Workspace) -> None:
+    _adapter(default_workspace, "liver", 0)
+    _adapter(default_workspace, "spleen", 2, whole=False)
+    (model,) = info(default_workspace).models
+    assert model.unfinished == {"spleen": (2,)}
+    assert model.next_command == "arena_adapt -d 901 -foundation arena_mini -shots 2 -f 2 --structures spleen"
+
+
+def test_a_workspace_elsewhere_is_named_in_every_command(workspace: Workspace, tiny_dataset: Callable[..., Path]) -> None:
+    tiny_dataset()
+    (dataset,) = info(workspace).datasets
+    assert dataset.next_command is not None
+    assert shlex.split(dataset.next_command) == ["arena_plan_and_preprocess", "-d", "901", "-w", str(workspace.root)]
+
+
+def test_the_command_prints_all_of_it(workspace: Workspace, tiny_dataset: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_dataset()
+    _plan(workspace)
+    _adapter(workspace, "liver", 0)
+    assert command.main(["-w", str(workspace.root)]) == 0
+    text = capsys.readouterr().out
+    parts = ["arena_mini (used when none is named)", NAME, "3 annotated cases, 1 queries", "0 of 3 cases", "adapted: liver, fold 0"]
+    for part in [str(workspace.root), *parts]:
+        assert part in text
+    assert command.main(["-w", str(workspace.root.parent / "nothing here")]) == 0
+    assert "not there yet" in capsys.readouterr().out
