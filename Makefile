@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $(INSTALLED)
 
 demo: $(INSTALLED)  ## the whole job on data it makes itself (under 10 minutes)
-	@$(PY) -m benchmarks.demo
+	@$(PY) -c 'import sys; from arena_pipeline.cli.demo import main; sys.exit(main())'
 
 test: $(INSTALLED)  ## the test suite
 	@$(PY) -m pytest $(PYTEST_ARGS)
@@ -36,9 +36,9 @@ layers: $(INSTALLED)  ## imports point one way
 	@$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo
 
 wheel: $(INSTALLED)  ## dist/*.whl
-	@rm -rf dist
-	@$(PY) -m build --quiet --wheel --outdir dist .
-	@ls dist
+	@rm -rf dist && mkdir dist
+	@$(PY) -m build --wheel --outdir dist . >dist/build.log 2>&1 || { cat dist/build.log; exit 1; }
+	@echo dist/*.whl
 
 benchmarks: $(INSTALLED)  ## the measurements in benchmarks/, each beside what it is compared with
 	@$(PY) -m benchmarks

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 ENDING = ".nii.gz"
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+NAMED_FAILURES = 10
 BYTES_PER_WORKER = 2 * 1024**3  # a whole-body CT with a hundred masks stays below
 
 
@@ -159,7 +160,8 @@ def finish_dataset(folder: Path, description: DatasetJson, report: dict[str, obj
     write_json(folder / "conversion_report.json", {**report, "failures": dict(failures)})
     if description.numTraining:
         description.write(folder / "dataset.json")
-    faults = "; ".join(failures.values())
+    more = len(failures) - NAMED_FAILURES
+    faults = "; ".join(list(failures.values())[:NAMED_FAILURES]) + (f"; and {more} more, see conversion_report.json" if more > 0 else "")
     if failures and not description.numTraining:
         raise DatasetError(f"no training case could be converted: {faults}")
     if not description.numTraining:
@@ -169,6 +171,7 @@ def finish_dataset(folder: Path, description: DatasetJson, report: dict[str, obj
             f"{len(failures)} cases are not in {folder.name} (its {description.numTraining} training cases are converted and usable): {faults}. "
             f"Mend them and run this again, or leave them out with --exclude {' '.join(failures)}"
         )
+    logger.info("%s: %d training cases, %d structures", folder.name, description.numTraining, len(description.structures))
     return folder
 
 

@@ -106,12 +106,12 @@ def convert_subject(job: TotalSegmentatorJob) -> CaseReport:
         mask = read_segmentation(path)
         check_same_grid(job.identifier, image.geometry, mask.geometry, path)
         flat = mask.array.ravel(order="F")
-        indices[structure] = np.flatnonzero(flat).astype(np.uint32 if flat.size < 2**32 else np.uint64)
-        values = np.unique(flat[indices[structure]])
-        if len(values) > 1:
-            raise DatasetError(
-                f"{job.identifier}: values {', '.join(map(str, values[:5]))} in {path}; expected 0 and one other value, export the mask alone"
-            )
+        # a boolean array is searched three times as fast as one of numbers
+        indices[structure] = np.flatnonzero(flat != 0).astype(np.uint32 if flat.size < 2**32 else np.uint64)
+        values = flat[indices[structure]]
+        if values.size and values.min() != values.max():
+            found = ", ".join(map(str, np.unique(values)[:5]))
+            raise DatasetError(f"{job.identifier}: values {found} in {path}; expected 0 and one other value, export the mask alone")
     segmentation, overlaps = merge_masks(indices, job.labels, image.geometry.shape)
     counts = count_labels(segmentation, len(job.labels) + 1)
     if job.masks:

@@ -29,6 +29,7 @@ WANTED = (
     "arena_install_foundation",
     "arena_make_phantoms",
     "arena_pretrain",
+    "arena_demo",
 )
 
 

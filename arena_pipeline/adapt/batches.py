@@ -41,7 +41,7 @@ class SupportVolume:
         return cls(case, {label: channel for channel, label in enumerate(labels, start=1)}, foreground, background)
 
     def patches(self, size: tuple[int, int, int], settings: AdaptationSettings, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Images (n, 1, x, y, z) float32 and segmentations (n, x, y, z) int64 in task channels, n = patches_per_volume.
+        """Images (n, 1, x, y, z) float32 and segmentations (n, x, y, z) uint8 in task channels, n = patches_per_volume.
 
         Half of the centres are foreground, half background, an odd one is either. A patch lies inside the volume as far as
         the volume is large enough; beyond it is zero.
@@ -62,7 +62,7 @@ class SupportVolume:
 
     def _segmentation(self, start: tuple[int, int, int], size: tuple[int, int, int]) -> np.ndarray:
         stored = self.case.segmentation_patch(start, size)
-        channels = np.zeros(stored.shape, dtype=np.int64)
+        channels = np.zeros(stored.shape, dtype=np.uint8)
         for label, channel in self.channels.items():
             channels[stored == label] = channel
         return channels

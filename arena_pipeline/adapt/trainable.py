@@ -12,7 +12,7 @@ from arena_pipeline.errors import PlansError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.model.adapter import UPDATE, WEIGHT
 from arena_pipeline.model.low_rank import KeyValueUpdate, add_updates_, low_rank_matrices
-from arena_pipeline.model.network import DECODER, head, head_parameters
+from arena_pipeline.model.network import CONVOLUTIONAL_ENCODER, DECODER, head, head_parameters
 from arena_pipeline.model.task_head import new_head, pretrained_head, set_head_
 from arena_pipeline.planning import TaskPlan
 from arena_pipeline.settings import AdaptationSettings
@@ -55,10 +55,12 @@ def prepare_(network: nn.Module, preset: FoundationPreset, task: TaskPlan, setti
     """Freezes the network, gives it the task's head and the method's parameters, and returns what is to be trained.
 
     Raises:
-        PlansError: unknown method, with the known ones.
+        PlansError: unknown method, with the known ones; or a decoder that was never trained is to stay frozen.
     """
     if settings.method not in METHODS:
         raise PlansError(f"unknown method {settings.method}; known: {', '.join(METHODS)}")
+    if preset.pretrained_parts == "encoder" and not task.train_decoder:
+        raise PlansError(f"task {task.name}: {preset.name} has no pre-trained decoder, so it must be trained; set train_decoder to true in plans.json")
     network.requires_grad_(False)
     softmax = task.activation == "softmax"
     if task.head == "pretrained":
@@ -68,7 +70,8 @@ def prepare_(network: nn.Module, preset: FoundationPreset, task: TaskPlan, setti
         set_head_(network, new_head(old.in_channels, task.out_channels, generator).to(old.weight.device))
     whole = head_parameters(network)
     if task.train_decoder:
-        whole |= {name: p for name, p in network.named_parameters() if name.startswith(DECODER)}
+        parts = _trained_parts(preset)
+        whole |= {name: p for name, p in network.named_parameters() if name.startswith(parts)}
     for parameter in whole.values():
         parameter.requires_grad_(True)
     trainable = METHODS[settings.method](network, settings, generator)
@@ -76,6 +79,11 @@ def prepare_(network: nn.Module, preset: FoundationPreset, task: TaskPlan, setti
     trainable.groups.append((rate, list(whole.values())))
     trainable.whole = whole
     return trainable
+
+
+def _trained_parts(preset: FoundationPreset) -> tuple[str, ...]:
+    """The decoder; with a foundation that is a Swin encoder alone also the convolutions that join the two, which are as new."""
+    return DECODER if preset.pretrained_parts == "encoder_decoder" else DECODER + CONVOLUTIONAL_ENCODER
 
 
 def _arena(network: nn.Module, settings: AdaptationSettings, generator: torch.Generator) -> Trainable:

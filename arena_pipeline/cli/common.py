@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from arena_pipeline.workspace import DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Works
 LOGGERS = ("arena_pipeline", "dataset_conversion", "py.warnings")
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_NO_READER = 141
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,8 @@ def positive_int(text: str) -> int:
 def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Namespace, command: str) -> int:
     """Calls `function(args)` with a log and a record of the run, and returns the exit status.
 
-    What a user can mend (ArenaError, a file the system refuses) is one line on stderr and status 2; an interrupt is 130.
+    What a user can mend (ArenaError, a file the system refuses) is one line on stderr and status 2; an interrupt is 130, a reader of
+    the output that has gone 141.
     Anything else is a fault in the program: it is recorded, and leaves with its traceback.
     The log and the record are workspace/logs/TIME_COMMAND.log and .json; without a workspace folder there are none.
     """
@@ -91,6 +94,10 @@ def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Nam
             with record:
                 logger.debug("%s %s", command, record.arguments)
                 record.exit_status = function(args) or 0
+                sys.stdout.flush()
+        except BrokenPipeError:
+            record.exit_status = EXIT_NO_READER
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  the reader, such as head, has gone; Python would flush to it at exit
         except (ArenaError, OSError) as error:
             record.exit_status = EXIT_USER_ERROR
             logger.debug("failed", exc_info=True)

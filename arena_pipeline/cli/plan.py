@@ -20,6 +20,7 @@ the reason of every decision to plans.json, which may be edited. arena_plan_and_
 
 SHOWN_TASKS = 20
 SHOWN_FINDINGS = 10
+SHOWN_NAMES = 8
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +56,8 @@ def print_planned(planned: Planned) -> None:
     if len(adaptable) > SHOWN_TASKS:
         print(f"  and {len(adaptable) - SHOWN_TASKS} more tasks")
     if skipped := [task.name for task in plans.tasks if not task.max_shots]:
-        print(f"  no usable training case: {', '.join(skipped[:SHOWN_TASKS])}{' ...' if len(skipped) > SHOWN_TASKS else ''}")
+        more = f" and {len(skipped) - SHOWN_NAMES} more" if len(skipped) > SHOWN_NAMES else ""
+        print(f"  not adaptable, no usable training case: {', '.join(skipped[:SHOWN_NAMES])}{more}")
     warnings = [finding for finding in planned.findings if finding.level == "warning"]
     for finding in warnings[:SHOWN_FINDINGS]:
         print(f"  warning: {f'{finding.case}: ' if finding.case else ''}{finding.sentence}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from arena_pipeline.cli import common
 from arena_pipeline.cli.plan import add_planning, print_planned
 from arena_pipeline.cli.preprocess import add_preprocessing
+from arena_pipeline.workspace import Workspace
+
+USUAL_SHOTS = 5
 
 DESCRIPTION = """\
 Makes a raw dataset ready for adaptation: measures it (fingerprint), decides all settings (plans) and preprocesses the training cases.
@@ -47,4 +51,12 @@ def _plan_and_preprocess(args: argparse.Namespace) -> None:
         print_planned(planned)
         print(f"{len(stored.written)} cases preprocessed, {len(stored.cases) - len(stored.written)} were there: {stored.folder}")
         shots = max(task.max_shots for task in planned.plans.tasks)
-        print(f"next: arena_adapt -d {dataset_id} -shots {min(5, shots)}\n")
+        print(f"next: arena_adapt -d {dataset_id} -shots {min(USUAL_SHOTS, shots)}{_repeated(args)}\n")
+
+
+def _repeated(args: argparse.Namespace) -> str:
+    """What the next command must be told as this one was."""
+    named = [] if args.foundation is None else ["-foundation", args.foundation]
+    if args.workspace.root != Workspace.find().root:
+        named += ["-w", str(args.workspace.root)]
+    return f" {shlex.join(named)}" if named else ""

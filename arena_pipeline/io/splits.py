@@ -6,6 +6,7 @@ gave the published support sets. The order of `train_ids` matters: the published
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from typing import Literal
@@ -13,6 +14,8 @@ from typing import Literal
 from arena_pipeline.errors import SupportSetError, UnknownStructure
 from arena_pipeline.io.dataset import StructureSplit
 from arena_pipeline.io.facts import load_fact
+
+logger = logging.getLogger(__name__)
 
 LARGEST_DRAW = 30
 """The published rule draws at most this many cases and drops the last, so it gives at most 29 shots (the method is meant for 16)."""
@@ -22,7 +25,8 @@ def draw_support_set(train_ids: Sequence[str], shots: int, fold: int) -> tuple[s
     """The support set of one fold, in the order drawn.
 
     The published rule draws K + 1 cases and drops the last. Adjustment for a dataset with exactly K cases, which the rule can't draw
-    from: all K are the support set, the same in every fold.
+    from: all K are the support set, the same in every fold. A case that the list has twice can be drawn twice: the published list of
+    the pancreas has s0930 twice, and its third fold draws both.
 
     Args:
         train_ids: the cases that may be drawn, in the order of the split's file (without one: sorted).
@@ -30,15 +34,12 @@ def draw_support_set(train_ids: Sequence[str], shots: int, fold: int) -> tuple[s
         fold: the seed, 0, 1, 2, ...
 
     Raises:
-        SupportSetError: fewer than K cases, K out of range, or an identifier listed twice.
+        SupportSetError: fewer than K cases, or K out of range.
     """
     if not 1 <= shots < LARGEST_DRAW:
         raise SupportSetError(
             f"{shots} shots asked for; the support-set rule gives 1 to {LARGEST_DRAW - 1} (the method is meant for 16 at most): choose fewer"
         )
-    repeated = sorted({case for case in train_ids if train_ids.count(case) > 1})
-    if repeated:
-        raise SupportSetError(f"training cases listed twice: {', '.join(repeated)}; a support set is drawn from different cases, list each once")
     if len(train_ids) < shots:
         raise SupportSetError(
             f"{shots} shots asked for, but only {len(train_ids)} usable training cases ({', '.join(train_ids) or 'none'}); "
@@ -47,7 +48,10 @@ def draw_support_set(train_ids: Sequence[str], shots: int, fold: int) -> tuple[s
     if len(train_ids) == shots:
         return tuple(train_ids)
     # A private generator: the same numbers as the module-level functions after random.seed(fold), without touching their state.
-    return tuple(random.Random(fold).sample(list(train_ids), min(shots + 1, LARGEST_DRAW))[:-1])
+    support = tuple(random.Random(fold).sample(list(train_ids), min(shots + 1, LARGEST_DRAW))[:-1])
+    if len(set(support)) < shots:
+        logger.warning("the support set of fold %d has a case twice, because the list it is drawn from has: %s", fold, ", ".join(support))
+    return support
 
 
 def published_structures() -> list[str]:

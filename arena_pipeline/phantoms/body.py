@@ -6,7 +6,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter
 
-from arena_pipeline.phantoms.canvas import Canvas, Region
+from arena_pipeline.phantoms.canvas import Box, Canvas, Region
 from arena_pipeline.phantoms.frame import Frame
 from arena_pipeline.phantoms.intensity import Palette
 from arena_pipeline.phantoms.subject import Subject
@@ -19,7 +19,7 @@ OUTER = np.array([
 ], dtype=float)  # fmt: skip
 # the same for the inner surface of wall and ribs
 CAVITY = np.array([
-    [-480, 20, 15, -20], [-310, 28, 25, -52], [-280, 48, 48, -82], [-240, 66, 66, -98], [-200, 82, 78, -100], [-160, 108, 94, -82],
+    [-480, 20, 15, -20], [-310, 28, 25, -52], [-280, 44, 46, -82], [-240, 58, 66, -98], [-200, 76, 80, -100], [-160, 108, 94, -82],
     [-110, 128, 106, -62], [-60, 130, 115, -58], [0, 135, 121, -64], [60, 140, 121, -76], [120, 139, 113, -90], [180, 133, 101, -102],
     [240, 115, 78, -104], [280, 90, 47, -92], [310, 62, 18, -74], [332, 34, -5, -56], [350, 12, -20, -38], [430, 6, -10, -20],
 ], dtype=float)  # fmt: skip
@@ -55,15 +55,14 @@ def build_fields(canvas: Canvas, frame: Frame, subject: Subject, rng: np.random.
     fields.update({f"noise{i}": n for i, n in enumerate(noise)})
     spine = along(SPINE, z)
     fields["x"], fields["y"], fields["spine"], fields["z"] = x, y, y - spine, z
-    belly = np.exp(-(((z + 40) / 95) ** 2))
     squareness = float(rng.uniform(0.2, 0.6))
-    outer = _profile_distance(OUTER, x, y, z, subject.visceral, belly, squareness)
-    cavity = _profile_distance(CAVITY, x, y, z, subject.visceral, belly, squareness) + noise[0]
+    outer = _profile_distance(OUTER, x, y, z, subject.visceral, squareness)
+    cavity = _profile_distance(CAVITY, x, y, z, subject.visceral, squareness) + noise[0]
     fields["outer"] = _with_legs(outer + noise[1] * 1.2, x, y, z) + 7 * np.exp(-((x / 16) ** 2)) * (y < spine)
     fields["cavity"] = cavity
     fields["skin"] = fields["outer"] - _fat_thickness(subject, x, y, z, noise[1])
     lumbar = np.clip((130 - z) / 100, 0, 1)
-    rx, ry = 30 + 34 * lumbar, 46.0
+    rx, ry = 30 + 34 * lumbar, 50 + 6 * lumbar
     bump_y = y - (spine - 40)
     rho = np.sqrt((x / rx) ** 2 + (bump_y / ry) ** 2) + 1e-3
     fields["bump"] = np.where(z > -180, np.sqrt(x**2 + bump_y**2) * (1 - 1 / rho), 40.0).astype(np.float32)
@@ -80,9 +79,11 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...]) -> list[np.ndarray]
     return out
 
 
-def _profile_distance(table: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, visceral: float, belly: np.ndarray, squareness: float) -> np.ndarray:
-    width = along(table, z, 1) + (visceral - 0.35) * 26 * belly
-    front = along(table, z, 2) + (visceral - 0.35) * 62 * belly
+def _profile_distance(table: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, visceral: float, squareness: float) -> np.ndarray:
+    """Radial distance to a rounded cross-section whose size follows the table, and the belly's fat."""
+    belly = (visceral - 0.25) * np.exp(-(((z + 35) / 105) ** 2))
+    width = along(table, z, 1) + 30 * belly
+    front = along(table, z, 2) + 75 * belly
     back = along(table, z, 3)
     yc, half = (front + back) / 2, (front - back) / 2
     u2, v2, r = (x / width) ** 2, ((y - yc) / half) ** 2, np.sqrt(x**2 + (y - yc) ** 2)
@@ -100,6 +101,7 @@ def _fat_thickness(subject: Subject, x: np.ndarray, y: np.ndarray, z: np.ndarray
     hip = np.exp(-(((z + 190) / 90) ** 2))
     front = np.clip(y / 110, -1, 1)
     share = 0.9 + (0.9 if subject.female else 0.45) * hip * np.clip(1 - front, 0, 1.5) + 0.35 * np.exp(-(((z + 90) / 70) ** 2)) * np.clip(front, 0, 1)
+    share = share + 0.7 * np.exp(-(((z + 75) / 65) ** 2)) * np.clip(-y / 90, 0, 1) * np.clip(np.abs(x) / 60 - 0.2, 0, 1)
     share = share * np.clip((400 - z) / 120, 0.35, 1) * np.where(z > 120, 0.75, 1.0)
     thickness = 3 + subject.fat_mm * share * (1 + 0.06 * noise)
     if subject.female:
@@ -113,24 +115,33 @@ def _above_diaphragm(x: np.ndarray, y: np.ndarray, z: np.ndarray, depth: np.ndar
     side = 1 / (1 + np.exp(-x / 18))
     peak = left + (right - left) * side - 10 * np.exp(-((x / 30) ** 2))
     rim = 30 + 0.45 * (y + 60) + 0.25 * subject.breath_mm  # lowest at the back
-    inward = np.clip(depth / rng.uniform(50, 75), 0, 1)
-    steepness = rng.uniform(0.35, 0.8)
+    inward = np.clip(depth / (rng.uniform(58, 90) * (1 + 0.4 * np.clip(-y / 80, 0, 1))), 0, 1)
+    steepness = rng.uniform(0.2, 0.7)
     dome = rim + (peak - rim) * (steepness * np.sqrt(1 - (1 - inward) ** 2) + (1 - steepness) * inward)
     return (z - dome).astype(np.float32)
 
 
 def paint_body(canvas: Canvas, palette: Palette, subject: Subject) -> None:
     """Skin, subcutaneous fat, muscle with fatty streaks, and the fat of the body cavities, on the whole grid."""
-    everything = canvas.everything()
-    skin = canvas.field("skin", everything)
-    outer = canvas.field("outer", everything)
-    fine, coarse = canvas.texture("fine", everything), canvas.texture("coarse", everything)
-    canvas.paint(Region(everything, skin), palette["skin"])
+    for block in canvas.blocks():
+        _paint_block(canvas, block, palette, subject)
+
+
+def _paint_block(canvas: Canvas, block: Box, palette: Palette, subject: Subject) -> None:
+    skin = canvas.field("skin", block)
+    if skin.min() > canvas.edge_mm:
+        return
+    outer = canvas.field("outer", block)
+    fine, coarse = canvas.texture("fine", block), canvas.texture("coarse", block)
+    canvas.paint(Region(block, skin), palette["skin"])
     fat = palette["fat"] + palette.amplitude("fat") * (0.7 * fine + 0.4 * coarse)
-    canvas.paint(Region(everything, skin + 2), fat)
-    planes = np.clip(1 - np.abs(canvas.field("noise1", everything) - 0.3 * coarse) / np.float32(0.10 + 0.08 * subject.age), 0, 1)
-    streaks = planes * np.float32(20 + 75 * subject.age)  # fat between the muscles
-    muscle = palette["muscle"] + palette.amplitude("muscle") * fine - streaks
-    canvas.paint(Region(everything, outer), muscle)
-    cavity = np.maximum(canvas.field("cavity", everything), -canvas.field("bump", everything))
-    canvas.paint(Region(everything, cavity), fat + 12 * np.maximum(fine, 0))
+    canvas.paint(Region(block, skin + 2), fat)
+    if outer.min() > canvas.edge_mm:
+        return
+    planes = np.clip(1.4 - np.abs(canvas.field("noise1", block) - 0.2 * coarse) / np.float32(0.10 + 0.10 * subject.age), 0, 1)
+    planes = np.maximum(planes, np.clip(1.3 - np.abs(canvas.field("noise2", block) + 0.2 * coarse) / np.float32(0.05 + 0.08 * subject.age), 0, 1))
+    streaks = planes * np.float32(35 + 85 * subject.age)  # fat between the muscles
+    canvas.paint(Region(block, outer), palette["muscle"] + palette.amplitude("muscle") * fine - streaks)
+    cavity = np.maximum(canvas.field("cavity", block), -canvas.field("bump", block))
+    if cavity.min() < canvas.edge_mm:
+        canvas.paint(Region(block, cavity), fat + 12 * np.maximum(fine, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from arena_pipeline.phantoms.frame import LATTICE_LOW_MM, LATTICE_PITCH_MM, LATT
 TILE_SIZE = 48
 TILE_PITCH_MM = 3.0
 AIR_HU = -1000.0
+BLOCK_VOXELS = 250_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +70,11 @@ class Canvas:
         self.fields: dict[str, np.ndarray] = {}
         self.edge_mm = float(np.clip(np.prod(grid.spacing_mm) ** (1 / 3), 1.0, 6.0))
         tile = rng.standard_normal((2, TILE_SIZE, TILE_SIZE, TILE_SIZE)).astype(np.float32)
-        self._tiles = {"fine": _unit(ndimage.gaussian_filter(tile[0], 0.9, mode="wrap")), "coarse": _unit(ndimage.gaussian_filter(tile[1], 2.5, mode="wrap"))}
-        self._lattice_weights = [
-            cubic_weights((grid.axis_mm(a) - LATTICE_LOW_MM[a]) / LATTICE_PITCH_MM, LATTICE_SHAPE[a]) for a in range(3)
-        ]
+        self._tiles = {
+            "fine": _unit(ndimage.gaussian_filter(tile[0], 0.9, mode="wrap")),
+            "coarse": _unit(ndimage.gaussian_filter(tile[1], 2.5, mode="wrap")),
+        }
+        self._lattice_weights = [cubic_weights((grid.axis_mm(a) - LATTICE_LOW_MM[a]) / LATTICE_PITCH_MM, LATTICE_SHAPE[a]) for a in range(3)]
         self._tile_weights = [cubic_weights(grid.axis_mm(a) / TILE_PITCH_MM, TILE_SIZE, periodic=True) for a in range(3)]
 
     def box(self, low_mm: np.ndarray, high_mm: np.ndarray) -> Box | None:
@@ -86,11 +89,17 @@ class Canvas:
             axes.append((self.grid.origin_mm[a] + self.grid.spacing_mm[a] * np.arange(start, stop)).astype(np.float32))
         return Box((slices[0], slices[1], slices[2]), axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :])
 
-    def everything(self) -> Box:
-        """All voxels."""
-        x, y, z = (self.grid.axis_mm(a).astype(np.float32) for a in range(3))
-        n = self.grid.shape
-        return Box((slice(0, n[0]), slice(0, n[1]), slice(0, n[2])), x[:, None, None], y[None, :, None], z[None, None, :])
+    def blocks(self, points: np.ndarray | None = None, margin_mm: float = 0.0) -> Iterator[Box]:
+        """The voxels around scanner points (n, 3), or all, in slabs along x small enough for the processor's cache."""
+        low, high = (np.full(3, -1e6), np.full(3, 1e6)) if points is None else (points.min(0) - margin_mm, points.max(0) + margin_mm)
+        box = self.box(low, high)
+        if box is None:
+            return
+        x, y, z = box.slices
+        step = max(1, BLOCK_VOXELS // (box.shape[1] * box.shape[2]))
+        for start in range(0, box.shape[0], step):
+            part = box.x[start : start + step]
+            yield Box((slice(x.start + start, x.start + start + len(part)), y, z), part, box.y, box.z)
 
     def field(self, name: str, box: Box) -> np.ndarray:
         """The named lattice field interpolated in a box, float32."""
@@ -102,13 +111,14 @@ class Canvas:
         x, y, z = (self._tile_weights[a][box.slices[a]] for a in range(3))
         return interpolate(self._tiles[name], (x, y, z))
 
-    def paint(self, region: Region, hu: float | np.ndarray, label: int | None = 0, opacity: float = 1.0) -> None:
+    def paint(self, region: Region, hu: float | np.ndarray, label: int | None = 0) -> None:
         """Covers a region with `hu`; the label map gets `label` inside (None leaves it)."""
         inside = self.image[region.box.slices]
-        cover = np.clip(0.5 - region.distance / np.float32(self.edge_mm), 0, 1)
-        if opacity < 1:
-            cover *= np.float32(opacity)
-        inside += cover * (hu - inside)
+        cover = region.distance * np.float32(-1 / self.edge_mm)
+        cover += np.float32(0.5)
+        np.clip(cover, 0, 1, out=cover)
+        cover *= hu - inside
+        inside += cover
         if label is not None:
             self.labels[region.box.slices][region.distance < 0] = label
 

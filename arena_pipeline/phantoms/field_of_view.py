@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arena_pipeline.phantoms.body import CAVITY, OUTER
+from arena_pipeline.phantoms.body import OUTER
 from arena_pipeline.phantoms.canvas import Grid
 from arena_pipeline.phantoms.frame import Frame
 from arena_pipeline.phantoms.subject import Subject
@@ -20,11 +20,15 @@ class FieldOfView:
         z_mm: lower and upper end in canonical mm (0: L1/L2, about -310: ischium, 330: lung apex).
         margin_mm: room beside the skin in-plane; negative crops into the body.
         circular: everything outside the largest circle in-plane is padded.
+        crop_mm: a rectangle (width, depth) inside the body, as in scans reconstructed around one organ; None: the whole section.
+        crop_centre_mm: its centre, canonical (x, y).
     """
 
     z_mm: tuple[float, float]
     margin_mm: float = 15.0
     circular: bool = False
+    crop_mm: tuple[float, float] | None = None
+    crop_centre_mm: tuple[float, float] = (0.0, 25.0)
 
     @classmethod
     def named(cls, name: str) -> FieldOfView:
@@ -40,23 +44,35 @@ class FieldOfView:
         else:
             low, high = np.array(RANGES[name]) + rng.normal(0, 18, 2)
         margin = float(rng.uniform(-25, 0)) if rng.random() < 0.12 else float(rng.uniform(3, 45))
-        return cls((float(low), float(high)), margin, bool(rng.random() < 0.2))
+        circular, size, centre = bool(rng.random() < 0.2), rng.uniform(160, 270, 2), rng.normal([0, 25], [28, 20])
+        if rng.random() < 0.12:
+            return cls((float(low), float(high)), 0.0, False, (float(size[0]), float(size[1])), (float(centre[0]), float(centre[1])))
+        return cls((float(low), float(high)), margin, circular)
 
     def grid(self, rng: np.random.Generator, subject: Subject, frame: Frame, spacing_mm: tuple[float, float, float]) -> Grid:
         """The voxel grid that covers this field of view of a person."""
-        scale = frame.scale
-        z = np.linspace(self.z_mm[0], self.z_mm[1], 40)
-        grown = max(0.0, subject.visceral - 0.35)
-        fat = subject.fat_mm + 8
-        half_width = (np.interp(z, OUTER[:, 0], OUTER[:, 1]).max() + 26 * grown + 1.5 * fat * 0.8) * scale[0] + self.margin_mm
-        front = (np.interp(z, OUTER[:, 0], OUTER[:, 2]).max() + 62 * grown + 1.2 * fat) * scale[1] + self.margin_mm
-        back = (np.interp(z, OUTER[:, 0], OUTER[:, 3]).min() - 1.3 * fat) * scale[1] - self.margin_mm - 25
-        if subject.arms_down and self.margin_mm > 0:
-            half_width += 30
-        low = np.array([-half_width, back, self.z_mm[0] * scale[2]]) + rng.normal(0, [4, 4, 0])
-        high = np.array([half_width, front, self.z_mm[1] * scale[2]])
+        (x0, x1), (y0, y1) = self._cropped(frame.scale) if self.crop_mm else self._around_body(subject, frame.scale)
+        jitter = rng.normal(0, [4, 4, 0])
+        low = np.array([x0, y0, self.z_mm[0] * frame.scale[2]]) + jitter
+        high = np.array([x1, y1, self.z_mm[1] * frame.scale[2]])
         shape = np.maximum(np.ceil((high - low) / spacing_mm), 8).astype(int)
         return Grid((int(shape[0]), int(shape[1]), int(shape[2])), spacing_mm, (float(low[0]), float(low[1]), float(low[2])))
+
+    def _cropped(self, scale: np.ndarray) -> np.ndarray:
+        """[[x low, x high], [y low, y high]] in scanner mm."""
+        middle, size = np.array(self.crop_centre_mm) * scale[:2], np.array(self.crop_mm)
+        return np.stack([middle - size / 2, middle + size / 2], axis=1)
+
+    def _around_body(self, subject: Subject, scale: np.ndarray) -> np.ndarray:
+        z = np.linspace(self.z_mm[0], self.z_mm[1], 40)
+        width, front, back = (np.interp(z, OUTER[:, 0], OUTER[:, column]) for column in (1, 2, 3))
+        grown, fat = max(0.0, subject.visceral - 0.25), subject.fat_mm + 8
+        half_width = (width.max() + 30 * grown + 1.2 * fat) * scale[0] + self.margin_mm
+        if subject.arms_down and self.margin_mm > 0:
+            half_width += 30
+        front_mm = (front.max() + 75 * grown + 1.2 * fat) * scale[1] + self.margin_mm
+        back_mm = (back.min() - 1.3 * fat) * scale[1] - self.margin_mm - 25
+        return np.array([[-half_width, half_width], [back_mm, front_mm]])
 
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -66,4 +82,3 @@ RANGES: dict[str, tuple[float, float]] = {
     "chest": (60.0, 345.0),
     "chest_abdomen": (-100.0, 340.0),
 }
-__all__ = ["CAVITY", "RANGES", "FieldOfView"]

@@ -16,15 +16,15 @@ TISSUES: dict[str, tuple[tuple[float, float, float, float], float]] = {
     "muscle": ((50, 56, 62, 62), 6),
     "skin": ((0, 5, 10, 10), 15),
     "lung": ((-850, -845, -840, -840), 35),
-    "aorta": ((42, 300, 155, 125), 4),
+    "aorta": ((42, 335, 155, 125), 4),
     "vena_cava": ((40, 75, 140, 125), 4),
     "portal_vein": ((40, 110, 170, 130), 4),
     "hepatic_vessel": ((38, 75, 160, 125), 4),
     "right_heart": ((41, 210, 150, 125), 5),
-    "left_heart": ((42, 290, 155, 125), 5),
+    "left_heart": ((42, 330, 155, 125), 5),
     "myocardium": ((44, 105, 110, 95), 6),
     "liver": ((55, 66, 108, 92), 9),
-    "spleen": ((46, 115, 118, 98), 6),
+    "spleen": ((46, 130, 118, 98), 6),
     "kidney_cortex": ((32, 165, 185, 165), 6),
     "kidney_medulla": ((29, 65, 155, 175), 6),
     "urine": ((4, 5, 12, 420), 6),
@@ -61,7 +61,7 @@ class Palette:
     def random(cls, rng: np.random.Generator, phase: Phase, strength: float) -> Palette:
         """Means around the table's; `strength` adds an offset of that many times 12 HU to each tissue (domain randomisation)."""
         column = PHASES.index(phase)
-        enhancement = float(np.clip(rng.normal(1.0, 0.16), 0.6, 1.5))
+        enhancement = float(np.clip(rng.normal(1.0, 0.2), 0.55, 1.6))
         hu = {}
         for tissue, (means, spread) in TISSUES.items():
             uptake = means[column] - means[0]

@@ -1,8 +1,8 @@
 """Phantoms as raw datasets on disk, in the layouts that TotalSegmentator (v1) and FLARE'22 are published in.
 
-    ROOT/meta.csv  ROOT/s0001/ct.nii.gz  ROOT/s0001/segmentations/liver.nii.gz ...
-    ROOT/FLARE22Train/images/FLARE22_Tr_0001_0000.nii.gz  ROOT/FLARE22Train/labels/FLARE22_Tr_0001.nii.gz
-    ROOT/FLARE22Tuning/images/FLARETs_0007_0000.nii.gz  ROOT/FLARE22Tuning/labels/FLARETs_0007.nii.gz
+ROOT/meta.csv  ROOT/s0001/ct.nii.gz  ROOT/s0001/segmentations/liver.nii.gz ...
+ROOT/FLARE22Train/images/FLARE22_Tr_0001_0000.nii.gz  ROOT/FLARE22Train/labels/FLARE22_Tr_0001.nii.gz
+ROOT/FLARE22Tuning/images/FLARETs_0007_0000.nii.gz  ROOT/FLARE22Tuning/labels/FLARETs_0007.nii.gz
 """
 
 from __future__ import annotations

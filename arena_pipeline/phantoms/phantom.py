@@ -9,7 +9,7 @@ import numpy as np
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.phantoms import abdomen, body, digestive, muscles, skeleton, thorax, vessels
 from arena_pipeline.phantoms.acquisition import Acquisition, acquire
-from arena_pipeline.phantoms.canvas import Canvas, Grid
+from arena_pipeline.phantoms.canvas import Canvas
 from arena_pipeline.phantoms.field_of_view import FieldOfView
 from arena_pipeline.phantoms.frame import Frame
 from arena_pipeline.phantoms.heart import paint_heart

@@ -16,7 +16,9 @@ def smooth_union(a: np.ndarray, b: np.ndarray, radius_mm: float) -> np.ndarray:
     return np.minimum(a, b) - h * h * (radius_mm / 4)
 
 
-def ellipsoid(canvas: Canvas, centre: np.ndarray, radii: tuple[float, float, float], axes: np.ndarray | None = None, margin_mm: float = MARGIN_MM) -> Region | None:
+def ellipsoid(
+    canvas: Canvas, centre: np.ndarray, radii: tuple[float, float, float], axes: np.ndarray | None = None, margin_mm: float = MARGIN_MM
+) -> Region | None:
     """An ellipsoid; `axes` has the unit directions of its three half-axes as rows."""
     centre, axes = np.asarray(centre, float).reshape(3), np.eye(3) if axes is None else axes
     reach = np.sqrt(((axes * np.asarray(radii)[:, None]) ** 2).sum(0)) + margin_mm
@@ -50,7 +52,7 @@ def curve(points: np.ndarray, radii: np.ndarray | list[float] | float, step_mm: 
 
 def _hermite(knots: np.ndarray, values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Cubic Hermite interpolation of (n, d) values with finite-difference slopes."""
-    slopes = np.gradient(values, knots, axis=0) if len(knots) > 2 else np.broadcast_to(np.diff(values, axis=0) / np.diff(knots)[:, None], values.shape)
+    slopes = np.gradient(values, knots, axis=0)
     i = np.clip(np.searchsorted(knots, where, side="right") - 1, 0, len(knots) - 2)
     width = (knots[i + 1] - knots[i])[:, None]
     t = (where - knots[i])[:, None] / width
@@ -58,7 +60,13 @@ def _hermite(knots: np.ndarray, values: np.ndarray, where: np.ndarray) -> np.nda
     return (1 - rise) * values[i] + rise * values[i + 1] + width * (t * (t - 1) ** 2 * slopes[i] + t * t * (t - 1) * slopes[i + 1])
 
 
-def tube(canvas: Canvas, points: np.ndarray, radii: np.ndarray | list[float] | float, flatten: tuple[float, float, float] = (1, 1, 1), margin_mm: float = MARGIN_MM) -> Region | None:
+def tube(
+    canvas: Canvas,
+    points: np.ndarray,
+    radii: np.ndarray | list[float] | float,
+    flatten: tuple[float, float, float] = (1, 1, 1),
+    margin_mm: float = MARGIN_MM,
+) -> Region | None:
     """A tube through (n, 3) scanner points; `flatten` > 1 along an axis squeezes its cross-section there."""
     return beads(canvas, *curve(points, radii), flatten, margin_mm)
 

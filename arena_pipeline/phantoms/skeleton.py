@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from arena_pipeline.phantoms.body import spine_y
-from arena_pipeline.phantoms.canvas import Region
+from arena_pipeline.phantoms.canvas import Box, Region
 from arena_pipeline.phantoms.scene import Scene
 from arena_pipeline.phantoms.structures import PHANTOM_STRUCTURES
 
@@ -30,10 +30,14 @@ def paint_spine(scene: Scene, rng: np.random.Generator) -> None:
     """Vertebrae with discs, canal, arches and processes."""
     density, spine_width = float(rng.uniform(0.45, 0.8)), float(rng.uniform(0.92, 1.1))
     canvas = scene.canvas
-    corners = scene.frame.to_scanner(np.array([[sx * 62, spine_y(z) + dy, z] for sx in (-1, 1) for z in (-150, -50, 50, 150, 250, 350, 440) for dy in (-85, 30)]))
-    box = canvas.box(corners.min(0) - 8, corners.max(0) + 8)
-    if box is None:
-        return
+    levels = (-150, -50, 50, 150, 250, 350, 440)
+    corners = scene.frame.to_scanner(np.array([[x, spine_y(z) + dy, z] for x in (-62, 62) for z in levels for dy in (-85, 30)]))
+    for block in canvas.blocks(corners, 8):
+        _paint_spine_block(scene, block, density, spine_width)
+
+
+def _paint_spine_block(scene: Scene, box: Box, density: float, spine_width: float) -> None:
+    canvas = scene.canvas
     x, y, z = np.abs(canvas.field("x", box)) / np.float32(spine_width), canvas.field("spine", box), canvas.field("z", box)
     level, in_level, pitch = _levels(z)
     lumbar = np.clip((140 - z) / 160, 0, 1)
@@ -50,12 +54,13 @@ def paint_spine(scene: Scene, rng: np.random.Generator) -> None:
     arch = np.maximum(np.maximum(np.abs(canal - 3.0) - 3.2, mid - 0.36 * pitch), y + ry - 4)
     spinous = np.maximum(np.maximum(x - 3.6, mid - 0.30 * pitch + 0.004 * back), np.abs(back - 26) - 17 - 4 * lumbar)
     reach = 31 + 9 * lumbar * (level > -90)
-    transverse = np.maximum(np.maximum(np.abs(back + 1 - 0.12 * x) - 3.6, np.abs((in_level - 0.5) * pitch - 0.25 * (x - 20)) - 5.0), np.maximum(x - reach, 9 - x))
+    tilt = np.abs((in_level - 0.5) * pitch - 0.25 * (x - 20)) - 5.0
+    transverse = np.maximum(np.maximum(np.abs(back + 1 - 0.12 * x) - 3.6, tilt), np.maximum(x - reach, 9 - x))
     facet = np.sqrt((x - 17) ** 2 + (back - 5) ** 2 + (np.minimum(in_level, 1 - in_level) * pitch) ** 2) - 8.5
     bones = np.minimum(np.minimum(np.maximum(body, disc_half - from_disc), np.minimum(arch, facet)), np.minimum(spinous, transverse))
     bones = np.maximum(np.maximum(bones, end), -canal)
     canvas.paint(Region(box, np.maximum(body - 1.0, end)), scene.palette["disc"])
-    paint_bone(scene, Region(box, bones), 1.4, density)
+    paint_bone(scene, Region(box, bones), 1.2, density)
     canvas.paint(Region(box, np.maximum(canal, end)), scene.palette["fat"] + 60)
     canvas.paint(Region(box, np.maximum(canal + 3, end)), scene.palette["cord"])
 
@@ -73,10 +78,16 @@ def paint_ribs(scene: Scene, rng: np.random.Generator) -> None:
     density, phase, droop = float(rng.uniform(0.4, 0.75)), float(rng.uniform(0, RIB_PITCH_MM)), float(rng.uniform(85, 120))
     canvas = scene.canvas
     corners = scene.frame.to_scanner(np.array([[sx * 165, y, z] for sx in (-1, 1) for y in (-125, 130) for z in (-35, 345)]))
-    box = canvas.box(corners.min(0), corners.max(0))
-    if box is None:
-        return
+    for block in canvas.blocks(corners):
+        _paint_rib_block(scene, block, density, phase, droop)
+
+
+def _paint_rib_block(scene: Scene, box: Box, density: float, phase: float, droop: float) -> None:
+    canvas = scene.canvas
     cavity = canvas.field("cavity", box)
+    near = (cavity > -4 - canvas.edge_mm) & (cavity < 16 + canvas.edge_mm)
+    if not near.any():
+        return
     x, y, z = canvas.field("x", box), canvas.field("y", box), canvas.field("z", box)
     # 0 at the spine, 1 at the sternum, along the wall
     round_body = np.arctan2(np.abs(x), -(y - 5 - 0.05 * z) * 1.25).astype(np.float32) / np.float32(np.pi)
@@ -98,46 +109,56 @@ def paint_ribs(scene: Scene, rng: np.random.Generator) -> None:
 
 
 def paint_shoulders(scene: Scene, rng: np.random.Generator) -> None:
-    """Clavicles, scapulae, humeri (raised beside the head, or beside the body)."""
-    density = float(rng.uniform(0.7, 1.0))
+    """Clavicles, scapulae, humeri (raised beside the head, or beside the body), in front of them the fat of the armpits."""
+    density = float(rng.uniform(0.55, 0.9))
     for side in (-1, 1):
+        pit = scene.clipped(scene.ellipsoid([side * 136, 8, 240], (24, 38, 48)), "outer", 6)
+        if pit is not None:
+            pit = scene.roughened(pit, 6, "noise1").without(scene.canvas.field("cavity", pit.box) - 12)
+            scene.canvas.paint(pit, scene.palette["fat"] + 5)
         paint_bone(scene, scene.tube([[side * 14, 52, 278], [side * 50, 45, 292], [side * 100, 10, 308], [side * 140, -15, 312]], 6.0), 2.0, density)
         _paint_scapula(scene, side, density)
         paint_bone(scene, scene.ellipsoid([side * 158, -30, 296], (21, 21, 22)), 1.8, density * 0.8)
-        end = [side * 178, -45, 140] if scene.subject.arms_down else [side * 175, -30, 430]
+        end = [side * 205, -45, 60] if scene.subject.arms_down else [side * 182, -30, 440]
+        _paint_arm(scene, np.array([[side * 160, -30, 285], end]))
         paint_bone(scene, scene.tube([[side * 160, -30, 290], end], 11.0), 4.0, density)
 
 
+def _paint_arm(scene: Scene, points: np.ndarray) -> None:
+    """Skin, fat and muscle of an upper arm, where the torso does not reach."""
+    fat = 2 + 0.3 * scene.subject.fat_mm
+    for radius, tissue in ((38 + fat, "skin"), (36 + fat, "fat"), (36, "muscle")):
+        arm = scene.tube(points, float(radius))
+        if arm is not None:
+            torso = scene.canvas.field("skin" if tissue != "muscle" else "outer", arm.box)
+            scene.canvas.paint(arm.without(torso), scene.textured(arm, tissue))
+
+
 def _paint_scapula(scene: Scene, side: int, density: float) -> None:
-    blade = np.array([[side * (74 + 9 * i), -108 + 9 * i - 2 * j, 292 - 22 * j + 3 * i] for j in range(7) for i in range(max(1, 7 - j))], float)
-    for j in range(7):
-        row = blade[[k for k in range(len(blade)) if abs(blade[k, 2] - (292 - 22 * j)) < 22 and k >= sum(max(1, 7 - m) for m in range(j))][: max(2, 7 - j)]]
-        if len(row) >= 2:
-            paint_bone(scene, scene.tube(row, 3.2), 1.5, density)
+    for row in range(7):  # a triangle, point down: horizontal rods that get shorter
+        z, width = 292 - 22 * row, 9 * (6 - row) + 6
+        rod = [[side * 74, -108 - 2 * row, z], [side * (74 + width), -108 - 2 * row + width, z + 3]]
+        paint_bone(scene, scene.tube(rod, 3.2), 1.5, density)
     paint_bone(scene, scene.tube([[side * 80, -118, 268], [side * 115, -105, 292], [side * 150, -55, 316]], 5.0), 1.6, density)
 
 
 def paint_pelvis(scene: Scene, rng: np.random.Generator) -> None:
     """Sacrum, hip bones and femurs."""
-    density = float(rng.uniform(0.6, 0.95))
+    density = float(rng.uniform(0.45, 0.75))
     _paint_sacrum(scene, density)
     for side in (-1, 1):
         _paint_ilium(scene, side, density)
         socket = scene.ellipsoid([side * 88, -2, -240], (33, 33, 33))
         if socket is not None:
-            x = canvas_x(scene, socket) * side
+            x = scene.canvas.field("x", socket.box) * side
             head = socket.distance + 7 * scene.size
             paint_bone(scene, socket.without(head).within(x - 100), 2.5, density)
         paint_bone(scene, scene.tube([[side * 88, -22, -262], [side * 76, -40, -285], [side * 66, -42, -312]], [16, 14, 15]), 2.2, density)
         paint_bone(scene, scene.tube([[side * 66, -42, -312], [side * 40, 5, -300], [side * 22, 32, -285]], [9, 7, 8]), 2.0, density)
         paint_bone(scene, scene.tube([[side * 82, 18, -236], [side * 50, 38, -248], [side * 16, 44, -268]], [13, 9, 11]), 2.0, density)
-        paint_bone(scene, scene.ellipsoid([side * 90, -3, -240], (23.5, 23.5, 23.5)), 1.8, density)
+        paint_bone(scene, scene.ellipsoid([side * 90, -3, -240], (23.5, 23.5, 23.5)), 1.5, density * 1.3)
         paint_bone(scene, scene.tube([[side * 90, -3, -240], [side * 112, -8, -258], [side * 128, -14, -275]], [15, 13, 18]), 2.4, density)
         paint_bone(scene, scene.tube([[side * 126, -12, -272], [side * 124, -4, -340], [side * 116, 6, -480]], [17, 14, 13]), 5.0, density)
-
-
-def canvas_x(scene: Scene, region: Region) -> np.ndarray:
-    return scene.canvas.field("x", region.box)
 
 
 def _paint_sacrum(scene: Scene, density: float) -> None:
@@ -155,14 +176,18 @@ def _paint_sacrum(scene: Scene, density: float) -> None:
 def _paint_ilium(scene: Scene, side: int, density: float) -> None:
     canvas = scene.canvas
     corners = scene.frame.to_scanner(np.array([[side * x, y, z] for x in (25, 150) for y in (-90, 75) for z in (-250, -75)]))
-    box = canvas.box(corners.min(0), corners.max(0))
-    if box is None:
-        return
+    for block in canvas.blocks(corners):
+        _paint_ilium_block(scene, block, side, density)
+
+
+def _paint_ilium_block(scene: Scene, box: Box, side: int, density: float) -> None:
+    canvas = scene.canvas
     x, y, z = canvas.field("x", box) * side, canvas.field("y", box), canvas.field("z", box)
     rise = np.clip(z + 230, 0, 150)
     sheet = 78 + 0.62 * y + 0.30 * rise - 0.0035 * y * y - 0.0009 * rise * rise * (y > 0)
     across = (x - sheet) * np.float32(0.76)
-    rim = np.sqrt(((y + 6) / 66) ** 2 + ((z + 165) / 78) ** 2) - 1
+    narrow = np.clip((-150 - z) / 70, 0, 1)  # the sciatic notch lies behind the lower part
+    rim = np.sqrt(((y + 6 - 16 * narrow) / (66 - 36 * narrow)) ** 2 + ((z + 165) / 78) ** 2) - 1
     thickness = 4.2 + 4.0 * np.clip(1 + rim * 3, 0, 1) + 9 * np.clip((-190 - z) / 40, 0, 1)
     plate = np.maximum(np.abs(across) - thickness, rim * 60)
     paint_bone(scene, Region(box, plate.astype(np.float32)), 2.0, density)

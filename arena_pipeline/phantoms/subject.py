@@ -44,7 +44,7 @@ class Subject:
         missing = rng.random()
         return cls(
             female=female,
-            scale=tuple(float(v) for v in size * np.exp(rng.normal(0, [0.04, 0.04, 0.035]))),  # type: ignore[arg-type]
+            scale=tuple(float(v) for v in size * np.array([1.0, 1.04, 1.0]) * np.exp(rng.normal(0, [0.04, 0.06, 0.035]))),  # type: ignore[arg-type]
             fat_mm=fat,
             visceral=visceral,
             age=float(rng.random()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from arena_pipeline.phantoms.body import spine_y
-from arena_pipeline.phantoms.canvas import Region
+from arena_pipeline.phantoms.canvas import Box, Region
 from arena_pipeline.phantoms.scene import Scene
 from arena_pipeline.phantoms.shapes import beads, curve
 from arena_pipeline.phantoms.structures import PHANTOM_STRUCTURES
@@ -17,21 +17,8 @@ def paint_lungs(scene: Scene, rng: np.random.Generator) -> None:
     vessels = [_vessel_tree(rng, side) for side in (1, -1)]
     canvas = scene.canvas
     corners = scene.frame.to_scanner(np.array([[sx * 150, y, z] for sx in (-1, 1) for y in (-120, 125) for z in (15, 350)]))
-    box = canvas.box(corners.min(0), corners.max(0))
-    if box is None:
-        return
-    x, y, z = canvas.field("x", box), canvas.field("y", box), canvas.field("z", box)
-    chest = np.maximum(np.maximum(canvas.field("cavity", box) + 1.5, -canvas.field("above", box)), -canvas.field("bump", box) + 1.5)
-    chest = np.maximum(chest, z - 335)
-    # upper mediastinum: narrow in front, wide in the middle; the heart is carved out below
-    middle = waist * np.exp(-(((y - 0) / 55) ** 2)) + 5 + 8 * np.clip((z - 230) / 60, 0, 1)
-    slab = (np.abs(x + 4) - middle) * 0.85
-    heart = heart_bulge(x, y, z)
-    lungs = np.maximum(chest, -np.minimum(slab, heart))
-    for side, structure in ((1, "lung_right"), (-1, "lung_left")):
-        half = Region(box, np.maximum(lungs, -side * (x + 2)))
-        hu = scene.textured(half, "lung") + 55 * np.clip(-(y + 20) / 90, -0.5, 1) * (1 + tilt)
-        canvas.paint(half, hu, PHANTOM_STRUCTURES[structure])
+    for block in canvas.blocks(corners):
+        _paint_lung_block(scene, block, waist, tilt)
     for tree in vessels:
         for points, radii in tree:
             region = beads(canvas, *curve(scene.frame.to_scanner(points), radii, 3.0), margin_mm=canvas.edge_mm)
@@ -40,10 +27,28 @@ def paint_lungs(scene: Scene, rng: np.random.Generator) -> None:
                 canvas.paint(inside, scene.palette["right_heart"] - 10, None)
 
 
+def _paint_lung_block(scene: Scene, block: Box, waist: float, tilt: float) -> None:
+    canvas = scene.canvas
+    chest = np.maximum(canvas.field("cavity", block) + 1.5, -canvas.field("above", block))
+    if chest.min() > canvas.edge_mm:
+        return
+    x, y, z = canvas.field("x", block), canvas.field("y", block), canvas.field("z", block)
+    chest = np.maximum(np.maximum(chest, 1.5 - canvas.field("bump", block)), z - 335)
+    # upper mediastinum: narrow in front, wide in the middle; room for the heart below
+    middle = waist * np.exp(-((y / 55) ** 2)) + 5 + 8 * np.clip((z - 230) / 60, 0, 1)
+    slab = (np.abs(x + 4) - middle) * 0.85
+    lungs = np.maximum(chest, -np.minimum(slab, heart_bulge(x, y, z - np.float32(0.5 * scene.subject.breath_mm))))
+    for side, structure in ((1, "lung_right"), (-1, "lung_left")):
+        half = Region(block, np.maximum(lungs, -side * (x + 2)))
+        if half.distance.min() < canvas.edge_mm:
+            hu = scene.textured(half, "lung") + 55 * np.clip(-(y + 20) / 90, -0.5, 1) * (1 + tilt)
+            canvas.paint(half, hu, PHANTOM_STRUCTURES[structure])
+
+
 def heart_bulge(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     """Distance to the pericardium, which the lungs make room for."""
-    u, v, w = (x + 26) / 70, (y - 42) / 54, (z - 148) / 62
-    w = w + 0.35 * u
+    u, v, w = (x + 28) / 70, (y - 42) / 54, (z - 143) / 50
+    w = w - 0.35 * u
     k = np.sqrt(u * u + v * v + w * w) + np.float32(1e-3)
     right = np.sqrt(((x - 24) / 32) ** 2 + ((y - 30) / 40) ** 2 + ((z - 152) / 55) ** 2) + np.float32(1e-3)
     return np.minimum((k - 1) * 54, (right - 1) * 34)
@@ -53,12 +58,12 @@ def _vessel_tree(rng: np.random.Generator, side: int) -> list[tuple[np.ndarray, 
     """Branches from the hilum to the periphery, canonical mm."""
     hilum = np.array([side * 38.0, -8, 192])
     branches = []
-    for _ in range(22):
+    for _ in range(30):
         target = np.array([side * rng.uniform(45, 120), rng.uniform(-85, 75), rng.uniform(60, 305)])
         middle = hilum + 0.45 * (target - hilum) + rng.normal(0, 8, 3)
-        branches.append((np.stack([hilum + rng.normal(0, 4, 3), middle, target]), np.array([rng.uniform(3, 5.5), rng.uniform(1.8, 3), 0.8])))
+        branches.append((np.stack([hilum + rng.normal(0, 4, 3), middle, target]), np.array([rng.uniform(3.5, 6), rng.uniform(2, 3.3), 1.0])))
         twig = target + rng.normal(0, 22, 3)
-        branches.append((np.stack([middle, 0.5 * (middle + twig) + rng.normal(0, 4, 3), twig]), np.array([2.0, 1.4, 0.6])))
+        branches.append((np.stack([middle, 0.5 * (middle + twig) + rng.normal(0, 4, 3), twig]), np.array([2.3, 1.7, 0.8])))
     return branches
 
 

@@ -38,11 +38,7 @@ def make_plans(
     Raises:
         PlansError: the fingerprint was made for another list of structures than dataset.json has.
     """
-    if set(fingerprint.structures) != set(dataset.structures):
-        raise PlansError(
-            f"{fingerprint.dataset_name}: the fingerprint has the structures {', '.join(fingerprint.structures)}, dataset.json has "
-            f"{', '.join(dataset.structures)}; run arena_extract_fingerprint again"
-        )
+    _check_structures(fingerprint, dataset)
     reasons = {
         "foundation": f"{preset.name} was named",
         "labels": "as in dataset.json",
@@ -70,12 +66,20 @@ def make_plans(
     )
 
 
+def _check_structures(fingerprint: Fingerprint, dataset: DatasetJson) -> None:
+    if set(fingerprint.structures) != set(dataset.structures):
+        raise PlansError(
+            f"{fingerprint.dataset_name}: the fingerprint has the structures {', '.join(fingerprint.structures)}, dataset.json has "
+            f"{', '.join(dataset.structures)}; run arena_extract_fingerprint again"
+        )
+
+
 def _objective(dataset: DatasetJson, wanted: Objective | None) -> tuple[Objective, str]:
     if wanted is not None and wanted != dataset.objective:
         return wanted, f"asked for, instead of {dataset.objective} in dataset.json"
     if "objective" in dataset.model_fields_set:
         return dataset.objective, "as in dataset.json"
-    return dataset.objective, "dataset.json has no objective, as nnU-Net writes it: one multi-class task"
+    return dataset.objective, "dataset.json names no other, as nnU-Net's never does: one multi-class task"
 
 
 def _tasks(
@@ -115,7 +119,7 @@ def _inference(preset: FoundationPreset, machine: Machine, channels: int, reason
     window_batch = max(1, min(most, memory.windows_that_fit(preset, machine, channels)))
     limit = f"more than {most} are no faster on a {'CPU' if on_cpu else 'GPU'}" if window_batch == most else "more may not fit"
     reasons["inference.overlap"] = "the overlap of the published evaluation"
-    reasons["inference.window_batch"] = f"{window_batch} of the windows at once in {_memory_words(machine)}; {limit}"
+    reasons["inference.window_batch"] = f"windows at once in {_memory_words(machine)}; {limit}"
     reasons["inference.threshold"] = "the published threshold of binary tasks; not used by multi-class tasks"
     return InferencePlan(overlap=OVERLAP, window_batch=window_batch, threshold=THRESHOLD)
 
@@ -129,15 +133,15 @@ def _workers(fingerprint: Fingerprint, preset: FoundationPreset, machine: Machin
 
     in_memory, case_gib = fitting(0)
     preprocess = max(1, min(machine.cores, in_memory, fingerprint.n_training))
-    room = f"{in_memory} at once in half of the main memory (the largest takes about {case_gib:.2f} GiB)"
-    reasons["workers.preprocess"] = f"the least of {machine.cores} cores, {fingerprint.n_training} cases and {room}"
+    room = f"cases at once in half of the main memory: {in_memory}, the largest taking about {case_gib:.2f} GiB"
+    reasons["workers.preprocess"] = f"the least of cores: {machine.cores}, training cases: {fingerprint.n_training}, {room}"
     if machine.device_memory_bytes is None:
         reasons["workers.export"] = "the network needs the CPU's cores itself: predictions are exported one at a time"
         return WorkersPlan(preprocess=preprocess, export=1)
     in_memory, case_gib = fitting(channels)
     export = max(1, min(machine.cores, in_memory))
-    room = f"{in_memory} at once in half of the main memory (the largest takes about {case_gib:.2f} GiB)"
-    reasons["workers.export"] = f"the lesser of {machine.cores} cores and {room}"
+    room = f"predictions at once in half of the main memory: {in_memory}, the largest taking about {case_gib:.2f} GiB"
+    reasons["workers.export"] = f"the lesser of cores: {machine.cores}, {room}"
     return WorkersPlan(preprocess=preprocess, export=export)
 
 

@@ -1,15 +1,16 @@
-"""How much fits into memory: estimates that err on the large side, from measured bytes per voxel.
+"""How much fits into memory: estimates from measured bytes per voxel.
 
-Peak memory of this package's Swin UNETR in float32, per voxel of a patch and per unit of feature_size, grows linearly with both:
+Peak memory of this package's Swin UNETR in float32, per voxel of a patch and per unit of feature_size:
 
-    feature_size, patch            forward and backward, all weights trained     forward alone
-    12, 64^3                       173 bytes                                     50 bytes
-    24, 64^3                       285 bytes                                     48 bytes
-    48, 64^3                       163 bytes                                     36 bytes
-    48, 96^3                       -                                             32 bytes
+    feature_size, window, patch    forward and backward, all weights trained    forward alone
+    48, 7, 96^3                    139 bytes                                    34 bytes
+    48, 7, 64^3                    167 bytes                                    36 bytes
+    24, 7, 64^3                    252 bytes                                    48 bytes
+    12, 4, 64^3                    172 bytes                                    68 bytes
 
-(resident memory above the network's own, torch 2.13 on a CPU). A frozen decoder needs less. So a 96^3 patch at feature_size 48 is planned
-with 11.9 GiB in training and 2.4 GiB in prediction.
+(resident memory above the network's own, torch 2.13 on a CPU; two patches take twice as much). The numbers below are above those of every
+foundation there is; the third line, where the windows of the coarse levels are mostly padding, is none. A frozen decoder needs less. So a
+96^3 patch at feature_size 48 is planned with 7.9 GiB in training and 2.8 GiB in prediction.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from collections.abc import Sequence
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.machine import Machine
 
-TRAINING_BYTES = 300
+TRAINING_BYTES = 200
 """Per voxel of a patch and unit of feature_size, forward and backward."""
-PREDICTION_BYTES = 60
+PREDICTION_BYTES = 70
 """Likewise, forward alone."""
 PARAMETERS_PER_SQUARED_FEATURE = 27_000
 """Parameters of a Swin UNETR / feature_size^2: 62.19 million at 48, 3.91 million at 12."""

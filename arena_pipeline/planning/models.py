@@ -28,7 +28,8 @@ class TaskPlan(Frozen):
         train_decoder: whether the whole decoder is trained, or frozen.
         head: "pretrained" starts from the foundation's rows of these structures, "new" from random weights.
         keep_largest: structure -> whether only the largest 26-connected component of a prediction is kept.
-        candidates: training cases that a support set may be drawn from, in the order that the draw rule uses.
+        candidates: training cases that a support set may be drawn from, in the order that the draw rule uses; one that the
+            published list has twice stays so, since the draw depends on it.
         max_shots: the largest support set that can be drawn; 0: the task can't be adapted.
     """
 
@@ -48,8 +49,6 @@ class TaskPlan(Frozen):
             raise ValueError(f"keep_largest: expected an entry for each of {', '.join(self.structures)}, found {found}")
         if self.max_shots > len(self.candidates):
             raise ValueError(f"max_shots: {self.max_shots} is more than the {len(self.candidates)} candidates")
-        if len(set(self.candidates)) != len(self.candidates):
-            raise ValueError("candidates: a case is listed twice")
         return self
 
     @property

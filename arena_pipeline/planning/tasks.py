@@ -85,11 +85,13 @@ def choose_candidates(name: str, structures: dict[str, int], dataset: DatasetJso
     pool = split.train if split and split.train else tuple(case for case in sorted(fingerprint.cases) if case not in held_out)
     faults = {case: _fault(case, structures, fingerprint) for case in pool}
     candidates = tuple(case for case in pool if faults[case] is None)
-    source = "the split in dataset.json, in its order" if split and split.train else "the training cases, sorted"
-    reason = f"{len(candidates)} of {len(pool)} cases of {source}"
+    source = "cases of the split in dataset.json, in its order" if split and split.train else "training cases, sorted"
+    reason = f"{len(candidates)} of the {len(pool)} {source}"
     for fault in ("not in imagesTr", "not annotated", "empty"):
         if wrong := [case for case in pool if faults[case] == fault]:
             reason += f"; {fault}: {listed(wrong)}"
+    if repeated := sorted({case for case in candidates if candidates.count(case) > 1}):
+        reason += f"; listed twice there, and left so since the draw depends on it: {listed(repeated)}"
     if split and split.train and len(candidates) < len(pool):
         reason += "; so the support sets differ from those that the whole split gives"
     return candidates, reason

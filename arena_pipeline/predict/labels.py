@@ -16,7 +16,7 @@ from arena_pipeline.settings import Frozen
 JSON_NAME = "labels.json"
 ITK_SNAP_NAME = "labels.txt"
 GOLDEN_RATIO = 0.6180339887498949
-SHADES = ((0.75, 0.95), (0.95, 0.75), (0.45, 1.0))  # (saturation, value)
+SHADES = ((0.75, 1.0), (0.95, 0.8), (0.4, 1.0))  # (saturation, value)
 
 RGB = tuple[int, int, int]
 

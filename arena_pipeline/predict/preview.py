@@ -20,7 +20,9 @@ from arena_pipeline.io.geometry import Image
 from arena_pipeline.predict.labels import RGB
 
 PREVIEW_FOLDER = "previews"
-PANEL_INCHES = 4.2
+WIDTH_INCHES, LARGEST_HEIGHT_INCHES = 12.0, 9.0  # of the three panels together, which share one scale
+TITLE_INCHES, LEGEND_ROW_INCHES, GAP_INCHES = 0.75, 0.24, 0.25
+LEGEND_COLUMNS = 5
 DOTS_PER_INCH = 110
 
 
@@ -61,19 +63,36 @@ def write_preview(
     labelled = nib.apply_orientation(segmentation, turn)
     order = np.argsort(turn[:, 0])
     spacing = tuple(float(image.geometry.spacing_mm[axis]) for axis in order)
+    size_mm = tuple(n * mm for n, mm in zip(ct.shape, spacing, strict=True))
+    figure, panels = _figure(size_mm, math.ceil(len(labels) / LEGEND_COLUMNS))
     position = _fullest_slices(labelled)
-    size = [n * mm for n, mm in zip(ct.shape, spacing, strict=True)]
-    figure = Figure(figsize=(3 * PANEL_INCHES, PANEL_INCHES + 0.7 + 0.22 * _legend_rows(labels)), dpi=DOTS_PER_INCH, facecolor="black")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3)
     for axes, plane in zip(panels, PLANES, strict=True):
         _draw(axes, plane, (ct, labelled), spacing, position[plane.across], (labels, window_hu))
-    found = " x ".join(f"{length:.0f}" for length in size)
-    note = "" if labelled.any() else "   NOTHING FOUND"
-    figure.suptitle(f"{case}{note}   {found} mm, window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU", color="white", fontsize=11)
+    found = "" if labelled.any() else "   NOTHING FOUND"
+    extent = " x ".join(f"{length:.0f}" for length in size_mm)
+    figure.suptitle(f"{case}{found}   {extent} mm, window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU", color="white", fontsize=11)
     _legend(figure, labelled, labels, image.geometry.voxel_volume_ml)
     with replace_when_done(path) as temporary:
-        figure.savefig(temporary, facecolor="black", bbox_inches="tight", pad_inches=0.15)
+        figure.savefig(temporary, facecolor="black")
+
+
+def _figure(size_mm: tuple[float, ...], legend_rows: int) -> tuple[Figure, list[Axes]]:
+    """A black figure whose three panels have the slices' proportions at one scale, with room for a title and a legend."""
+    widths = [size_mm[plane.horizontal] for plane in PLANES]
+    heights = [size_mm[plane.vertical] for plane in PLANES]
+    scale = min((WIDTH_INCHES - 4 * GAP_INCHES) / sum(widths), LARGEST_HEIGHT_INCHES / max(heights))
+    below = GAP_INCHES + legend_rows * LEGEND_ROW_INCHES
+    height = max(heights) * scale + below + TITLE_INCHES
+    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH, facecolor="black")
+    FigureCanvasAgg(figure)
+    left = (WIDTH_INCHES - sum(widths) * scale - 2 * GAP_INCHES) / 2
+    panels = []
+    for wide, high in zip(widths, heights, strict=True):
+        bottom = below + (max(heights) - high) * scale / 2
+        box = (left / WIDTH_INCHES, bottom / height, wide * scale / WIDTH_INCHES, high * scale / height)
+        panels.append(figure.add_axes(box))
+        left += wide * scale + GAP_INCHES
+    return figure, panels
 
 
 def _fullest_slices(labelled: np.ndarray) -> tuple[int, int, int]:
@@ -127,10 +146,6 @@ def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
     return -1.5, mask.shape[1] + 0.5, -1.5, mask.shape[0] + 0.5
 
 
-def _legend_rows(labels: Mapping[str, tuple[int, RGB]]) -> int:
-    return math.ceil(len(labels) / 5)
-
-
 def _legend(figure: Figure, labelled: np.ndarray, labels: Mapping[str, tuple[int, RGB]], voxel_ml: float) -> None:
     counts = np.bincount(labelled.ravel(order="K"), minlength=max((label for label, _ in labels.values()), default=0) + 1)
     lines, names = [], []
@@ -138,7 +153,7 @@ def _legend(figure: Figure, labelled: np.ndarray, labels: Mapping[str, tuple[int
         lines.append(Line2D([], [], color=_unit(colour), linewidth=3))
         names.append(f"{name} {_volume(counts[label] * voxel_ml)}" if counts[label] else f"{name} not found")
     if lines:
-        figure.legend(lines, names, loc="lower center", ncols=min(5, len(lines)), fontsize=8, frameon=False, labelcolor="white")
+        figure.legend(lines, names, loc="lower center", ncols=min(LEGEND_COLUMNS, len(lines)), fontsize=8, frameon=False, labelcolor="white")
 
 
 def _volume(millilitres: float) -> str:

@@ -97,8 +97,8 @@ def _between_planes(
     source: np.ndarray, target: np.ndarray, lower: np.ndarray, upper: np.ndarray, weight: np.ndarray, planes: range
 ) -> None:
     for plane in planes:
-        low = source[lower[plane]]
-        np.subtract(source[upper[plane]], low, out=target[plane], dtype=np.float32)
+        low = source[lower[plane]].astype(np.float32, copy=False)
+        np.subtract(source[upper[plane]].astype(np.float32, copy=False), low, out=target[plane])
         target[plane] *= weight[plane]
         target[plane] += low
 

@@ -48,12 +48,7 @@ def make_phantoms(
     Raises:
         DatasetError: an impossible number, or `output` holds phantoms made with other settings.
     """
-    if layout not in LAYOUTS:
-        raise DatasetError(f"unknown layout {layout}; known: {', '.join(LAYOUTS)}")
-    if field_of_view is not None and field_of_view not in RANGES:
-        raise DatasetError(f"unknown field of view {field_of_view}; known: {', '.join(RANGES)}")
-    if number < 1 or not 0 <= test <= number or start < 0 or start + number > 10_000:
-        raise DatasetError(f"cannot make {number} phantoms from number {start}, {test} of them queries; ids run from 0 to 9999")
+    _check(number, test, start, layout, field_of_view)
     settings = {"layout": layout, "seed": seed, "spacing_mm": spacing_mm, "field_of_view": field_of_view, "unannotated_share": unannotated_share}
     _claim(output, settings)
     cases = [
@@ -71,6 +66,15 @@ def make_phantoms(
     if layout == "totalsegmentator":
         write_meta(output, cases)
     return [case.image_path for case in cases]
+
+
+def _check(number: int, test: int, start: int, layout: str, field_of_view: str | None) -> None:
+    if layout not in LAYOUTS:
+        raise DatasetError(f"unknown layout {layout}; known: {', '.join(LAYOUTS)}")
+    if field_of_view is not None and field_of_view not in RANGES:
+        raise DatasetError(f"unknown field of view {field_of_view}; known: {', '.join(RANGES)}")
+    if number < 1 or not 0 <= test <= number or start < 0 or start + number > 10_000:
+        raise DatasetError(f"cannot make {number} phantoms from number {start}, {test} of them queries; ids run from 0 to 9999")
 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from arena_pipeline.errors import DatasetError, PlansError
-from arena_pipeline.fingerprint import Finding, Fingerprint
+from arena_pipeline.fingerprint import Finding, Fingerprint, dataset_state
 from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset, weights_file
-from arena_pipeline.io.dataset import DatasetJson, Objective
+from arena_pipeline.io.dataset import Objective, RawDataset
 from arena_pipeline.machine import this_machine
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.weights import sha256
@@ -62,29 +62,37 @@ def plan(
         foundation_reason: why it is this foundation, where the caller has picked it.
 
     Raises:
-        ArenaError: an unknown dataset or foundation, no fingerprint, no weights, or no usable training case for any structure.
+        ArenaError: an unknown dataset or foundation, no fingerprint or an old one, no weights, or no usable training case for any structure.
     """
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
     preset, reason = pick_foundation(workspace, foundation)
-    reason = foundation_reason or reason
     foundation_sha256 = sha256(weights_file(preset, workspace.installed_foundation(preset.name)))
     machine = this_machine(str(pick_device(device)))
     planned = []
     for name in names:
         with stage("plan"):
-            description = DatasetJson.read(workspace.raw_dataset(name) / "dataset.json")
-            fingerprint = Fingerprint.read(workspace.fingerprint(name))
-            if fingerprint.foundation != preset.name:
-                logger.warning(
-                    "%s: the findings of its fingerprint are about the scheme of %s; arena_extract_fingerprint -d %d -foundation %s renews them",
-                    *(name, fingerprint.foundation, int(name[7:10]), preset.name),
-                )
-            plans = make_plans(fingerprint, preset, foundation_sha256, description, machine, objective)
-            plans = plans.model_copy(update={"reasons": {**plans.reasons, "foundation": reason}})
+            raw = RawDataset.open(workspace.raw_dataset(name))
+            fingerprint = _read_fingerprint(workspace, raw, preset)
+            plans = make_plans(fingerprint, preset, foundation_sha256, raw.json, machine, objective)
+            plans = plans.model_copy(update={"reasons": {**plans.reasons, "foundation": foundation_reason or reason}})
             _check_candidates(plans)
             path = workspace.plans(name, preset.name)
             planned.append(Planned(plans, path, _write(plans, path), fingerprint.findings))
     return planned
+
+
+def _read_fingerprint(workspace: Workspace, raw: RawDataset, preset: FoundationPreset) -> Fingerprint:
+    name, number = raw.folder.name, int(raw.folder.name[7:10])
+    path = workspace.fingerprint(name)
+    fingerprint = Fingerprint.read(path)
+    if fingerprint.source_sha256 != dataset_state(raw, load_preset(fingerprint.foundation)):
+        raise PlansError(f"{path}: the dataset has changed since; run arena_extract_fingerprint -d {number} -foundation {preset.name}")
+    if fingerprint.foundation != preset.name:
+        logger.warning(
+            "%s: the findings of its fingerprint are about the scheme of %s; arena_extract_fingerprint -d %d -foundation %s renews them",
+            *(name, fingerprint.foundation, number, preset.name),
+        )
+    return fingerprint
 
 
 def pick_foundation(workspace: Workspace, foundation: str | None) -> tuple[FoundationPreset, str]:
@@ -97,16 +105,16 @@ def pick_foundation(workspace: Workspace, foundation: str | None) -> tuple[Found
 
 
 def _check_candidates(plans: Plans) -> None:
-    empty = [task.name for task in plans.tasks if task.max_shots == 0]
-    names = ", ".join(empty[:SHOWN]) + (f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else "")
-    if len(empty) == len(plans.tasks):
-        reason = plans.reasons[f"tasks.{empty[0]}.candidates"] if empty else "labels has only the background"
-        raise DatasetError(
-            f"{plans.dataset_name}: no training case in labelsTr can be used for any structure ({names}: {reason}); "
-            f"annotate at least one structure in a few cases of imagesTr"
-        )
-    if empty:
-        logger.warning("%s: no usable training case, so no adaptation, for %s", plans.dataset_name, names)
+    """A task or two without candidates are for the summary to tell; nothing but such tasks is an error."""
+    if any(task.max_shots for task in plans.tasks):
+        return
+    names = [task.name for task in plans.tasks]
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    reason = plans.reasons[f"tasks.{names[0]}.candidates"] if names else "dataset.json has no label but the background"
+    raise DatasetError(
+        f"{plans.dataset_name}: no training case in labelsTr can be used for {shown or 'any structure'} ({reason}); "
+        f"annotate at least one structure in a few cases of imagesTr"
+    )
 
 
 def _write(plans: Plans, path: Path) -> Path | None:

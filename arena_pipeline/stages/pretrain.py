@@ -30,6 +30,8 @@ from arena_pipeline.records import stage, versions
 
 logger = logging.getLogger(__name__)
 
+VARIATION = (0.1, 0.8)  # of the tissues' HU: from nearly real to stronger than real
+
 
 def pretrain_on_phantoms(foundation: str, output: Path, phantoms: int, settings: PretrainSettings, workers: int = 2) -> Path:
     """Trains `foundation`'s network from random weights on `phantoms` synthetic torsos; returns output/NAME.safetensors.
@@ -75,7 +77,7 @@ def phantom_volumes(folder: Path, preset: FoundationPreset, indices: range, seed
 def store_phantom(folder: Path, scheme: Scheme, seed: int, index: int) -> None:
     """Makes phantom `index` on the scheme's own grid and stores it as a preprocessed case."""
     rng = np.random.default_rng((seed, index))
-    phantom = make_phantom(rng, scheme.spacing_mm)
+    phantom = make_phantom(rng, scheme.spacing_mm, variation=float(rng.uniform(*VARIATION)))
     image, grid = preprocess_image(phantom.image, scheme)
     write_case(folder, _name(index), image, preprocess_segmentation(phantom.segmentation, grid), grid, rng)
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,20 @@ def test_the_workspace_is_the_one_named_then_the_environments_then_the_default(t
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "other"))
     assert options.parse_args([]).workspace.root == tmp_path / "other"
     assert options.parse_args(["-w", str(tmp_path / "named")]).workspace.root == tmp_path / "named"
+
+
+def test_output_cut_off_by_its_reader_is_no_error() -> None:
+    code = """
+import sys
+from arena_pipeline.cli import common
+def work(args):
+    for number in range(100_000):
+        print(number)
+sys.exit(common.run(work, common.parser("Counts.", workspace=False).parse_args([]), "arena_test"))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 141

@@ -79,10 +79,10 @@ def test_labels_that_flare_does_not_have(tmp_path: Path, flare_case, workspace: 
 
 
 def test_folders_that_are_not_flare(tmp_path: Path, flare_case, workspace: Workspace) -> None:
-    with pytest.raises(DatasetError, match="none of images, FLARE22Train/images, .*in it"):
+    with pytest.raises(DatasetError, match=r"none of images, FLARE22Train/images, .*in it"):
         convert_flare22(tmp_path, workspace, 102, workers=1)
     flare_case(tmp_path, "case_0")
-    with pytest.raises(DatasetError, match="no FLARE22_Tr_0001_0000.nii.gz"):
+    with pytest.raises(DatasetError, match=r"no FLARE22_Tr_0001_0000.nii.gz"):
         convert_flare22(tmp_path, workspace, 102, workers=1)
 
 

@@ -65,7 +65,6 @@ def test_an_edit_is_read_back(plans_file: Path) -> None:
         (lambda plans: plans.pop("scheme"), "scheme: missing key"),
         (lambda plans: plans["inference"].update(overlap=1.5), "inference.overlap: "),
         (lambda plans: plans["tasks"][0].update(max_shots=3), "max_shots: 3 is more than the 2 candidates"),
-        (lambda plans: plans["tasks"][0].update(candidates=["a", "a"]), "candidates: a case is listed twice"),
         (lambda plans: plans["tasks"][0].update(structures={"liver": 2}), "liver has another number in labels"),
         (lambda plans: plans["tasks"][0].update(keep_largest={}), "keep_largest: expected an entry for each of liver"),
         (lambda plans: plans.update(objective="multiclass"), "named multiclass"),

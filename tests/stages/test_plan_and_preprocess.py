@@ -14,9 +14,9 @@ import pytest
 from arena_pipeline.cli import plan as plan_command
 from arena_pipeline.cli import plan_and_preprocess as command
 from arena_pipeline.errors import DatasetError, FoundationError, PlansError
-from arena_pipeline.fingerprint import Fingerprint
 from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.store import StoredCase
+from arena_pipeline.stages.extract_fingerprint import extract_fingerprint
 from arena_pipeline.stages.plan import differing_keys, plan
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.stages.preprocess import preprocess
@@ -149,7 +149,7 @@ def test_a_dataset_without_any_label_is_refused(prepared_for: Workspace, tiny_da
     folder = tiny_dataset()
     for path in (folder / "labelsTr").iterdir():
         write_nifti(path, np.zeros((24, 24, 24), np.uint8))
-    with pytest.raises(DatasetError, match=r"no training case in labelsTr can be used.*empty: case_0"):
+    with pytest.raises(DatasetError, match=r"no training case in labelsTr can be used for liver, spleen .*empty: case_0"):
         run(prepared_for)
     assert not prepared_for.plans(NAME, FOUNDATION).exists()
 
@@ -165,11 +165,18 @@ def test_a_planned_case_that_is_gone_is_named(prepared_for: Workspace, tiny_data
 
 def test_findings_of_another_foundation_are_marked(prepared_for: Workspace, tiny_dataset: MakeDataset, caplog: pytest.LogCaptureFixture) -> None:
     tiny_dataset()
-    run(prepared_for)
-    path = prepared_for.fingerprint(NAME)
-    Fingerprint.read(path).model_copy(update={"foundation": "fseft"}).write(path)
+    extract_fingerprint([901], prepared_for, foundation="fseft", workers=1)
     plan([901], prepared_for, device="cpu")
     assert "about the scheme of fseft" in caplog.text
+
+
+def test_an_old_fingerprint_is_refused(prepared_for: Workspace, tiny_dataset: MakeDataset) -> None:
+    folder = tiny_dataset()
+    extract_fingerprint([901], prepared_for, workers=1)
+    (folder / "imagesTr" / "case_1_0000.nii.gz").unlink()
+    (folder / "labelsTr" / "case_1.nii.gz").unlink()
+    with pytest.raises(PlansError, match="the dataset has changed since; run arena_extract_fingerprint -d 901"):
+        plan([901], prepared_for, device="cpu")
 
 
 def test_the_command_prints_a_summary(prepared_for: Workspace, tiny_dataset: MakeDataset, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +186,7 @@ def test_the_command_prints_a_summary(prepared_for: Workspace, tiny_dataset: Mak
     assert status == 0
     assert "liver   base structure  decoder frozen  pretrained head  keeps the largest component  up to 3 shots" in printed
     assert "3 cases preprocessed, 0 were there" in printed
-    assert "next: arena_adapt -d 901 -shots 3" in printed
+    assert f"next: arena_adapt -d 901 -shots 3 -w '{prepared_for.root}'" in printed  # this path has a space
     assert plan_command.main(["-d", "901", "-w", str(prepared_for.root), "-device", "cpu"]) == 0
     assert "decoder frozen" in capsys.readouterr().out
 

@@ -1,0 +1,57 @@
+"""arena_install_foundation: check a downloaded checkpoint and install it in the workspace."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arena_pipeline.cli import common
+
+if TYPE_CHECKING:
+    from arena_pipeline.stages.install_foundation import Installation
+
+DESCRIPTION = """\
+Checks the published weights of a foundation, tensor by tensor, and installs them in the workspace. arena_info lists the foundations,
+where to get their files, and their licences. A foundation that is installed already is replaced only if the new file is whole and fits.
+
+  arena_install_foundation fseft fseft.pth"""
+
+SHOWN = 5
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    options = common.parser(DESCRIPTION)
+    options.add_argument("name", metavar="NAME", help="of the foundation, e.g. fseft")
+    options.add_argument("file", metavar="FILE", type=Path, help="the downloaded checkpoint: .pth, .pt or .safetensors")
+    text = "read a file that PyTorch's safe loader refuses; it may run any code, so only for a file whose maker you trust"
+    options.add_argument("--trust_checkpoint", action="store_true", help=text)
+    return common.run(_install, options.parse_args(argv), "arena_install_foundation")
+
+
+def _install(args: argparse.Namespace) -> None:
+    from arena_pipeline.stages.install_foundation import install_foundation  # torch takes seconds to import: not for -h
+
+    print_installation(install_foundation(args.name, args.file, args.workspace, args.trust_checkpoint))
+
+
+def print_installation(installation: Installation) -> None:
+    """What was read, what holds for it, and what comes next, for a person."""
+    record, preset = installation.record, installation.record.preset
+    print(f"{record.name}: {preset.title}")
+    print(f"  read {record.source_file} ({record.source_bytes / 1e6:,.1f} MB, SHA-256 {record.source_sha256})")
+    print(f"  {record.matched} matched, {record.missing} missing, {len(record.unexpected)} unexpected")
+    if record.unexpected:
+        more = f" and {len(record.unexpected) - SHOWN} more" if len(record.unexpected) > SHOWN else ""
+        print(f"  unexpected, not used: {', '.join(record.unexpected[:SHOWN])}{more}")
+    if record.ignored:
+        print(f"  ignored: {record.ignored} tensors of a head that can't be taken over")
+    if preset.pretrained_parts == "encoder":
+        print("  an encoder alone: the decoder and the head are new, and trained for every task")
+    elif preset.head == "none":
+        print("  no usable head: every task gets a new one")
+    print(f"  licence: {record.licence}")
+    print(f"  cite: {preset.citation}")
+    print(f"installed in {installation.folder}")
+    print(f"next: arena_plan_and_preprocess -d NUMBER -foundation {record.name}")

@@ -1,0 +1,124 @@
+"""The file of a checkpoint: told apart from what people have instead, and read without running code from it."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from arena_pipeline.errors import FoundationError
+
+logger = logging.getLogger(__name__)
+
+DAMAGE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, ImportError, struct.error, pickle.UnpicklingError)
+"""What torch.load raises for a damaged file, or for one whose classes are not installed."""
+NEEDS_CODE = re.compile(r"GLOBAL|unrecognized function|Can only (build|create)")
+"""In the words of torch's safe loader, where a pickle wants more than tensors and plain values."""
+HTML = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|\?xml)", re.IGNORECASE)
+GIT_LFS = b"version https://git-lfs"
+ARCHIVES = (b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")
+START_BYTES = 512
+
+
+def read_checkpoint(path: Path, trust: bool = False) -> Any:
+    """What the file holds, tensors on the CPU: a dictionary of tensors in a safetensors file, anything in one of torch.save.
+
+    Args:
+        trust: allow a pickle that PyTorch's safe loader refuses, and with it any code inside. Files that it takes are never read otherwise.
+
+    Raises:
+        FoundationError: the file is not a checkpoint, is damaged, or needs code while `trust` is false.
+    """
+    start = _start(path)
+    if start[8:9] == b"{":
+        return _read_safetensors(path)
+    if start.startswith(b"PK"):
+        _check_zip(path)
+    elif not start.startswith(b"\x80"):  # what every pickle of protocol 2 or higher starts with
+        raise FoundationError(f"{path}: expected a checkpoint of PyTorch or a safetensors file, found {_words(path, start)}")
+    return _unpickle(path, trust)
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            start = file.read(START_BYTES)
+    except OSError as error:
+        raise FoundationError(f"{path}: can't be read ({error.strerror}); name the downloaded checkpoint") from None
+    if not start:
+        raise FoundationError(f"{path}: is empty (0 bytes); download it again")
+    return start
+
+
+def _words(path: Path, start: bytes) -> str:
+    """What a file is that is no checkpoint, and what to do."""
+    if HTML.match(start):
+        return "a web page: the download gave a page instead of the file. Open the address in a browser, log in or confirm there, and download the file itself"
+    if start.startswith(GIT_LFS):
+        size = re.search(rb"size (\d+)", start)
+        return f"a Git LFS pointer{f' to a file of {int(size[1]):,} bytes' if size else ''}: fetch the file itself with git lfs pull, or download it"
+    if start.startswith(ARCHIVES) or start[257:262] == b"ustar":
+        return "an archive: unpack it and name the checkpoint inside"
+    text = start[:60].decode("ascii", errors="replace")
+    shown = f"text that starts with {text.strip()!r}" if text.isprintable() or text.strip().isascii() else f"bytes that start with {start[:8].hex(' ')}"
+    return f"{shown} ({path.stat().st_size:,} bytes); download it again"
+
+
+def _check_zip(path: Path) -> None:
+    """What torch.save writes is a zip archive with data.pkl, whose table of contents is at the very end."""
+    if not zipfile.is_zipfile(path):
+        raise FoundationError(f"{path}: is truncated ({path.stat().st_size:,} bytes, and its end is missing); download it again")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise FoundationError(f"{path}: is an archive of {', '.join(names[:3]) or 'nothing'}; unpack it and name the checkpoint inside")
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise FoundationError(f"{path}: is truncated or damaged ({error}); download it again") from None
+
+
+def _unpickle(path: Path, trust: bool) -> Any:
+    try:
+        with torch.serialization.safe_globals(_numbers()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not NEEDS_CODE.search(str(error)):
+            raise _damaged(path, error) from None
+        wanted = ", ".join(sorted(set(re.findall(r"GLOBAL (\S+)", str(error))))) or "a function of its author"
+    except DAMAGE as error:
+        raise _damaged(path, error) from None
+    if not trust:
+        raise FoundationError(
+            f"{path}: reading it would run code that it names ({wanted}), so PyTorch's safe loader refuses it; "
+            f"if you trust whoever made this file, add --trust_checkpoint"
+        )
+    logger.warning("%s: read with the code that it names (%s), as --trust_checkpoint allows", path, wanted)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except DAMAGE as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> FoundationError:
+    reason = str(error).splitlines()[0] if str(error) else "it ends too early"
+    return FoundationError(f"{path}: is truncated or damaged, PyTorch can't read it ({reason}); download it again")
+
+
+def _numbers() -> list[Any]:
+    """NumPy's scalars, which checkpoints keep a best score in: values only, so no reason to ask for trust."""
+    scalar = np.float64(0).__reduce__()[0]
+    types = {type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, np.bool_)}
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *types]

@@ -1,0 +1,250 @@
+"""Published checkpoints: each family's layout, read into the names of MONAI's SwinUNETR and counted tensor by tensor.
+
+Nothing is taken over silently: a file fills every part of the network that its foundation was pre-trained in, with the right
+shapes and finite values, and holds no other tensor of those parts; or it is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from arena_pipeline.errors import FoundationError
+from arena_pipeline.foundations import Architecture, FoundationPreset, load_preset, preset_names
+from arena_pipeline.model.checkpoint_files import read_checkpoint
+from arena_pipeline.model.network import DECODER, HEAD, build_network
+from arena_pipeline.model.weights import new_parts
+
+WRAPPERS = ("module.", "backbone.")  # of DataParallel, and of a network inside a network
+POSITION_INDEX = ".relative_position_index"  # a buffer that follows from the window; old files have it, some do not
+CLIP_HEADS = ("precls_conv", "GAP", "controller", "text_to_vision", "organ_embedding", "out")
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one family writes its checkpoints.
+
+    Attributes:
+        key: where the tensors are; None: at the top. A file that has them at the top is taken either way.
+        ignored: first words of tensors that belong to a head which is not the foundation's, after the wrappers are off.
+        renamed: regular expressions with their replacements, applied in this order.
+    """
+
+    key: str | None = None
+    ignored: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+
+
+LAYOUTS: dict[str, Layout] = {
+    "arena": Layout(),
+    "fseft": Layout(ignored=("out",), renamed=((r"^classifier\.", f"{HEAD}."),)),
+    "suprem": Layout(key="net", ignored=CLIP_HEADS),
+    "clip_driven": Layout(key="net", ignored=CLIP_HEADS),
+    "monai": Layout(key="state_dict"),
+    "ssl_swinvit": Layout(
+        key="state_dict",
+        renamed=((r"^swin_vit\.", "swinViT."), (r"^(patch_embed|layers[1-4])\.", r"swinViT.\1."), (r"\.mlp\.fc([12])\.", r".mlp.linear\1.")),
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """What a checkpoint gives to a foundation.
+
+    Attributes:
+        tensors: name in the network -> value; without faults complete for the parts that were pre-trained, position indices included.
+        wanted: the number of weights in those parts.
+        missing, misshapen: weights of those parts that the file lacks, or has in another shape.
+        ignored: tensors of the file that belong to a head which can't be used.
+        unexpected: tensors of the file without a place in those parts.
+        faults: why this file can't be this foundation, in words; none if it can.
+    """
+
+    tensors: dict[str, Tensor]
+    wanted: int = 0
+    missing: tuple[str, ...] = ()
+    misshapen: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+    @property
+    def matched(self) -> int:
+        """Weights that the file fills."""
+        return self.wanted - len(self.missing) - len(self.misshapen)
+
+
+def read_foundation(preset: FoundationPreset, path: Path, trust: bool = False, others: Sequence[FoundationPreset] | None = None) -> Match:
+    """The tensors of a published checkpoint in MONAI's names, all of them fit for the preset's network.
+
+    Args:
+        trust: see `read_checkpoint`.
+        others: presets that an unfit file is tried on, to name those that it fits; None: all there are.
+
+    Raises:
+        FoundationError: the file is no checkpoint, or does not fill the network; says what is wrong and which foundation it would fit.
+    """
+    content = read_checkpoint(path, trust)
+    found = match(preset, content)
+    if not found.faults:
+        return found
+    candidates = [load_preset(name) for name in preset_names()] if others is None else others
+    fitting = [other.name for other in candidates if other.name != preset.name and not match(other, content).faults]
+    raise FoundationError(f"{path}: does not fit foundation {preset.name}: {'; '.join(found.faults)}. {_advice(found, fitting, path, preset)}")
+
+
+def match(preset: FoundationPreset, content: Any) -> Match:
+    """Compares what a file holds with the preset's network; the file is this foundation if there are no faults."""
+    layout = LAYOUTS[preset.weights.layout]
+    source = _tensors_of(content, layout)
+    if isinstance(source, str):
+        return Match({}, faults=(source,))
+    network = skeleton(preset.architecture)
+    new = new_parts(preset, network)
+    wanted = {name: tensor for name, tensor in network.items() if name not in new}
+    sorted_names = _sort(source, layout, set(wanted), {name.split(".")[0] for name in network})
+    tensors = {target: source[name] for target, name in sorted_names.taken.items()}
+    weights = [name for name in wanted if not name.endswith(POSITION_INDEX)]
+    missing = [name for name in weights if name not in tensors]
+    misshapen = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
+    faults = _faults(missing, [f"{name} is {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}" for name in misshapen], sorted_names)
+    return Match(
+        tensors={name: tensor for name, tensor in wanted.items() if name.endswith(POSITION_INDEX)} | tensors,
+        wanted=len(weights),
+        missing=tuple(missing),
+        misshapen=tuple(name for name in misshapen if name in weights),
+        ignored=tuple(sorted_names.ignored),
+        unexpected=tuple(sorted_names.unexpected + sorted_names.foreign),
+        faults=tuple(faults or _wrong_values(tensors)),
+    )
+
+
+@dataclass(eq=False)
+class _Sorted:
+    """A file's own names by what becomes of them; `foreign` claim a place in a part of the network that has none for them."""
+
+    taken: dict[str, str] = field(default_factory=dict)  # name in the network -> name in the file
+    ignored: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+
+def _sort(source: Iterable[str], layout: Layout, wanted: set[str], parts: set[str]) -> _Sorted:
+    result = _Sorted()
+    for name in source:
+        bare = _unwrapped(name)
+        target = _renamed(bare, layout)
+        if bare.split(".")[0] in layout.ignored:
+            result.ignored.append(name)
+        elif target in wanted and target not in result.taken:
+            result.taken[target] = name
+        elif target.split(".")[0] in parts:
+            result.foreign.append(name)
+        else:
+            result.unexpected.append(name)
+    return result
+
+
+@lru_cache(maxsize=8)
+def skeleton(architecture: Architecture) -> dict[str, Tensor]:
+    """The state of such a network: shapes alone of its weights (on the meta device), values of its position indices."""
+    with torch.random.fork_rng(devices=[]):
+        state = build_network(architecture).state_dict()
+    return {name: tensor if name.endswith(POSITION_INDEX) else tensor.to("meta") for name, tensor in state.items()}
+
+
+def _tensors_of(content: Any, layout: Layout) -> dict[str, Tensor] | str:
+    """The checkpoint's tensors by their own names, or in words what was found instead."""
+    if isinstance(content, nn.Module):  # a whole pickled network, which only a trusted file can be
+        content = content.state_dict()
+    if not isinstance(content, Mapping):
+        return f"expected a dictionary of tensors, found {type(content).__name__}"
+    inner = content.get(layout.key, content)
+    found = {str(name): tensor.detach() for name, tensor in inner.items() if isinstance(tensor, Tensor)} if isinstance(inner, Mapping) else {}
+    if found:
+        return found
+    where = f"under {layout.key!r}" if layout.key else "at the top of the file"
+    return f"expected its tensors {where}, found {_listed([str(key) for key in content]) or 'nothing'}"
+
+
+def _unwrapped(name: str) -> str:
+    while name.startswith(WRAPPERS):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def _renamed(name: str, layout: Layout) -> str:
+    for pattern, replacement in layout.renamed:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _faults(missing: Sequence[str], misshapen: Sequence[str], names: _Sorted) -> list[str]:
+    faults = []
+    if missing:
+        counts = Counter(_part(name) for name in missing)
+        faults.append(f"{len(missing)} weights are missing ({', '.join(f'{count} of the {part}' for part, count in counts.items())}: {_listed(missing)})")
+    if misshapen:
+        faults.append(f"{len(misshapen)} weights have another shape ({_listed(misshapen)})")
+    if names.foreign:
+        faults.append(f"{len(names.foreign)} tensors have no place in the parts of the network that it brings ({_listed(names.foreign)})")
+    return faults
+
+
+def _part(name: str) -> str:
+    return "decoder" if name.startswith(DECODER) else "head" if name.startswith(HEAD) else "encoder"
+
+
+def _wrong_values(tensors: Mapping[str, Tensor]) -> list[str]:
+    wrong = [name for name, tensor in tensors.items() if not (_is_index(name, tensor, tensors) if name.endswith(POSITION_INDEX) else _is_finite(tensor))]
+    return [f"{len(wrong)} tensors have values that are not finite numbers ({_listed(wrong)})"] if wrong else []
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout == torch.strided and bool(torch.isfinite(tensor.float()).all())
+
+
+def _is_index(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether every entry is a row of the block's table of position biases."""
+    table = tensors.get(name.replace("_index", "_bias_table"))
+    return not tensor.is_floating_point() and tensor.min() >= 0 and (table is None or bool(tensor.max() < len(table)))
+
+
+def _advice(found: Match, fitting: Sequence[str], path: Path, preset: FoundationPreset) -> str:
+    described = _architecture(found)
+    if fitting:
+        commands = " or ".join(f"arena_install_foundation {name} {path.name}" for name in fitting)
+        return f"{described}It fits {' and '.join(fitting)}: {commands}"
+    return f"{described}It fits no other foundation either; {preset.name} is the file {preset.weights.expected_file} ({preset.weights.origin})"
+
+
+def _architecture(found: Match) -> str:
+    """The network that the tensors of another shape belong to, as far as they tell."""
+    if not found.misshapen:
+        return ""
+    facts = []
+    embedding = found.tensors.get("swinViT.patch_embed.proj.weight")
+    if embedding is not None and embedding.ndim == 5:
+        facts += [f"feature_size {embedding.shape[0]}", f"in_channels {embedding.shape[1]}"]
+    table = found.tensors.get("swinViT.layers1.0.blocks.0.attn.relative_position_bias_table")
+    if table is not None:
+        facts.append(f"window_size_voxels {(round(len(table) ** (1 / 3)) + 1) // 2}")
+    head = found.tensors.get(f"{HEAD}.weight")
+    if head is not None:
+        facts.append(f"out_channels {len(head)}")
+    return f"The file is of a network with {', '.join(facts)}; a preset needs the same. " if facts else ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = list(names)
+    return ", ".join(first[:SHOWN]) + (f" and {len(first) - SHOWN} more" if len(first) > SHOWN else "")

@@ -1,0 +1,125 @@
+"""arena_install_foundation: a downloaded checkpoint becomes a foundation of the workspace."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from arena_pipeline.errors import FoundationError
+from arena_pipeline.foundations import FoundationPreset, load_preset, preset_names
+from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.model.checkpoints import Match, read_foundation
+from arena_pipeline.model.weights import load_foundation_network, sha256
+from arena_pipeline.records import stage, versions
+from arena_pipeline.settings import Frozen
+from arena_pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, RECORD = "weights.safetensors", "foundation.json"
+
+
+class FoundationRecord(Frozen):
+    """foundation.json, beside the weights.
+
+    Attributes:
+        preset: as it was when the weights were installed.
+        source_file, source_bytes, source_sha256: the checkpoint that they were read from.
+        trusted: whether --trust_checkpoint was given.
+        weights_sha256: of weights.safetensors, by which plans and adapters know them.
+        matched, missing: weights of the network's pre-trained parts that the checkpoint filled and did not fill (always 0).
+        ignored: tensors of a head in the checkpoint that can't be used.
+        unexpected: the checkpoint's other tensors without a place in the network, by their names there.
+        installed: date and time.
+    """
+
+    name: str
+    preset: FoundationPreset
+    source_file: str
+    source_bytes: int
+    source_sha256: str
+    trusted: bool
+    weights_sha256: str
+    matched: int
+    missing: int
+    ignored: int
+    unexpected: tuple[str, ...]
+    licence: str
+    installed: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What was installed, and where. `replaced`: the SHA-256 of other weights that were there before, or None."""
+
+    record: FoundationRecord
+    folder: Path
+    replaced: str | None
+
+
+def install_foundation(name: str, file: Path, workspace: Workspace, trust_checkpoint: bool = False) -> Installation:
+    """Installs the checkpoint `file` as the foundation `name` in the workspace. What is there is replaced only by a valid one.
+
+    Args:
+        trust_checkpoint: read a file even if that runs code which it names.
+
+    Raises:
+        FoundationError: an unknown name, one whose weights come with the package, or a file that does not fit; says which would.
+    """
+    preset = load_preset(name)
+    if preset.weights.packaged is not None:
+        raise FoundationError(f"foundation {name} comes with the package ({preset.weights.packaged}) and is always used from there; nothing is to be installed")
+    return install_preset(preset, file, workspace, trust_checkpoint)
+
+
+def install_preset(preset: FoundationPreset, file: Path, workspace: Workspace, trust_checkpoint: bool = False) -> Installation:
+    """`install_foundation` for a preset that need not be among the known ones."""
+    folder = workspace.installed_foundation(preset.name)
+    with stage("read"):
+        found = read_foundation(preset, file, trust_checkpoint)
+        source_sha256 = sha256(file)
+    _warn_of_another_name(preset, file)
+    previous = sha256(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
+    with stage("write"), replace_when_done(folder / WEIGHTS) as weights:
+        # A copy of each tensor: views into shared memory can't be stored.
+        save_file({name: tensor.contiguous().clone() for name, tensor in found.tensors.items()}, weights)
+        load_foundation_network(preset, weights)  # raises before anything is replaced
+        weights_sha256 = sha256(weights)
+        record = _record(preset, file, found, (source_sha256, weights_sha256), trust_checkpoint)
+        # The weights take their place last: without them nothing here counts as installed.
+        write_json(folder / RECORD, record.model_dump(mode="json"))
+    replaced = previous if previous != weights_sha256 else None
+    if replaced:
+        logger.warning("%s: the weights that were here differ (SHA-256 %s...); plans and adapters made with those need them back", preset.name, replaced[:12])
+    return Installation(record, folder, replaced)
+
+
+def _record(preset: FoundationPreset, file: Path, found: Match, checksums: tuple[str, str], trusted: bool) -> FoundationRecord:
+    return FoundationRecord(
+        name=preset.name,
+        preset=preset,
+        source_file=file.name,
+        source_bytes=file.stat().st_size,
+        source_sha256=checksums[0],
+        trusted=trusted,
+        weights_sha256=checksums[1],
+        matched=found.matched,
+        missing=len(found.missing),
+        ignored=len(found.ignored),
+        unexpected=found.unexpected,
+        licence=preset.licence,
+        installed=datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
+        versions=versions(),
+    )
+
+
+def _warn_of_another_name(preset: FoundationPreset, file: Path) -> None:
+    """SuPreM's and CLIP-Driven's files can't be told apart by their tensors, only by their names."""
+    for name in preset_names():
+        if name != preset.name and load_preset(name).weights.expected_file == file.name != preset.weights.expected_file:
+            logger.warning("%s is what the authors of %s call their file; it is installed as %s since it fits, check that it is the right one", file.name, name, preset.name)

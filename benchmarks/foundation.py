@@ -1,0 +1,87 @@
+"""Zero-shot Dice of a packaged foundation, per structure: on unseen phantoms and, where it is given, on a real TotalSegmentator CT.
+
+    python -m benchmarks.foundation --phantoms 20 --subject TOTALSEGMENTATOR/s9001
+
+Scores are on the preprocessed grid (the network's own), argmax over all of its channels. A structure that is neither in the
+reference nor predicted has no score.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
+from arena_pipeline.io.images import read_image, read_segmentation
+from arena_pipeline.metrics import overlap
+from arena_pipeline.model.adapted import AdaptedNetwork
+from arena_pipeline.model.allocator import keep_freed_memory
+from arena_pipeline.phantoms import PHANTOM_STRUCTURES, make_phantom
+from arena_pipeline.predict.windows import sliding_window
+from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
+
+UNSEEN_SEED = 10_000
+# v1 names that together are one structure of the foundation
+BONES = ("vertebrae_*", "rib_*", "hip_*", "femur_*", "sacrum", "humerus_*", "scapula_*", "clavicula_*")
+UNIONS = {"lung_right": ("lung_*_right",), "lung_left": ("lung_*_left",), "bone": BONES}
+
+Reference = dict[str, np.ndarray]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    options.add_argument("--foundation", default="arena_mini")
+    options.add_argument("--weights", type=Path, help="another file than the packaged one")
+    options.add_argument("--phantoms", type=int, default=20)
+    options.add_argument("--subject", type=Path, nargs="*", default=[], help="folders with ct.nii.gz and segmentations/")
+    args = options.parse_args()
+    keep_freed_memory()
+    preset = load_preset(args.foundation)
+    network = AdaptedNetwork(preset, args.weights or weights_file(preset, Path("nowhere")), torch.device("cpu"))
+    columns = {f"{args.phantoms} unseen phantoms": scores(network, phantom_cases(preset, args.phantoms))}
+    for subject in args.subject:
+        columns[subject.name] = scores(network, [real_case(preset, subject)])
+    table = pd.DataFrame({name: scored.mean() for name, scored in columns.items()}).loc[list(preset.structures)]
+    table.loc["mean"] = table.mean()
+    print(table.to_string(float_format=lambda value: f"{value:.3f}", na_rep="-"))
+
+
+def phantom_cases(preset: FoundationPreset, count: int) -> Iterator[tuple[np.ndarray, Reference]]:
+    """Phantoms of a seed that no pre-training uses, (volume, masks) on the preprocessed grid."""
+    for index in tqdm(range(count), desc="phantoms"):
+        phantom = make_phantom(np.random.default_rng((UNSEEN_SEED, index)), preset.scheme.spacing_mm)
+        volume, grid = preprocess_image(phantom.image, preset.scheme)
+        labels = preprocess_segmentation(phantom.segmentation, grid)
+        yield volume, {name: labels == PHANTOM_STRUCTURES[name] for name in preset.structures}
+
+
+def real_case(preset: FoundationPreset, subject: Path) -> tuple[np.ndarray, Reference]:
+    """A TotalSegmentator v1 subject; structures whose masks are not there are left out."""
+    volume, grid = preprocess_image(read_image(subject / "ct.nii.gz"), preset.scheme)
+    masks = {}
+    for name in preset.structures:
+        files = [file for pattern in UNIONS.get(name, (name,)) for file in sorted((subject / "segmentations").glob(f"{pattern}.nii.gz"))]
+        if files:
+            union = np.any([read_segmentation(file).array > 0 for file in files], axis=0)
+            masks[name] = preprocess_segmentation(union.astype(np.uint8), grid) > 0
+    return volume, masks
+
+
+def scores(network: AdaptedNetwork, cases: Iterator[tuple[np.ndarray, Reference]] | list[tuple[np.ndarray, Reference]]) -> pd.DataFrame:
+    """A row per case, a column per structure: Dice, NaN where absent."""
+    preset, rows = network.preset, []
+    for volume, masks in cases:
+        probabilities = sliding_window(network.select(None), volume, preset.scheme.patch_size_voxels, 0.25, "softmax", 2, torch.device("cpu"))
+        winner = probabilities.argmax(0)
+        rows.append({name: overlap(mask, winner == preset.structures[name]).dice for name, mask in masks.items()})
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""One volume end to end with networks whose output is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from arena_pipeline.foundations import Scheme
+from arena_pipeline.io.geometry import Geometry, Image
+from arena_pipeline.predict.case import CaseSettings, Extras, Network, Task, mean_probabilities, predict_case
+
+SCHEME = Scheme(spacing_mm=(2, 2, 2), window_hu=(-175, 250), patch_size_voxels=(16, 16, 16))
+SETTINGS = CaseSettings(SCHEME, torch.device("cpu"), window_batch=2)
+
+
+def ct() -> Image:
+    """Air around a body of 0 HU with a cube of 100 HU and one of 200 HU, 2 mm, axes pointing left, posterior and up."""
+    array = np.full((30, 28, 24), -1000, dtype=np.int16)
+    array[2:28, 2:26, 1:23] = 0
+    array[5:12, 5:12, 5:12] = 100
+    array[16:22, 14:22, 10:18] = 200
+    return Image(array, Geometry(array.shape, np.diag([-2.0, -2.0, 2.0, 1.0])))
+
+
+def unit(hu: float) -> float:
+    return (hu + 175) / 425
+
+
+def brighter_than(hu: float, steepness: float = 1000) -> Network:
+    return lambda x: steepness * (x - unit(hu))
+
+
+def three_classes(x: Tensor) -> Tensor:
+    """Background, the cube of 100 HU, the cube of 200 HU."""
+    return -1000 * torch.cat([(x - unit(hu)).abs() for hu in (0, 100, 200)], dim=1)
+
+
+def test_binary_tasks_are_merged_with_the_datasets_integers() -> None:
+    image = ct()
+    both = Task("bright", {"bright": 4}, {"bright": 0}, "sigmoid", (lambda: brighter_than(50, 100),))
+    high = Task("brightest", {"brightest": 2}, {"brightest": 0}, "sigmoid", (lambda: brighter_than(150, 1000),))
+    found = predict_case(image, [both, high], SETTINGS).segmentation
+    np.testing.assert_array_equal(found == 2, image.array == 200)  # where both are found, the more certain one stays
+    np.testing.assert_array_equal(found == 4, image.array == 100)
+
+
+def test_a_softmax_task_and_its_competitors() -> None:
+    image = ct()
+    everything = Task("all", {"a": 1, "b": 2}, {"a": 1, "b": 2}, "softmax", (lambda: three_classes,))
+    found = predict_case(image, [everything], SETTINGS).segmentation
+    np.testing.assert_array_equal(found, np.select([image.array == 100, image.array == 200], [1, 2], 0))
+    only_b = Task("all", {"b": 7}, {"b": 2}, "softmax", (lambda: three_classes,), competitors={"a": 1})
+    np.testing.assert_array_equal(predict_case(image, [only_b], SETTINGS).segmentation, np.where(image.array == 200, 7, 0))
+
+
+def test_folds_are_averaged_as_probabilities_not_as_logits() -> None:
+    # sigmoid(9) = 1.00, sigmoid(-2) = 0.12, sigmoid(-1) = 0.27: mean probabilities 0.41 and 0.63. The mean logit of the first
+    # three is 5/3, which would be above one half.
+    def constant(value: float) -> Network:
+        return lambda x: torch.full_like(x, value)
+
+    def folds(*values: float) -> Task:
+        return Task("t", {"t": 1}, {"t": 0}, "sigmoid", tuple(lambda value=value: constant(value) for value in values))
+
+    assert not predict_case(ct(), [folds(9, -2, -2)], SETTINGS).segmentation.any()
+    assert predict_case(ct(), [folds(9, -1)], SETTINGS).segmentation.any()
+
+
+def test_extras_get_native_probabilities_and_preprocessed_masks() -> None:
+    image = ct()
+    task = Task("all", {"a": 1}, {"a": 1}, "softmax", (lambda: three_classes,), competitors={"b": 2})
+    probabilities: dict[str, np.ndarray] = {}
+    masks: dict[str, np.ndarray] = {}
+    prediction = predict_case(image, [task], SETTINGS, Extras(probabilities.__setitem__, masks.__setitem__))
+    assert list(probabilities) == ["background", "a", "b"]
+    assert all(p.shape == image.array.shape and p.dtype == np.float32 for p in probabilities.values())
+    np.testing.assert_allclose(sum(probabilities.values()), 1, atol=1e-5)
+    assert masks["a"].shape == prediction.grid.cropped_shape and masks["a"].sum() == 7**3
+
+
+def test_mean_of_probabilities() -> None:
+    maps = [np.full((2, 2, 2), value, dtype=np.float32) for value in (0.25, 0.5, 0.75, 0.5)]
+    np.testing.assert_array_equal(mean_probabilities(iter(maps)), np.full((2, 2, 2), 0.5))
+    with pytest.raises(ValueError, match="can't be averaged"):
+        mean_probabilities([np.zeros((2, 2)), np.zeros((2, 3))])

@@ -1,0 +1,66 @@
+"""Which files are cases, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from arena_pipeline.errors import DatasetError
+from arena_pipeline.predict.inputs import find_inputs, output_files, take_part
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_a_folder_with_and_without_the_channel_suffix(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "in", "b_0000.nii.gz", "a.nii", "c.mha", "notes.txt", ".hidden.nii.gz", "s_2024_1.nii.gz")
+    found = find_inputs(folder)
+    assert list(found) == ["a", "b", "c", "s_2024_1"]
+    assert found["b"].name == "b_0000.nii.gz"
+
+
+def test_one_file(tmp_path: Path) -> None:
+    file = touch(tmp_path, "scan_0000.nii.gz", "other.nii.gz") / "scan_0000.nii.gz"
+    assert find_inputs(file) == {"scan": file}
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (("x.nii.gz", "x_0000.nii.gz"), "x: two images of one case"),
+        (("x.nii", "x.nii.gz"), "x: two images of one case"),
+        (("x_0000.nii.gz", "x_0001.nii.gz"), "x: x_0001.nii.gz beside x_0000.nii.gz looks like a second channel"),
+        (("readme.txt",), "no image in this folder.*found readme.txt"),
+    ],
+)
+def test_what_a_folder_may_not_hold(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        find_inputs(touch(tmp_path / "in", *names))
+
+
+def test_nothing_there_and_no_image(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such file or folder"):
+        find_inputs(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match="not an image this reads"):
+        find_inputs(touch(tmp_path, "report.pdf") / "report.pdf")
+
+
+def test_a_segmentation_never_overwrites_its_image(tmp_path: Path) -> None:
+    inputs = find_inputs(touch(tmp_path / "in", "x.nii.gz"))
+    with pytest.raises(DatasetError, match="x: the segmentation would overwrite the image"):
+        output_files(list(inputs), tmp_path / "in", inputs)
+    assert output_files(list(inputs), tmp_path / "out", inputs) == {"x": tmp_path / "out" / "x.nii.gz"}
+
+
+def test_parts_are_disjoint_and_complete(tmp_path: Path) -> None:
+    cases = find_inputs(touch(tmp_path / "in", *(f"c{i}.nii.gz" for i in range(7))))
+    parts = [take_part(cases, part, 3) for part in range(3)]
+    assert [len(part) for part in parts] == [3, 2, 2]
+    assert {case for part in parts for case in part} == set(cases)
+    with pytest.raises(DatasetError, match="part 3 of 3"):
+        take_part(cases, 3, 3)

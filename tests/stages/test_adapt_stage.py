@@ -1,0 +1,85 @@
+"""arena_adapt on real files: what it writes, keeps and refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from arena_pipeline.errors import PlansError, SupportSetError, UnknownStructure
+from arena_pipeline.io.splits import draw_support_set
+from arena_pipeline.model.adapter import read_adapter
+from arena_pipeline.stages.adapt import adapt_dataset
+from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
+from arena_pipeline.workspace import Workspace, fold_folder
+
+MakeDataset = Callable[..., Path]
+
+
+@pytest.fixture
+def ready(workspace: Workspace, tiny_dataset: MakeDataset) -> Workspace:
+    """Three cases, planned and preprocessed for arena_mini, with a short schedule in the plans."""
+    tiny_dataset(cases=3)
+    plan_and_preprocess([901], workspace, device="cpu", workers=1, fingerprint_workers=1)
+    plans = workspace.plans("Dataset901_Tiny", "arena_mini")
+    edited = json.loads(plans.read_text())
+    edited["adaptation"] |= {"max_epochs": 2, "patches_per_volume": 1}
+    plans.write_text(json.dumps(edited))
+    return workspace
+
+
+def run(workspace: Workspace, **options: object) -> Path:
+    return adapt_dataset(901, 1, workspace, **({"folds": [0], "structures": ["liver"], "device": "cpu"} | options))  # type: ignore[arg-type]
+
+
+def test_a_fold_is_written_whole_and_described(ready: Workspace) -> None:
+    model = run(ready)
+    folder = fold_folder(model, "liver", 0)
+    adapter = read_adapter(folder)
+    record = adapter.record
+    assert record.support_ids == draw_support_set(("case_0", "case_1", "case_2"), 1, 0)
+    assert record.saved_parameters == sum(tensor.numel() for tensor in adapter.tensors.values())
+    assert (record.epochs, record.kind, record.train_decoder, record.head) == (2, "base", False, "pretrained")
+    assert record.licence and record.versions["torch"]
+    rows = list(csv.DictReader((folder / "training_log.csv").open()))
+    assert [int(row["epoch"]) for row in rows] == [0, 1]
+    assert rows[-1]["effective_rank"] == str(sum(record.effective_rank.values()))
+    assert (folder / "progress.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((model / "plans.json").read_text())["adaptation"]["max_epochs"] == 2
+
+
+def test_finished_folds_are_kept_until_settings_change(ready: Workspace) -> None:
+    folder = fold_folder(run(ready), "liver", 0)
+    written = (folder / "adapter.safetensors").stat().st_mtime_ns
+    run(ready)
+    assert (folder / "adapter.safetensors").stat().st_mtime_ns == written
+    run(ready, rank=2)
+    assert read_adapter(folder).record.settings.rank == 2
+
+
+def test_overwriting_gives_the_same_bits(ready: Workspace) -> None:
+    folder = fold_folder(run(ready), "liver", 0)
+    first = read_adapter(folder).tensors
+    again = read_adapter(fold_folder(run(ready, overwrite=True), "liver", 0)).tensors
+    assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_refusals_come_before_anything_is_written(ready: Workspace) -> None:
+    with pytest.raises(UnknownStructure, match="liver"):
+        run(ready, structures=["heart"])
+    with pytest.raises(SupportSetError, match="3"):
+        adapt_dataset(901, 5, ready, folds=[0], structures=["liver"], device="cpu")
+    with pytest.raises(SupportSetError, match="no task has 5 usable training cases, the most is 3"):
+        adapt_dataset(901, 5, ready, folds=[0], device="cpu")
+    assert not ready.results.exists()
+
+
+def test_plans_for_other_weights_are_refused(ready: Workspace) -> None:
+    plans = ready.plans("Dataset901_Tiny", "arena_mini")
+    plans.write_text(plans.read_text().replace(json.loads(plans.read_text())["foundation_sha256"], "0" * 64))
+    with pytest.raises(PlansError, match="made for other weights of arena_mini"):
+        run(ready)

@@ -1,0 +1,287 @@
+"""arena_predict end to end on the packaged foundation, with adapters that change nothing: their result is known."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+
+from arena_pipeline.cli.predict import main
+from arena_pipeline.errors import AdapterError, ArenaError, DatasetError, FoundationError, PlansError, UnknownStructure
+from arena_pipeline.foundations import load_preset, weights_file
+from arena_pipeline.io.images import read_segmentation
+from arena_pipeline.model.adapter import Adapter, AdapterRecord, write_adapter
+from arena_pipeline.model.network import HEAD, head
+from arena_pipeline.model.task_head import pretrained_head
+from arena_pipeline.model.weights import load_foundation_network, sha256
+from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
+from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.probabilities import ProbabilityFile
+from arena_pipeline.preprocess.masks import masks_file, read_masks
+from arena_pipeline.settings import AdaptationSettings
+from arena_pipeline.stages.ensemble import ensemble
+from arena_pipeline.stages.postprocess import postprocess
+from arena_pipeline.stages.predict import predict
+from arena_pipeline.workspace import Workspace, fold_folder
+
+FOUNDATION = "arena_mini"
+DATASET = "Dataset901_Tiny"
+BINARY = {"background": 0, "liver": 1, "spleen": 2}
+
+
+@pytest.fixture
+def scans(tmp_path: Path, write_nifti: Callable[..., Path]) -> Path:
+    """Two noisy bodies in LPS-like and sagittal storage; small, so that each is one window."""
+    folder = tmp_path / "in put"
+    rng = np.random.default_rng(7)
+    for name, columns in (("a_0000", [(-4, 0, 0), (0, -5, 0), (0, 0, 6)]), ("b", [(0, 5, 0), (0, 0.3, -6), (4, 0, 0)])):
+        array = rng.normal(0, 120, (30, 26, 22)).astype(np.int16)
+        array[:3] = -1000
+        affine = np.eye(4)
+        affine[:3, :3] = np.array(columns).T
+        affine[:3, 3] = (17, -40, 250)
+        write_nifti(folder / f"{name}.nii.gz", array, affine)
+    return folder
+
+
+def make_model(
+    workspace: Workspace, objective: str, shots: int = 5, folds: tuple[int, ...] = (0, 1), keep_largest: bool = False, dataset: str = DATASET
+) -> Path:
+    """A model folder whose adapters hold the foundation's own head rows and no other change."""
+    preset = load_preset(FOUNDATION)
+    weights = weights_file(preset, workspace.installed_foundation(FOUNDATION))
+    network = load_foundation_network(preset, weights)
+    labels = BINARY if objective == "binary" else {"background": 0, **preset.structures}
+    groups = [{name: label} for name, label in labels.items() if label] if objective == "binary" else [preset.structures]
+    tasks = tuple(_task_plan(group, objective, keep_largest) for group in groups)
+    model = workspace.model(dataset, FOUNDATION, "arena", shots)
+    plans = Plans(
+        dataset_name=dataset, foundation=FOUNDATION, foundation_sha256=sha256(weights), objective=objective, labels=labels,
+        scheme=preset.scheme, tasks=tasks, adaptation=AdaptationSettings(), inference=InferencePlan(window_batch=1),
+        workers=WorkersPlan(preprocess=1, export=2), reasons={},
+    )  # fmt: skip
+    plans.write(model / "plans.json")
+    for task in tasks:
+        new = pretrained_head(network, preset, list(task.structures), softmax=objective == "multiclass")
+        tensors = {f"weight.{HEAD}.weight": new.weight, f"weight.{HEAD}.bias": new.bias}
+        for fold in folds:
+            write_adapter(fold_folder(model, task.name, fold), Adapter(_record(plans, task, fold, shots), tensors))
+    return model
+
+
+def _task_plan(structures: dict[str, int], objective: str, keep_largest: bool) -> TaskPlan:
+    name = next(iter(structures)) if objective == "binary" else "multiclass"
+    keep = dict.fromkeys(structures, keep_largest)
+    return TaskPlan(
+        name=name, structures=structures, kind="base", train_decoder=False, head="pretrained", keep_largest=keep, candidates=("c",), max_shots=1
+    )
+
+
+def _record(plans: Plans, task: TaskPlan, fold: int, shots: int) -> AdapterRecord:
+    return AdapterRecord(
+        dataset_name=plans.dataset_name, foundation=plans.foundation, foundation_sha256=plans.foundation_sha256, plans_sha256="0",
+        scheme=plans.scheme, inference=plans.inference, task=task.name, structures=task.structures, dataset_labels=plans.labels,
+        activation=task.activation, kind=task.kind, train_decoder=False, head=task.head, keep_largest=task.keep_largest, fold=fold,
+        shots=shots, support_ids=("c",), settings=plans.adaptation, effective_rank={}, trained_parameters=0, saved_parameters=0, epochs=1,
+        stop_reason="", final_loss=0.5, seconds=1.0, versions={}, licence="CC0",
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _lively_foundation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packaged preset with a small patch and random weights: noise gives all structures, whatever the shipped weights know."""
+    from safetensors.torch import save_file
+
+    import arena_pipeline.foundations as foundations
+    from arena_pipeline.model.network import build_network
+
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    for preset in Path(str(foundations.preset_folder())).glob("*.json"):
+        shutil.copy(preset, folder)
+    small = json.loads((folder / "arena_mini.json").read_text())
+    small["scheme"] |= {"spacing_mm": [5, 5, 5], "patch_size_voxels": [64, 32, 32]}
+    (folder / "arena_mini.json").write_text(json.dumps(small))
+    torch.manual_seed(3)
+    network = build_network(load_preset(FOUNDATION).architecture)
+    with torch.no_grad():
+        head(network).weight.mul_(20)
+        head(network).bias.zero_()
+    save_file(network.state_dict(), folder / "arena_mini.safetensors")
+    monkeypatch.setattr(foundations, "preset_folder", lambda: folder)
+
+
+def voxels(folder: Path, case: str) -> np.ndarray:
+    return read_segmentation(folder / f"{case}.nii.gz").array
+
+
+def test_an_unchanged_multiclass_model_predicts_what_zero_shot_does(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    make_model(workspace, "multiclass")
+    summary = predict(scans, tmp_path / "out", workspace)
+    names = list(load_preset(FOUNDATION).structures)
+    predict(scans, tmp_path / "zero", workspace, zero_shot=names, no_previews=True)
+    assert list(summary.written) == ["a", "b"]
+    for case in ("a", "b"):
+        assert len(np.unique(voxels(tmp_path / "out", case))) > 3
+        np.testing.assert_array_equal(voxels(tmp_path / "out", case), voxels(tmp_path / "zero", case))
+        assert (tmp_path / "out" / "previews" / f"{case}.png").stat().st_size > 10_000
+    assert LabelMap.read(tmp_path / "out").structures == load_preset(FOUNDATION).structures
+
+
+def test_the_output_lies_where_the_ct_lies_for_nibabel_and_simpleitk(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    make_model(workspace, "binary")
+    predict(scans, tmp_path / "out", workspace)
+    for source, case in ((scans / "a_0000.nii.gz", "a"), (scans / "b.nii.gz", "b")):
+        output = tmp_path / "out" / f"{case}.nii.gz"
+        np.testing.assert_allclose(nib.load(output).affine, nib.load(source).affine, atol=1e-5)
+        assert nib.load(output).shape == nib.load(source).shape
+        if case == "a":  # ITK refuses axes that are not at right angles, of the CT too
+            ours, theirs = SimpleITK.ReadImage(str(output)), SimpleITK.ReadImage(str(source))
+            np.testing.assert_allclose(ours.GetDirection(), theirs.GetDirection(), atol=1e-5)
+            np.testing.assert_allclose(ours.GetOrigin(), theirs.GetOrigin(), atol=1e-4)
+
+
+def test_zero_shot_of_some_lets_the_others_compete_and_takes_a_datasets_integers(
+    workspace: Workspace, scans: Path, tmp_path: Path, tiny_dataset: Callable[..., Path]
+) -> None:
+    tiny_dataset(901)  # liver 1, spleen 2
+    every = load_preset(FOUNDATION).structures
+    predict(scans, tmp_path / "all", workspace, zero_shot=list(every), no_previews=True)
+    full = voxels(tmp_path / "all", "a")
+    predict(scans, tmp_path / "some", workspace, zero_shot=["spleen", "liver"], dataset_id=901, no_previews=True)
+    np.testing.assert_array_equal(voxels(tmp_path / "some", "a"), np.select([full == every["liver"], full == every["spleen"]], [1, 2], 0))
+    predict(scans, tmp_path / "own", workspace, zero_shot=["liver"], no_previews=True)
+    np.testing.assert_array_equal(voxels(tmp_path / "own", "a"), full == every["liver"])
+
+
+def test_probabilities_saved_and_ensembled_give_the_segmentation_again(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    make_model(workspace, "multiclass", folds=(0,))
+    predict(scans, tmp_path / "out", workspace, save_probabilities=True, no_previews=True)
+    file = ProbabilityFile(tmp_path / "out" / "a_probabilities.npz")
+    channels = np.stack([file.read(name) for name in file.channels])
+    assert file.channels[0] == "background" and channels.shape[1:] == (30, 26, 22)
+    ensemble([tmp_path / "out"], tmp_path / "mean")
+    differing = voxels(tmp_path / "mean", "a") != voxels(tmp_path / "out", "a")
+    top = np.sort(channels, axis=0)
+    assert (top[-1] - top[-2])[differing].max(initial=0) < 2e-3  # float16 decides near-ties otherwise, nothing else
+    assert differing.mean() < 0.02
+
+
+def test_masks_on_the_preprocessed_grid_for_the_published_protocol(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    make_model(workspace, "binary")
+    predict(scans, tmp_path / "out", workspace, save_preprocessed=True, no_previews=True)
+    masks, grid = read_masks(masks_file(tmp_path / "out", "b"), ("liver", "spleen"))
+    assert masks["liver"].shape == grid.cropped_shape and grid.native_shape == (30, 26, 22)
+
+
+def test_the_largest_component_is_kept_where_the_plans_say_so(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    model = make_model(workspace, "binary", keep_largest=True)
+    predict(scans, tmp_path / "raw", workspace, no_postprocessing=True, no_previews=True)
+    predict(scans, tmp_path / "out", workspace, no_previews=True)
+    postprocess(tmp_path / "raw", tmp_path / "later", model_folder=model)
+    assert (voxels(tmp_path / "raw", "a") > 0).sum() > (voxels(tmp_path / "out", "a") > 0).sum() > 0
+    np.testing.assert_array_equal(voxels(tmp_path / "later", "a"), voxels(tmp_path / "out", "a"))
+    assert (tmp_path / "later" / "labels.txt").is_file()
+
+
+def test_one_structure_of_several(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    make_model(workspace, "binary")
+    summary = predict(scans / "b.nii.gz", tmp_path / "out", workspace, structures=["spleen"], folds=[1], no_previews=True)
+    assert summary.labels == {"spleen": 2}
+    assert set(np.unique(voxels(tmp_path / "out", "b"))) <= {0, 2}
+
+
+def test_continuing_redoes_only_what_is_missing_damaged_or_on_another_grid(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    make_model(workspace, "binary")
+    out = tmp_path / "out"
+    expected = {case: path.read_bytes() for case, path in predict(scans, out, workspace).written.items()}
+    assert list(predict(scans, out, workspace, continue_prediction=True).kept) == ["a", "b"]
+    (out / "a.nii.gz").write_bytes(expected["a"][: len(expected["a"]) // 2])
+    summary = predict(scans, out, workspace, continue_prediction=True)
+    assert (list(summary.written), list(summary.kept)) == (["a"], ["b"])
+    np.testing.assert_array_equal(voxels(out, "a"), nib.Nifti1Image.from_bytes(_unzip(expected["a"])).get_fdata())
+    with pytest.raises(PlansError, match="choose another output folder"):
+        predict(scans, out, workspace, zero_shot=["liver"], continue_prediction=True)
+
+
+def _unzip(content: bytes) -> bytes:
+    import gzip
+
+    return gzip.decompress(content)
+
+
+def test_a_case_that_cannot_be_read_does_not_stop_the_others_and_leaves_nothing(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    make_model(workspace, "binary")
+    whole = (scans / "a_0000.nii.gz").read_bytes()
+    (scans / "a_0000.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match="1 of 2 cases not predicted: a: "):
+        predict(scans, tmp_path / "out", workspace, save_probabilities=True, save_preprocessed=True)
+    assert (tmp_path / "out" / "b.nii.gz").is_file()
+    assert not list((tmp_path / "out").rglob("a*"))
+    with pytest.raises(ArenaError, match="a_0000"):
+        predict(scans / "a_0000.nii.gz", tmp_path / "alone", workspace)
+    assert not (tmp_path / "alone").exists()
+
+
+def test_without_a_model_the_error_says_what_to_run(workspace: Workspace, scans: Path, tmp_path: Path, tiny_dataset: Callable[..., Path]) -> None:
+    with pytest.raises(AdapterError, match=r"put a dataset into .*raw"):
+        predict(scans, tmp_path / "out", workspace)
+    tiny_dataset(901)
+    with pytest.raises(AdapterError, match="run: arena_plan_and_preprocess -d 901, then arena_adapt -d 901 -shots 5"):
+        predict(scans, tmp_path / "out", workspace)
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_several_models_each_ones_command_is_listed_and_works(
+    workspace: Workspace, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shlex
+
+    make_model(workspace, "binary", shots=5, folds=(0,))
+    make_model(workspace, "binary", shots=10, folds=(0,))
+    make_model(workspace, "binary", shots=5, folds=(0,), dataset="Dataset102_Other")
+    typed = ["-i", str(scans), "-o", str(tmp_path / "out"), "-w", str(workspace.root)]
+    assert main(typed) == 2
+    message = capsys.readouterr().err
+    commands = message[message.index(": arena_predict") + 2 :].split("; ")
+    endings = [command.split(" ")[-4:] for command in commands]
+    assert len(commands) == 3 and ["-d", "901", "-shots", "10\n"] not in endings
+    assert sorted(shlex.split(command)[7:] for command in commands) == [["-d", "102"], ["-d", "901", "-shots", "10"], ["-d", "901", "-shots", "5"]]
+    assert main([*shlex.split(commands[-1])[1:], "--no_previews", "-device", "cpu"]) == 0
+    with pytest.raises(AdapterError, match="no adapted model with dataset 7"):
+        predict(scans, tmp_path / "out", workspace, dataset_id=7)
+
+
+def test_arguments_that_name_nothing(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    model = make_model(workspace, "binary", folds=(0, 2))
+    with pytest.raises(AdapterError, match=r"fold 1 is not adapted .*finished: 0, 2"):
+        predict(scans, tmp_path / "out", workspace, folds=[0, 1])
+    with pytest.raises(UnknownStructure, match="heart"):
+        predict(scans, tmp_path / "out", workspace, structures=["heart"])
+    with pytest.raises(AdapterError, match="not a model folder"):
+        predict(scans, tmp_path / "out", workspace, model_folder=tmp_path)
+    with pytest.raises(UnknownStructure, match=r"not pre-trained on heart.*knows: spleen"):
+        predict(scans, tmp_path / "out", workspace, zero_shot=["heart"])
+    with pytest.raises(PlansError, match="leave out -shots, -m"):
+        predict(scans, tmp_path / "out", workspace, zero_shot=["liver"], shots=5, model_folder=model)
+    with pytest.raises(FoundationError, match="no linear head"):
+        predict(scans, tmp_path / "out", workspace, zero_shot=["liver"], foundation="suprem_swinunetr")
+    with pytest.raises(ArenaError, match="unknown device tpu"):
+        predict(scans, tmp_path / "out", workspace, device="tpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_plans_of_the_model_folder_may_be_edited_but_not_misspelled(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    model = make_model(workspace, "binary")
+    content = json.loads((model / "plans.json").read_text())
+    content["inference"]["overlapp"] = 0.5
+    (model / "plans.json").write_text(json.dumps(content))
+    with pytest.raises(PlansError, match=r"inference\.overlapp: unknown key"):
+        predict(scans, tmp_path / "out", workspace)
