@@ -96,6 +96,7 @@ def preset_folder() -> Any:
 
 
 def preset_names() -> list[str]:
+    """The foundations that have a preset, sorted."""
     return sorted(entry.name[:-5] for entry in preset_folder().iterdir() if entry.name.endswith(".json"))
 
 

@@ -1,11 +1,11 @@
 """The workspace: the one place where every path is spelled.
 
-    workspace/
-      raw/Dataset101_Name/            imagesTr labelsTr imagesTs labelsTs dataset.json
-      preprocessed/Dataset101_Name/   dataset_fingerprint.json, per foundation: plans.json and the cases
-      results/Dataset101_Name/        per foundation, method and shots: the adapters of every task and fold
-      foundations/NAME/               weights.safetensors foundation.json
-      logs/                           one log and one JSON record per command run
+workspace/
+  raw/Dataset101_Name/            imagesTr labelsTr imagesTs labelsTs dataset.json
+  preprocessed/Dataset101_Name/   dataset_fingerprint.json, per foundation: plans.json and the cases
+  results/Dataset101_Name/        per foundation, method and shots: the adapters of every task and fold
+  foundations/NAME/               weights.safetensors foundation.json
+  logs/                           one log and one JSON record per command run
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Workspace:
         known = ", ".join(self.dataset_names()) or "none"
         raise DatasetError(
             f"dataset {dataset_id}: no folder Dataset{dataset_id:03d}_NAME in {self.raw} (there: {known}); "
-            f"convert one with arena_convert_totalsegmentator or arena_convert_flare22, copy an nnU-Net raw dataset there, or name another workspace with -w"
+            f"convert one with arena_convert_totalsegmentator or arena_convert_flare22, copy an nnU-Net raw dataset there, "
+            f"or name another workspace with -w"
         )
 
     def raw_dataset(self, dataset_name: str) -> Path:

@@ -71,7 +71,7 @@ class SupportVolume:
 def _start(centre: np.ndarray, size: tuple[int, int, int], shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """The first voxel of the patch around `centre`, moved inside the volume; a volume too small is centred in the patch."""
     start = []
-    for c, patch, length in zip(centre, size, shape):
+    for c, patch, length in zip(centre, size, shape, strict=True):
         slack = length - patch
         start.append(slack // 2 if slack < 0 else min(max(int(c) - patch // 2, 0), slack))
     return start[0], start[1], start[2]

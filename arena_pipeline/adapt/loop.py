@@ -37,6 +37,8 @@ class Epoch:
 
 @dataclass(frozen=True)
 class History:
+    """All epochs that ran, and why they ended."""
+
     epochs: tuple[Epoch, ...]
     stop_reason: str
 
@@ -76,7 +78,9 @@ def adapt(
     return History(tuple(epochs), COMPLETED)
 
 
-def _iterate(network: nn.Module, trainable: Trainable, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], settings: AdaptationSettings) -> float:
+def _iterate(
+    network: nn.Module, trainable: Trainable, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], settings: AdaptationSettings
+) -> float:
     """One forward and backward over the patches, and AdamW's step; returns the loss before it."""
     optimizer.zero_grad(set_to_none=True)
     for gate in trainable.gates:
@@ -95,7 +99,7 @@ def accumulate_gradients(network: nn.Module, images: Tensor, segmentations: Tens
     device = next(network.parameters()).device
     size = micro_batch or len(images)
     total = 0.0
-    for image, segmentation in zip(images.split(size), segmentations.split(size)):
+    for image, segmentation in zip(images.split(size), segmentations.split(size), strict=True):
         image = image.to(device, memory_format=torch.channels_last_3d)
         loss = task_loss(network(image), segmentation.to(device)) * (len(image) / len(images))
         loss.backward()
@@ -105,4 +109,6 @@ def accumulate_gradients(network: nn.Module, images: Tensor, segmentations: Tens
 
 def _check_finite(epoch: Epoch) -> None:
     if not math.isfinite(epoch.loss):
-        raise ArenaError(f"epoch {epoch.epoch}: the loss is {epoch.loss}; check the support images for wrong values, or lower learning_rate in plans.json")
+        raise ArenaError(
+            f"epoch {epoch.epoch}: the loss is {epoch.loss}; check the support images for wrong values, or lower learning_rate in plans.json"
+        )

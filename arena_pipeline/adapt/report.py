@@ -54,7 +54,9 @@ def plot_progress(path: Path, epochs: tuple[Epoch, ...], smoothing: int, title: 
     names = list(epochs[-1].effective_rank)
     if names:
         ranks = np.array([[epoch.effective_rank[name] for epoch in epochs] for name in names])
-        image = rank_axes.imshow(ranks, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, extent=(-0.5, len(epochs) - 0.5, len(names) - 0.5, -0.5))
+        image = rank_axes.imshow(
+            ranks, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, extent=(-0.5, len(epochs) - 0.5, len(names) - 0.5, -0.5)
+        )
         rank_axes.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=7)
         figure.colorbar(image, ax=rank_axes, label="effective rank")
     else:

@@ -42,7 +42,7 @@ class Trainable:
         return any(tensor is p for _, parameters in self.groups for p in parameters)
 
     def effective_rank(self) -> dict[str, int]:
-        """"<layer>.<key|value>" -> number of v != 0."""
+        """ "<layer>.<key|value>" -> number of v != 0."""
         return {name: matrix.effective_rank for name, matrix in low_rank_matrices(self.updates)}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -60,7 +60,9 @@ def prepare_(network: nn.Module, preset: FoundationPreset, task: TaskPlan, setti
     if settings.method not in METHODS:
         raise PlansError(f"unknown method {settings.method}; known: {', '.join(METHODS)}")
     if preset.pretrained_parts == "encoder" and not task.train_decoder:
-        raise PlansError(f"task {task.name}: {preset.name} has no pre-trained decoder, so it must be trained; set train_decoder to true in plans.json")
+        raise PlansError(
+            f"task {task.name}: {preset.name} has no pre-trained decoder, so it must be trained; set train_decoder to true in plans.json"
+        )
     network.requires_grad_(False)
     softmax = task.activation == "softmax"
     if task.head == "pretrained":

@@ -33,6 +33,7 @@ def replace_when_done(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """UTF-8, whole or not at all."""
     with replace_when_done(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

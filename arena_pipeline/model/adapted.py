@@ -12,7 +12,7 @@ from arena_pipeline.errors import AdapterError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.model.adapter import Adapter
 from arena_pipeline.model.low_rank import PROJECTIONS, merged_weight
-from arena_pipeline.model.network import HEAD, head
+from arena_pipeline.model.network import HEAD, head, to_device
 from arena_pipeline.model.task_head import set_head_
 from arena_pipeline.model.weights import load_foundation_network, sha256
 
@@ -27,7 +27,7 @@ class AdaptedNetwork:
         self.preset = preset
         self.sha256 = sha256(weights_path)
         network = load_foundation_network(preset, weights_path)
-        self.network = network.to(device, memory_format=torch.channels_last_3d).requires_grad_(False)
+        self.network = to_device(network, device).requires_grad_(False)
         self._foundation_head = head(self.network)
         self._replaced: dict[str, Tensor] = {}
 
@@ -45,7 +45,9 @@ class AdaptedNetwork:
             self._apply(adapter)
         except (AttributeError, KeyError, RuntimeError) as error:
             self._restore()
-            raise AdapterError(f"{self._name(adapter)}: its tensors do not fit {self.preset.name} ({error}); the adapter is damaged, adapt this fold again") from None
+            raise AdapterError(
+                f"{self._name(adapter)}: its tensors do not fit {self.preset.name} ({error}); the adapter is damaged, adapt this fold again"
+            ) from None
         return self.network
 
     def _check(self, adapter: Adapter) -> None:

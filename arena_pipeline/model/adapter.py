@@ -80,6 +80,8 @@ class AdapterRecord(Frozen):
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
+    """adapter.json and adapter.safetensors, read or about to be written."""
+
     record: AdapterRecord
     tensors: dict[str, Tensor]
 

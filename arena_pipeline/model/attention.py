@@ -8,6 +8,7 @@ different masks occur, the inner one being empty. Windows are grouped by mask, a
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class ShiftMasks:
     def __init__(self, masks: Tensor) -> None:
         distinct, group_of = torch.unique(masks, dim=0, return_inverse=True)
         members = [torch.nonzero(group_of == index).flatten() for index in range(len(distinct))]
-        self.groups = [(mask if mask.any() else None, windows) for mask, windows in zip(distinct, members)]
+        self.groups = [(mask if mask.any() else None, windows) for mask, windows in zip(distinct, members, strict=True)]
         self.order = torch.argsort(torch.cat(members))
         self.windows = len(masks)
 
@@ -55,7 +56,7 @@ class FastWindowAttention(WindowAttention):
 
     def position_bias(self, n: int) -> Tensor:
         """(1, heads, n, n): the learned bias of each pair's relative position."""
-        index = self.relative_position_index[:n, :n].reshape(-1)
+        index = cast(Tensor, self.relative_position_index)[:n, :n].reshape(-1)
         return self.relative_position_bias_table[index].reshape(n, n, -1).permute(2, 0, 1).unsqueeze(0)
 
     def _attend_by_mask(self, qkv: Tensor, bias: Tensor, masks: ShiftMasks) -> Tensor:
@@ -75,7 +76,7 @@ class FastStage(BasicLayer):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, C, d, h, w) -> (batch, 2C, d/2, h/2, w/2)."""
         window, shift = get_window_size(x.shape[2:], self.window_size, self.shift_size)
-        grid = tuple(int(np.ceil(size / w)) * w for size, w in zip(x.shape[2:], window))
+        grid = tuple(int(np.ceil(size / w)) * w for size, w in zip(x.shape[2:], window, strict=True))
         masks = shift_masks(grid, tuple(window), tuple(shift), x.device)
         x = rearrange(x, "b c d h w -> b d h w c")
         for block in self.blocks:

@@ -62,14 +62,14 @@ def _start(path: Path) -> bytes:
 def _words(path: Path, start: bytes) -> str:
     """What a file is that is no checkpoint, and what to do."""
     if HTML.match(start):
-        return "a web page: the download gave a page instead of the file. Open the address in a browser, log in or confirm there, and download the file itself"
+        return "a web page instead of the file: open the address in a browser, log in or confirm there, and download the file itself"
     if start.startswith(GIT_LFS):
         size = re.search(rb"size (\d+)", start)
         return f"a Git LFS pointer{f' to a file of {int(size[1]):,} bytes' if size else ''}: fetch the file itself with git lfs pull, or download it"
     if start.startswith(ARCHIVES) or start[257:262] == b"ustar":
         return "an archive: unpack it and name the checkpoint inside"
-    text = start[:60].decode("ascii", errors="replace")
-    shown = f"text that starts with {text.strip()!r}" if text.isprintable() or text.strip().isascii() else f"bytes that start with {start[:8].hex(' ')}"
+    text = start[:60].decode("ascii", errors="replace").strip()
+    shown = f"text that starts with {text!r}" if text.isprintable() and text.isascii() else f"bytes that start with {start[:8].hex(' ')}"
     return f"{shown} ({path.stat().st_size:,} bytes); download it again"
 
 
@@ -92,8 +92,8 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _unpickle(path: Path, trust: bool) -> Any:
     try:
-        with torch.serialization.safe_globals(_numbers()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numbers()), path.open("rb") as file:  # given a path, torch.load goes by the file's name
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not NEEDS_CODE.search(str(error)):
             raise _damaged(path, error) from None
@@ -107,7 +107,8 @@ def _unpickle(path: Path, trust: bool) -> Any:
         )
     logger.warning("%s: read with the code that it names (%s), as --trust_checkpoint allows", path, wanted)
     try:
-        return torch.load(path, map_location="cpu", weights_only=False)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=False)
     except DAMAGE as error:
         raise _damaged(path, error) from None
 

@@ -7,6 +7,7 @@ shapes and finite values, and holds no other tensor of those parts; or it is ref
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,18 +36,20 @@ class Layout:
 
     Attributes:
         key: where the tensors are; None: at the top. A file that has them at the top is taken either way.
-        ignored: first words of tensors that belong to a head which is not the foundation's, after the wrappers are off.
+        head: its name for the head; the head in MONAI's name is taken where there is none of this name.
+        ignored: first words of tensors that belong to a head which can't be used, after the wrappers are off.
         renamed: regular expressions with their replacements, applied in this order.
     """
 
     key: str | None = None
+    head: str = HEAD
     ignored: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
 
 
 LAYOUTS: dict[str, Layout] = {
     "arena": Layout(),
-    "fseft": Layout(ignored=("out",), renamed=((r"^classifier\.", f"{HEAD}."),)),
+    "fseft": Layout(head="classifier"),
     "suprem": Layout(key="net", ignored=CLIP_HEADS),
     "clip_driven": Layout(key="net", ignored=CLIP_HEADS),
     "monai": Layout(key="state_dict"),
@@ -96,11 +99,17 @@ def read_foundation(preset: FoundationPreset, path: Path, trust: bool = False, o
     """
     content = read_checkpoint(path, trust)
     found = match(preset, content)
-    if not found.faults:
+    if not found.faults and not found.unexpected:
         return found
     candidates = [load_preset(name) for name in preset_names()] if others is None else others
-    fitting = [other.name for other in candidates if other.name != preset.name and not match(other, content).faults]
-    raise FoundationError(f"{path}: does not fit foundation {preset.name}: {'; '.join(found.faults)}. {_advice(found, fitting, path, preset)}")
+    fits = {other.name: match(other, content) for other in candidates if other.name != preset.name}
+    exact = [name for name, other in fits.items() if not other.faults and not other.unexpected]
+    if not found.faults and not exact:
+        return found
+    unknown = f"{len(found.unexpected)} tensors are unknown to it ({_listed(found.unexpected)}), but not to another foundation"
+    faults = found.faults or [unknown]
+    fitting = exact or [name for name, other in fits.items() if not other.faults]
+    raise FoundationError(f"{path}: does not fit foundation {preset.name}: {'; '.join(faults)}. {_advice(found, fitting, path, preset)}")
 
 
 def match(preset: FoundationPreset, content: Any) -> Match:
@@ -141,10 +150,11 @@ class _Sorted:
 
 def _sort(source: Iterable[str], layout: Layout, wanted: set[str], parts: set[str]) -> _Sorted:
     result = _Sorted()
-    for name in source:
-        bare = _unwrapped(name)
+    bare_names = {name: _unwrapped(name) for name in source}
+    unused_head = layout.head != HEAD and any(bare.startswith(f"{layout.head}.") for bare in bare_names.values())
+    for name, bare in bare_names.items():
         target = _renamed(bare, layout)
-        if bare.split(".")[0] in layout.ignored:
+        if bare.split(".")[0] in layout.ignored or (unused_head and bare.startswith(HEAD)):
             result.ignored.append(name)
         elif target in wanted and target not in result.taken:
             result.taken[target] = name
@@ -186,14 +196,15 @@ def _unwrapped(name: str) -> str:
 def _renamed(name: str, layout: Layout) -> str:
     for pattern, replacement in layout.renamed:
         name = re.sub(pattern, replacement, name)
-    return name
+    return HEAD + name[len(layout.head) :] if name.startswith(f"{layout.head}.") else name
 
 
 def _faults(missing: Sequence[str], misshapen: Sequence[str], names: _Sorted) -> list[str]:
     faults = []
     if missing:
         counts = Counter(_part(name) for name in missing)
-        faults.append(f"{len(missing)} weights are missing ({', '.join(f'{count} of the {part}' for part, count in counts.items())}: {_listed(missing)})")
+        parts = ", ".join(f"{count} of the {part}" for part, count in counts.items())
+        faults.append(f"{len(missing)} weights are missing ({parts}: {_listed(missing)})")
     if misshapen:
         faults.append(f"{len(misshapen)} weights have another shape ({_listed(misshapen)})")
     if names.foreign:
@@ -206,8 +217,10 @@ def _part(name: str) -> str:
 
 
 def _wrong_values(tensors: Mapping[str, Tensor]) -> list[str]:
-    wrong = [name for name, tensor in tensors.items() if not (_is_index(name, tensor, tensors) if name.endswith(POSITION_INDEX) else _is_finite(tensor))]
-    return [f"{len(wrong)} tensors have values that are not finite numbers ({_listed(wrong)})"] if wrong else []
+    weights = [name for name, tensor in tensors.items() if not name.endswith(POSITION_INDEX) and not _is_finite(tensor)]
+    indices = [name for name, tensor in tensors.items() if name.endswith(POSITION_INDEX) and not _is_index(name, tensor, tensors)]
+    faults = [f"{len(weights)} weights have values that are not finite numbers ({_listed(weights)})"] if weights else []
+    return faults + ([f"{len(indices)} position indices point outside their tables ({_listed(indices)})"] if indices else [])
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -217,13 +230,13 @@ def _is_finite(tensor: Tensor) -> bool:
 def _is_index(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:
     """Whether every entry is a row of the block's table of position biases."""
     table = tensors.get(name.replace("_index", "_bias_table"))
-    return not tensor.is_floating_point() and tensor.min() >= 0 and (table is None or bool(tensor.max() < len(table)))
+    return not tensor.is_floating_point() and table is not None and bool(tensor.min() >= 0) and bool(tensor.max() < len(table))
 
 
 def _advice(found: Match, fitting: Sequence[str], path: Path, preset: FoundationPreset) -> str:
     described = _architecture(found)
     if fitting:
-        commands = " or ".join(f"arena_install_foundation {name} {path.name}" for name in fitting)
+        commands = " or ".join(shlex.join(["arena_install_foundation", name, str(path)]) for name in fitting)
         return f"{described}It fits {' and '.join(fitting)}: {commands}"
     return f"{described}It fits no other foundation either; {preset.name} is the file {preset.weights.expected_file} ({preset.weights.origin})"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,9 +74,18 @@ def add_updates_(network: nn.Module, rank: int, generator: torch.Generator | Non
     for name, layer in target_layers(network).items():
         key, value = (LowRankMatrix(layer.in_features, rank, generator).to(layer.weight.device) for _ in PROJECTIONS)
         updates[name] = KeyValueUpdate(key, value)
-        parametrize.register_parametrization(layer, "weight", updates[name])
-        layer.parametrizations.weight.original.requires_grad_(False)
+        _register(layer, updates[name])
     return updates
+
+
+def _register(layer: nn.Linear, update: KeyValueUpdate) -> None:
+    parametrize.register_parametrization(layer, "weight", update)
+    frozen_weight(layer).requires_grad_(False)
+
+
+def frozen_weight(layer: nn.Linear) -> Tensor:
+    """W0 of a layer that carries an update."""
+    return cast(Tensor, cast(Any, layer).parametrizations.weight.original)
 
 
 def low_rank_matrices(updates: dict[str, KeyValueUpdate]) -> Iterator[tuple[str, LowRankMatrix]]:
@@ -95,7 +104,7 @@ def merge_(network: nn.Module) -> dict[str, Tensor]:
     originals = {}
     for name, layer in target_layers(network).items():
         if parametrize.is_parametrized(layer, "weight"):
-            originals[f"{name}.weight"] = layer.parametrizations.weight.original.detach().clone()
+            originals[f"{name}.weight"] = frozen_weight(layer).detach().clone()
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     if not originals:
         raise NoTargetLayers("no layer of this network carries an update to merge")
@@ -108,8 +117,7 @@ def unmerge_(network: nn.Module, originals: dict[str, Tensor], updates: dict[str
         layer = cast(nn.Linear, network.get_submodule(name))
         with torch.no_grad():
             layer.weight.copy_(originals[f"{name}.weight"])
-        parametrize.register_parametrization(layer, "weight", update)
-        layer.parametrizations.weight.original.requires_grad_(False)
+        _register(layer, update)
 
 
 def merged_weight(weight: Tensor, tensors: dict[str, Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from monai.networks.nets import SwinUNETR
 from torch import Tensor, nn
 
@@ -37,10 +38,16 @@ def build_network(architecture: Architecture, out_channels: int | None = None) -
     return network.eval()
 
 
+def to_device(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network on `device`, its convolutions laid out channels last: on the CPU too 3D convolutions are faster so."""
+    return cast(nn.Module, cast(Any, network).to(device, memory_format=torch.channels_last_3d))
+
+
 def head(network: nn.Module) -> nn.Conv3d:
     """The 1x1x1 convolution that gives the logits."""
     return cast(nn.Conv3d, network.get_submodule(HEAD))
 
 
 def head_parameters(network: nn.Module) -> dict[str, Tensor]:
+    """Weight and bias of the head, by their names in the network."""
     return {f"{HEAD}.{name}": parameter for name, parameter in head(network).named_parameters()}

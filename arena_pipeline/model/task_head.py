@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -17,11 +19,13 @@ def new_head(channels: int, out_channels: int, generator: torch.Generator | None
     convolution = nn.Conv3d(channels, out_channels, kernel_size=1)
     with torch.no_grad():
         nn.init.xavier_uniform_(convolution.weight, generator=generator)
-        nn.init.zeros_(convolution.bias)
+        nn.init.zeros_(cast(Tensor, convolution.bias))
     return convolution
 
 
-def pretrained_head(network: nn.Module, preset: FoundationPreset, structures: list[str], softmax: bool, generator: torch.Generator | None = None) -> nn.Conv3d:
+def pretrained_head(
+    network: nn.Module, preset: FoundationPreset, structures: list[str], softmax: bool, generator: torch.Generator | None = None
+) -> nn.Conv3d:
     """A head whose logits start as the foundation's for these structures.
 
     From a sigmoid head each structure takes its row as it is, and a softmax task's background row is new. From a softmax
@@ -33,13 +37,17 @@ def pretrained_head(network: nn.Module, preset: FoundationPreset, structures: li
     """
     unknown = [name for name in structures if name not in preset.structures]
     if preset.head == "none" or unknown:
-        why = "has no usable linear head" if preset.head == "none" else f"was not pre-trained on {', '.join(unknown)} (it knows {', '.join(preset.structures)})"
+        why = (
+            "has no usable linear head"
+            if preset.head == "none"
+            else f"was not pre-trained on {', '.join(unknown)} (it knows {', '.join(preset.structures)})"
+        )
         raise FoundationError(f"foundation {preset.name} {why}; plan the task with a new head")
     source = head(network)
     rows = [preset.structures[name] for name in structures]
     target = new_head(source.in_channels, len(rows) + softmax, generator).to(source.weight.device)
     with torch.no_grad():
-        for parameter, pretrained in ((target.weight, source.weight), (target.bias, source.bias)):
+        for parameter, pretrained in ((target.weight, source.weight), (cast(Tensor, target.bias), cast(Tensor, source.bias))):
             parameter[softmax:] = _start(pretrained, rows, preset.head, softmax)
             if softmax and preset.head == "softmax":
                 parameter[BACKGROUND_CHANNEL] = pretrained[BACKGROUND_CHANNEL]

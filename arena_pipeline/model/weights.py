@@ -27,7 +27,9 @@ def load_foundation_network(preset: FoundationPreset, weights_path: Path) -> nn.
     try:
         state = load_file(weights_path)
     except (OSError, SafetensorError) as error:
-        raise FoundationError(f"foundation {preset.name}: {weights_path} is not a readable safetensors file ({error}); install the foundation again") from None
+        raise FoundationError(
+            f"foundation {preset.name}: {weights_path} is not a readable safetensors file ({error}); install the foundation again"
+        ) from None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(NEW_PARTS_SEED)  # MONAI initialises from the global generator
         network = build_network(preset.architecture)
@@ -47,11 +49,20 @@ def fill_(network: nn.Module, state: dict[str, Tensor], what: str, new: Collecti
     own = {name: tensor for name, tensor in network.state_dict().items() if name not in new}
     missing = sorted(set(own) - set(state))
     unexpected = sorted(set(state) - set(own))
-    misshapen = [f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}" for name in own if name in state and state[name].shape != own[name].shape]
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
     if missing or unexpected or misshapen:
-        faults = [f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-                  for fault, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)) if names]
-        raise FoundationError(f"{what} does not fit the network: {len(own) - len(missing) - len(misshapen)} of {len(own)} tensors match; {'; '.join(faults)}")
+        faults = [
+            f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for fault, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+            if names
+        ]
+        raise FoundationError(
+            f"{what} does not fit the network: {len(own) - len(missing) - len(misshapen)} of {len(own)} tensors match; {'; '.join(faults)}"
+        )
     network.load_state_dict(network.state_dict() | state)
 
 

@@ -19,6 +19,7 @@ LATTICE_PITCH_MM = 10.0
 LATTICE_LOW_MM = np.array([-320.0, -240.0, -470.0])
 LATTICE_SHAPE = (65, 49, 90)
 DEFORMATION_PITCH_MM = 60.0
+CORNERS = np.array(list(np.ndindex(2, 2, 2)))
 
 
 def lattice_axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,11 +87,18 @@ class Frame:
         points = np.asarray(points, float).reshape(-1, 3)
         inverse = np.linalg.inv(self.matrix)
         found = points @ inverse.T
-        for _ in range(4):  # the deformation's slope is well below 1, so this contracts
-            where = ((found - LATTICE_LOW_MM) / LATTICE_PITCH_MM).T
-            moved = np.stack([ndimage.map_coordinates(d, where, order=1, mode="nearest") for d in self.deformation], axis=1)
-            found = (points - moved) @ inverse.T
+        for _ in range(3):  # the deformation's slope is well below 1, so this contracts
+            found = (points - self._deformation_at(found)) @ inverse.T
         return found
+
+    def _deformation_at(self, where: np.ndarray) -> np.ndarray:
+        """(n, 3) scanner mm -> (n, 3) mm, linear between lattice points and constant outside."""
+        index = np.clip((where - LATTICE_LOW_MM) / LATTICE_PITCH_MM, 0, np.array(LATTICE_SHAPE) - 1.001)
+        corner = index.astype(int)
+        t = index - corner
+        x, y, z = (corner + CORNERS[:, None]).transpose(2, 0, 1)
+        weights = np.where(CORNERS[:, None], t, 1 - t).prod(axis=2)
+        return np.einsum("cn,dcn->nd", weights, self.deformation[:, x, y, z])
 
     @property
     def scale(self) -> np.ndarray:

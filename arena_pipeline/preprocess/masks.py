@@ -38,7 +38,8 @@ def write_masks(path: Path, masks: Mapping[str, np.ndarray], grid: GridMap) -> N
             raise ImageError(f"{path}: the mask of {structure} has shape {mask.shape}, its grid {tuple(grid.cropped_shape)}")
     arrays = {_PREFIX + structure: np.asarray(mask, dtype=bool) for structure, mask in masks.items()}
     with replace_when_done(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays, **{_GRID: np.array(grid.model_dump_json())})
+        arrays[_GRID] = np.array(grid.model_dump_json())
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy takes the arrays for allow_pickle
 
 
 def read_masks(path: Path, structures: tuple[str, ...]) -> tuple[dict[str, np.ndarray], GridMap]:

@@ -229,14 +229,9 @@ def _damaged(identifier: str, path: Path, reason: object) -> str:
 
 
 def _patch(array: blosc2.NDArray, start: Index, size: Index) -> np.ndarray:
-    inside = [(max(s, 0), min(s + n, length)) for s, n, length in zip(start, size, array.shape, strict=True)]
-    if any(low >= high for low, high in inside):
-        return np.zeros(size, array.dtype)
-    found: np.ndarray = array[tuple(slice(low, high) for low, high in inside)]
-    if found.shape == tuple(size):
-        return found
-    patch = np.zeros(size, array.dtype)
-    patch[tuple(slice(low - s, high - s) for (low, high), s in zip(inside, start, strict=True))] = found
+    from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd  # imports torch: not for the workers that only write cases
+
+    patch: np.ndarray = crop_and_pad_nd(array, [[first, first + length] for first, length in zip(start, size, strict=True)])
     return patch
 
 

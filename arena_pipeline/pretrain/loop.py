@@ -92,7 +92,11 @@ def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, fold
         return softmax_loss(logits, targets, with_cross_entropy)
 
     loader = DataLoader(
-        Subset(steps, range(run.done, settings.steps)), batch_size=None, num_workers=workers, multiprocessing_context="spawn" if workers else None, prefetch_factor=4 if workers else None
+        Subset(steps, range(run.done, settings.steps)),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
     )
     log = folder / "training_log.csv"
     _cut_log(log, run.done)

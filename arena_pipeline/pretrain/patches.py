@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from batchgenerators.transforms.resample_transforms import SimulateLowResolution
 from batchgenerators.transforms.spatial_transforms import SpatialTransform
 from torch.utils.data import Dataset
 
-from arena_pipeline.preprocess.store import StoredCase
+from arena_pipeline.preprocess.store import Index, StoredCase
 from arena_pipeline.pretrain.settings import PretrainSettings
 
 MARGIN = 1.25  # a patch is cut this much larger, so that rotating and scaling it does not draw in empty corners
@@ -37,13 +37,13 @@ class PretrainingVolume:
         return _opened(self.folder, self.identifier)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _opened(folder: Path, identifier: str) -> StoredCase:
     """Once per process: the files are memory-mapped, the positions stay in memory."""
     return StoredCase.open(folder, identifier)
 
 
-class PatchSteps(Dataset):  # type: ignore[type-arg]
+class PatchSteps(Dataset):
     """Item i is batch i of the run: images (batch, 1, x, y, z) float32 and targets (batch, x, y, z) int64.
 
     `datasets` are lists of volumes; every patch draws its dataset uniformly, then a volume of it.
@@ -60,15 +60,14 @@ class PatchSteps(Dataset):  # type: ignore[type-arg]
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         pairs = [self._patch(np.random.default_rng((self.settings.seed, step, place))) for place in range(self.settings.batch_size)]
-        images, targets = (np.stack(arrays) for arrays in zip(*pairs))
+        images, targets = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
         return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(targets)
 
     def _patch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        volumes = self.datasets[rng.integers(len(self.datasets))]
-        volume = volumes[rng.integers(len(volumes))]
-        size = tuple(int(np.ceil(length * MARGIN)) for length in self.patch_size)
-        centre = self._centre(volume, rng)
-        start = tuple(int(c) - length // 2 for c, length in zip(centre, size))
+        volumes = self.datasets[int(rng.integers(len(self.datasets)))]
+        volume = volumes[int(rng.integers(len(volumes)))]
+        size = _index(np.ceil(np.array(self.patch_size) * MARGIN))
+        start = _index(self._centre(volume, rng) - np.array(size) // 2)
         image = volume.case.image_patch(start, size)
         stored = volume.case.segmentation_patch(start, size)
         target = np.zeros(stored.shape, dtype=np.float32)
@@ -122,14 +121,18 @@ def augmentation(patch_size: tuple[int, int, int]) -> AbstractTransform:
     )
 
 
+def _index(values: np.ndarray) -> Index:
+    return int(values[0]), int(values[1]), int(values[2])
+
+
 @contextmanager
 def _global_generators(rng: np.random.Generator) -> Iterator[None]:
     """Seeds the global generators, which batchgenerators draws from, and restores them afterwards."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    np.random.seed(int(rng.integers(2**32)))
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    np.random.seed(int(rng.integers(2**32)))  # noqa: NPY002
     random.seed(int(rng.integers(2**32)))
     try:
         yield
     finally:
-        np.random.set_state(numpy_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)

@@ -25,6 +25,7 @@ from arena_pipeline.io.splits import draw_support_set
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, read_record, write_adapter
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.device import pick_device
+from arena_pipeline.model.network import to_device
 from arena_pipeline.model.weights import load_foundation_network, sha256
 from arena_pipeline.planning import Plans, TaskPlan
 from arena_pipeline.preprocess.store import StoredCase
@@ -93,7 +94,13 @@ def adapt_dataset(
 
 
 def _jobs(
-    dataset_id: int, shots: int, workspace: Workspace, folds: Sequence[int], structures: Sequence[str] | None, foundation: str | None, changes: dict[str, int | None]
+    dataset_id: int,
+    shots: int,
+    workspace: Workspace,
+    folds: Sequence[int],
+    structures: Sequence[str] | None,
+    foundation: str | None,
+    changes: dict[str, int | None],
 ) -> list[Job]:
     """Every fold to adapt, checked before the first one starts."""
     name = workspace.dataset_name(dataset_id)
@@ -102,7 +109,10 @@ def _jobs(
     plans = Plans.read(path)
     weights = weights_file(preset, workspace.installed_foundation(preset.name))
     if sha256(weights) != plans.foundation_sha256:
-        raise PlansError(f"{path}: made for other weights of {preset.name} than {weights} holds; run arena_plan_and_preprocess -d {dataset_id} -foundation {preset.name} again")
+        raise PlansError(
+            f"{path}: made for other weights of {preset.name} than {weights} holds; "
+            f"run arena_plan_and_preprocess -d {dataset_id} -foundation {preset.name} again"
+        )
     settings = AdaptationSettings.model_validate(plans.adaptation.model_dump() | {key: value for key, value in changes.items() if value is not None})
     model = workspace.model(name, preset.name, settings.method, shots)
     tasks, cases = _tasks(plans, structures, shots), workspace.cases(name, preset.name)
@@ -111,7 +121,9 @@ def _jobs(
     for task in tasks:
         for fold in folds:
             support_ids = draw_support_set(task.candidates, shots, fold)
-            jobs.append(Job(plans, plans_sha256, preset, weights, cases, task, fold, shots, support_ids, settings, fold_folder(model, task.name, fold)))
+            jobs.append(
+                Job(plans, plans_sha256, preset, weights, cases, task, fold, shots, support_ids, settings, fold_folder(model, task.name, fold))
+            )
     for identifier in sorted({case for job in jobs for case in job.support_ids}):
         StoredCase.open(cases, identifier)  # a case that is not preprocessed is told now, not hours later
     return jobs
@@ -127,7 +139,9 @@ def _tasks(plans: Plans, structures: Sequence[str] | None, shots: int) -> list[T
             logger.warning("%s: left out, %d shots asked for and %d possible", task.name, shots, task.max_shots)
     if not possible:
         most = max((task.max_shots for task in plans.tasks), default=0)
-        raise SupportSetError(f"{plans.dataset_name}: no task has {shots} usable training cases, the most is {most}; lower -shots or add annotated cases")
+        raise SupportSetError(
+            f"{plans.dataset_name}: no task has {shots} usable training cases, the most is {most}; lower -shots or add annotated cases"
+        )
     return possible
 
 
@@ -136,20 +150,28 @@ def _is_done(job: Job) -> bool:
         record = read_record(job.folder)
     except AdapterError:
         return False
-    return (record.foundation_sha256, record.settings, record.support_ids, record.scheme) == (job.plans.foundation_sha256, job.settings, job.support_ids, job.plans.scheme)
+    return (record.foundation_sha256, record.settings, record.support_ids, record.scheme) == (
+        job.plans.foundation_sha256,
+        job.settings,
+        job.support_ids,
+        job.plans.scheme,
+    )
 
 
 def _run(job: Job, device: torch.device) -> None:
     started = time.perf_counter()
     logger.info("%s, fold %d: support %s", job.task.name, job.fold, ", ".join(job.support_ids))
     seeds = np.random.SeedSequence(job.fold)
-    network = load_foundation_network(job.preset, job.weights).to(device, memory_format=torch.channels_last_3d)
+    network = to_device(load_foundation_network(job.preset, job.weights), device)
     generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
     trainable = prepare_(network, job.preset, job.task, job.settings, generator)
     network.to(device)
     labels = list(job.task.structures.values())
     support = [SupportVolume.open(StoredCase.open(job.cases, identifier), labels) for identifier in job.support_ids]
-    with TrainingLog(job.folder / "training_log.csv") as log, tqdm(total=job.settings.max_epochs, desc=f"{job.task.name} fold {job.fold}", unit="epoch") as bar:
+    with (
+        TrainingLog(job.folder / "training_log.csv") as log,
+        tqdm(total=job.settings.max_epochs, desc=f"{job.task.name} fold {job.fold}", unit="epoch") as bar,
+    ):
 
         def on_epoch(epoch: Epoch) -> None:
             log.add(epoch)
@@ -161,7 +183,9 @@ def _run(job: Job, device: torch.device) -> None:
     plot_progress(job.folder / "progress.png", history.epochs, job.settings.stop_smoothing, title)
     adapter = Adapter(_record(job, trainable, history, time.perf_counter() - started), trainable.tensors())
     write_adapter(job.folder, adapter)
-    logger.info("%s, fold %d: %s after %d epochs, loss %.3f", job.task.name, job.fold, history.stop_reason, len(history.epochs), history.epochs[-1].loss)
+    logger.info(
+        "%s, fold %d: %s after %d epochs, loss %.3f", job.task.name, job.fold, history.stop_reason, len(history.epochs), history.epochs[-1].loss
+    )
 
 
 def _record(job: Job, trainable: Trainable, history: History, seconds: float) -> AdapterRecord:

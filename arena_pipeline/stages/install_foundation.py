@@ -73,7 +73,7 @@ def install_foundation(name: str, file: Path, workspace: Workspace, trust_checkp
     """
     preset = load_preset(name)
     if preset.weights.packaged is not None:
-        raise FoundationError(f"foundation {name} comes with the package ({preset.weights.packaged}) and is always used from there; nothing is to be installed")
+        raise FoundationError(f"foundation {name} comes with the package ({preset.weights.packaged}) and is used from there; there is nothing to install")
     return install_preset(preset, file, workspace, trust_checkpoint)
 
 
@@ -95,7 +95,8 @@ def install_preset(preset: FoundationPreset, file: Path, workspace: Workspace, t
         write_json(folder / RECORD, record.model_dump(mode="json"))
     replaced = previous if previous != weights_sha256 else None
     if replaced:
-        logger.warning("%s: the weights that were here differ (SHA-256 %s...); plans and adapters made with those need them back", preset.name, replaced[:12])
+        text = "%s: other weights were here (SHA-256 %s...), and plans and adapters made with those need them back"
+        logger.warning(text, preset.name, replaced[:12])
     return Installation(record, folder, replaced)
 
 
@@ -120,6 +121,9 @@ def _record(preset: FoundationPreset, file: Path, found: Match, checksums: tuple
 
 def _warn_of_another_name(preset: FoundationPreset, file: Path) -> None:
     """SuPreM's and CLIP-Driven's files can't be told apart by their tensors, only by their names."""
+    if file.name == preset.weights.expected_file:
+        return
     for name in preset_names():
-        if name != preset.name and load_preset(name).weights.expected_file == file.name != preset.weights.expected_file:
-            logger.warning("%s is what the authors of %s call their file; it is installed as %s since it fits, check that it is the right one", file.name, name, preset.name)
+        if load_preset(name).weights.expected_file == file.name:
+            text = "%s is what the authors of %s call their file; it fits %s too and is installed as that, check that it is meant"
+            logger.warning(text, file.name, name, preset.name)

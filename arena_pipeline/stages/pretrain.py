@@ -18,7 +18,7 @@ from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset, Scheme, load_preset
 from arena_pipeline.io.atomic import replace_when_done, write_json
 from arena_pipeline.model.allocator import keep_freed_memory
-from arena_pipeline.model.network import build_network
+from arena_pipeline.model.network import build_network, to_device
 from arena_pipeline.model.weights import sha256
 from arena_pipeline.phantoms import PHANTOM_STRUCTURES, make_phantom
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
@@ -50,7 +50,7 @@ def pretrain_on_phantoms(foundation: str, output: Path, phantoms: int, settings:
     with stage("phantoms"):
         volumes = phantom_volumes(output / "phantoms", preset, range(phantoms), settings.seed, workers)
     torch.manual_seed(settings.seed)  # MONAI initialises from the global generator
-    network = build_network(preset.architecture).to(memory_format=torch.channels_last_3d)
+    network = to_device(build_network(preset.architecture), torch.device("cpu"))
     run = Pretraining(network, settings)
     with stage("pretrain"):
         pretrain(preset, run, PatchSteps([volumes], preset.scheme.patch_size_voxels, settings), output, workers=1)
@@ -94,9 +94,8 @@ def _name(index: int) -> str:
 def _claim(output: Path, preset: FoundationPreset, settings: PretrainSettings, phantoms: int) -> None:
     """Writes down what the run is, or checks that the run that is there is the same."""
     path = output / "run.json"
-    wanted = {"preset": preset.model_dump(mode="json"), "settings": settings.model_dump(), "phantoms": phantoms}
-    wanted["preset"].pop("weights")
-    wanted["preset"].pop("adaptation")
+    described = preset.model_dump(mode="json", exclude={"weights", "adaptation"})
+    wanted = {"preset": described, "settings": settings.model_dump(), "phantoms": phantoms}
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != wanted:
         raise FoundationError(f"{path}: this folder holds a run with other settings; give another -o, or the same settings to continue")
     write_json(path, wanted)

@@ -30,8 +30,19 @@ PRESET = FoundationPreset(
     licence="CC0",
     citation="none",
 )
-BASE = TaskPlan(name="liver", structures={"liver": 2}, kind="base", train_decoder=False, head="pretrained", keep_largest={"liver": True}, candidates=("a",), max_shots=1)
-NOVEL = TaskPlan(name="heart", structures={"heart": 1}, kind="novel", train_decoder=True, head="new", keep_largest={"heart": True}, candidates=("a",), max_shots=1)
+BASE = TaskPlan(
+    name="liver",
+    structures={"liver": 2},
+    kind="base",
+    train_decoder=False,
+    head="pretrained",
+    keep_largest={"liver": True},
+    candidates=("a",),
+    max_shots=1,
+)
+NOVEL = TaskPlan(
+    name="heart", structures={"heart": 1}, kind="novel", train_decoder=True, head="new", keep_largest={"heart": True}, candidates=("a",), max_shots=1
+)
 
 
 class Bright(SupportVolume):
@@ -108,7 +119,7 @@ def test_published_gates_shrink_by_the_schedule_alone() -> None:
     start = [matrix.v.detach().clone() for _, matrix in low_rank_matrices(prepared(BASE, settings)[1].updates)]
     _, trainable, _ = run(BASE, settings)
     shrink = 0.5 * 0.1 * 2 * (1 + 0.5)  # two volumes in each of two epochs, at factors 1 and 1/2
-    for (_, matrix), v in zip(low_rank_matrices(trainable.updates), start):
+    for (_, matrix), v in zip(low_rank_matrices(trainable.updates), start, strict=True):
         torch.testing.assert_close(matrix.v.detach(), v.sign() * (v.abs() - shrink).clamp(min=0), atol=1e-6, rtol=0)
     assert sum(trainable.effective_rank().values()) < 128
 
@@ -118,7 +129,7 @@ def test_the_named_variants_let_the_data_move_the_gates(variant: dict) -> None:
     settings = AdaptationSettings(patches_per_volume=1, max_epochs=2, learning_rate=0.01)
     published = run(BASE, settings)[1]
     moved = run(BASE, settings.model_copy(update=variant))[1]
-    pairs = zip(low_rank_matrices(published.updates), low_rank_matrices(moved.updates))
+    pairs = zip(low_rank_matrices(published.updates), low_rank_matrices(moved.updates), strict=True)
     assert any(not torch.equal(a.v, b.v) for (_, a), (_, b) in pairs)
 
 

@@ -32,8 +32,19 @@ PRESET = FoundationPreset(
     licence="CC0",
     citation="none",
 )
-NOVEL = TaskPlan(name="heart", structures={"heart": 1}, kind="novel", train_decoder=True, head="new", keep_largest={"heart": True}, candidates=("a",), max_shots=1)
-BASE = TaskPlan(name="liver", structures={"liver": 2}, kind="base", train_decoder=False, head="pretrained", keep_largest={"liver": True}, candidates=("a",), max_shots=1)
+NOVEL = TaskPlan(
+    name="heart", structures={"heart": 1}, kind="novel", train_decoder=True, head="new", keep_largest={"heart": True}, candidates=("a",), max_shots=1
+)
+BASE = TaskPlan(
+    name="liver",
+    structures={"liver": 2},
+    kind="base",
+    train_decoder=False,
+    head="pretrained",
+    keep_largest={"liver": True},
+    candidates=("a",),
+    max_shots=1,
+)
 
 
 @pytest.fixture
@@ -46,12 +57,34 @@ def weights(tmp_path: Path) -> Path:
 
 def record(trainable: Trainable, task: TaskPlan, foundation_sha256: str) -> AdapterRecord:
     return AdapterRecord(
-        dataset_name="Dataset901_Toy", foundation="toy", foundation_sha256=foundation_sha256, plans_sha256="0", scheme=SCHEME, inference=InferencePlan(window_batch=1),
-        task=task.name, structures=task.structures, dataset_labels={"background": 0, "heart": 1, "liver": 2}, activation=task.activation, kind=task.kind,
-        train_decoder=task.train_decoder, head=task.head, keep_largest=task.keep_largest, fold=0, shots=1, support_ids=("a",), settings=AdaptationSettings(),
-        effective_rank=trainable.effective_rank(), trained_parameters=trainable.parameter_count, saved_parameters=0, epochs=1, stop_reason="", final_loss=0.5,
-        seconds=1.0, versions={}, licence="CC0",
-    )  # fmt: skip
+        dataset_name="Dataset901_Toy",
+        foundation="toy",
+        foundation_sha256=foundation_sha256,
+        plans_sha256="0",
+        scheme=SCHEME,
+        inference=InferencePlan(window_batch=1),
+        task=task.name,
+        structures=task.structures,
+        dataset_labels={"background": 0, "heart": 1, "liver": 2},
+        activation=task.activation,
+        kind=task.kind,
+        train_decoder=task.train_decoder,
+        head=task.head,
+        keep_largest=task.keep_largest,
+        fold=0,
+        shots=1,
+        support_ids=("a",),
+        settings=AdaptationSettings(),
+        effective_rank=trainable.effective_rank(),
+        trained_parameters=trainable.parameter_count,
+        saved_parameters=0,
+        epochs=1,
+        stop_reason="",
+        final_loss=0.5,
+        seconds=1.0,
+        versions={},
+        licence="CC0",
+    )
 
 
 def adapted(weights: Path, task: TaskPlan) -> tuple[torch.nn.Module, Adapter]:
@@ -118,7 +151,11 @@ def test_tensors_that_do_not_fit_are_refused_and_leave_the_foundation_intact(wei
     image = torch.rand(1, 1, 64, 32, 32)
     with torch.no_grad():
         foundation = networks.select(None)(image).clone()
-        for name, tensor in (("weight.out.conv.conv.bias", torch.zeros(7)), ("weight.nowhere", torch.zeros(1)), ("update.swinViT.layers1.0.blocks.0.attn.qkv.key.A", torch.zeros(4, 5))):
+        for name, tensor in (
+            ("weight.out.conv.conv.bias", torch.zeros(7)),
+            ("weight.nowhere", torch.zeros(1)),
+            ("update.swinViT.layers1.0.blocks.0.attn.qkv.key.A", torch.zeros(4, 5)),
+        ):
             with pytest.raises(AdapterError, match="do not fit toy"):
                 networks.select(Adapter(adapter.record, adapter.tensors | {name: tensor}))
             assert torch.equal(networks.select(None)(image), foundation)

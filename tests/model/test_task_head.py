@@ -20,7 +20,16 @@ def preset(kind: Literal["sigmoid", "softmax", "none"]) -> FoundationPreset:
     architecture = Architecture(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=3, patch_merging="monai_1.5")
     weights = Weights(expected_file="x.pth", layout="arena", origin="made here")
     return FoundationPreset(
-        name="toy", title="toy", architecture=architecture, scheme=SCHEME, head=kind, structures=structures, weights=weights, preference=1, licence="none", citation="none"
+        name="toy",
+        title="toy",
+        architecture=architecture,
+        scheme=SCHEME,
+        head=kind,
+        structures=structures,
+        weights=weights,
+        preference=1,
+        licence="none",
+        citation="none",
     )
 
 
@@ -65,7 +74,9 @@ def test_new_head_is_xavier_with_zero_bias() -> None:
     assert fresh.weight.abs().max() <= (6 / (12 + 4)) ** 0.5
 
 
-@pytest.mark.parametrize(("kind", "structure", "message"), [("none", "liver", "no usable linear head"), ("sigmoid", "heart", "not pre-trained on heart .*spleen, liver")])
+@pytest.mark.parametrize(
+    ("kind", "structure", "message"), [("none", "liver", "no usable linear head"), ("sigmoid", "heart", "not pre-trained on heart .*spleen, liver")]
+)
 def test_a_row_that_is_not_there_is_refused(kind: Literal["sigmoid", "none"], structure: str, message: str) -> None:
     with pytest.raises(FoundationError, match=message):
         pretrained_head(build_network(preset(kind).architecture), preset(kind), [structure], softmax=False)
