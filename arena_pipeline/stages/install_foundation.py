@@ -73,7 +73,7 @@ def install_foundation(name: str, file: Path, workspace: Workspace, trust_checkp
     """
     preset = load_preset(name)
     if preset.weights.packaged is not None:
-        raise FoundationError(f"foundation {name} comes with the package ({preset.weights.packaged}) and is used from there; there is nothing to install")
+        raise FoundationError(f"foundation {name} comes with the package ({preset.weights.packaged}): there is nothing to install")
     return install_preset(preset, file, workspace, trust_checkpoint)
 
 
