@@ -34,6 +34,11 @@ class Workspace:
         return cls(Path(folder or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_FOLDER).absolute())
 
     @property
+    def options(self) -> list[str]:
+        """What a command needs to find this workspace: -w and its folder, or nothing where it is the one found without being named."""
+        return [] if self.root == Workspace.find().root else ["-w", str(self.root)]
+
+    @property
     def raw(self) -> Path:
         return self.root / "raw"
 

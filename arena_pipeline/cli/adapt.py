@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from arena_pipeline.cli import common
 
@@ -45,4 +46,5 @@ def _adapt(args: argparse.Namespace) -> None:
             device=args.device,
             overwrite=args.overwrite,
         )
-        print(f"adapted model: {model}\nnext: arena_predict -i FOLDER_WITH_CTS -o OUTPUT_FOLDER -d {dataset_id} -shots {args.shots}")
+        command = ["arena_predict", "-i", "FOLDER_WITH_CTS", "-o", "OUTPUT_FOLDER", "-d", str(dataset_id), "-shots", str(args.shots)]
+        print(f"adapted model: {model}\nnext: {shlex.join([*command, *args.workspace.options])}")

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -38,9 +39,17 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return action.help if action.default in (None, False, "") else super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes no abbreviations: argparse's allow_abbrev leaves those of options with one dash (-shot for -shots) in."""
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        typed = option_string.partition("=")[0]
+        return [found for found in super()._get_option_tuples(option_string) if len(found[1]) <= len(typed)]
+
+
 def parser(description: str, workspace: bool = True) -> argparse.ArgumentParser:
     """A parser that takes no abbreviations and has --verbose, and -w (a `Workspace` in `args.workspace`) unless told otherwise."""
-    options = argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
+    options = _Parser(description=description, formatter_class=_Formatter, allow_abbrev=False)
     if workspace:
         text = f"folder with raw/, preprocessed/, results/ and foundations/ (default: ${ENVIRONMENT_VARIABLE}, else ./{DEFAULT_FOLDER})"
         options.add_argument("-w", "--workspace", type=Workspace.find, default="", metavar="FOLDER", help=text)
@@ -101,7 +110,7 @@ def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Nam
         except (ArenaError, OSError) as error:
             record.exit_status = EXIT_USER_ERROR
             logger.debug("failed", exc_info=True)
-            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+            print(f"error: {_one_line(error)}", file=sys.stderr)
         except KeyboardInterrupt:
             record.exit_status = EXIT_INTERRUPTED
             print("interrupted", file=sys.stderr)
@@ -109,6 +118,12 @@ def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Nam
             if log is not None:
                 log.write_record(record, sys.exc_info()[1])
     return record.exit_status
+
+
+def _one_line(error: ArenaError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path, who may read and write there, and the free space"
+    return " ".join(str(error).splitlines())
 
 
 class _LogFile(logging.Handler):

@@ -8,7 +8,6 @@ import shlex
 from arena_pipeline.cli import common
 from arena_pipeline.cli.plan import add_planning, print_planned
 from arena_pipeline.cli.preprocess import add_preprocessing
-from arena_pipeline.workspace import Workspace
 
 USUAL_SHOTS = 5
 
@@ -57,6 +56,5 @@ def _plan_and_preprocess(args: argparse.Namespace) -> None:
 def _repeated(args: argparse.Namespace) -> str:
     """What the next command must be told as this one was."""
     named = [] if args.foundation is None else ["-foundation", args.foundation]
-    if args.workspace.root != Workspace.find().root:
-        named += ["-w", str(args.workspace.root)]
+    named += args.workspace.options
     return f" {shlex.join(named)}" if named else ""

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from arena_pipeline.fingerprint.case import CaseMeasurement
-from arena_pipeline.fingerprint.models import CaseFacts, Finding, StructureFacts
+from arena_pipeline.fingerprint.models import Finding, StructureFacts
 from arena_pipeline.foundations import FoundationPreset, Scheme
 
 COARSE_FACTOR = 2.0  # up-sampled more than this, a volume has visibly less detail than the foundation was trained on
@@ -24,7 +24,7 @@ def case_findings(case: str, measured: CaseMeasurement, annotated: Iterable[str]
     facts = measured.facts
     sentences = []
     if not facts.looks_like_hu:
-        sentences.append(f"intensities from {facts.min_hu:g} to {facts.max_hu:g} are not Hounsfield units{_not_hu_hint(facts)}")
+        sentences.append(not_hu_sentence(facts.min_hu, facts.max_hu))
     if measured.all_air:
         sentences.append("nothing in the volume is above the lower end of the foundation's window: it is empty for the network; check the CT")
     annotated = tuple(annotated)
@@ -42,12 +42,17 @@ def dataset_findings(
     return [*_grid_findings(measurements, preset.scheme), *_structure_findings(structures, preset)]
 
 
-def _not_hu_hint(facts: CaseFacts) -> str:
-    if facts.max_hu - facts.min_hu <= 10:
+def not_hu_sentence(low: float, high: float) -> str:
+    """What is wrong with intensities from `low` to `high`, and what to do."""
+    return f"intensities from {low:g} to {high:g} are not Hounsfield units{_not_hu_hint(low, high)}"
+
+
+def _not_hu_hint(low: float, high: float) -> str:
+    if high - low <= 10:
         return " (scaled to a small range?); export the CT without normalisation"
-    if facts.min_hu >= 0 and facts.max_hu <= 255:
+    if low >= 0 and high <= 255:
         return " (an 8-bit picture, or a windowed export?); export the CT with its full range"
-    if facts.min_hu >= 0:
+    if low >= 0:
         return " (an MR image, or a CT without its offset?); export it with rescale slope and intercept applied, water is 0 and air -1000 HU"
     return "; export the CT with rescale slope and intercept applied, water is 0 and air -1000 HU"
 

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -54,10 +56,17 @@ class DatasetJson(BaseModel):
             raise ValueError("labels: expected 'background': 0")
         if sorted(self.labels.values()) != list(range(len(self.labels))):
             raise ValueError(f"labels: expected consecutive integers 0..{len(self.labels) - 1}, found {sorted(self.labels.values())}")
+        if wrong := [name for name in self.labels if not name or name.startswith(".") or "/" in name or "\\" in name]:
+            raise ValueError(f"labels: {', '.join(map(repr, wrong))} can't name a structure's folder; leave out /, \\ and dots in front")
         for case, names in self.annotated.items():
             unknown = sorted(set(names) - set(self.labels))
             if unknown:
                 raise ValueError(f"annotated: case {case} names {', '.join(unknown)}, which labels does not have")
+        if unknown := sorted(set(self.split) - {"*", *self.labels}):
+            raise ValueError(f"split: {', '.join(unknown)} is neither * nor in labels")
+        for key in self.model_extra or {}:
+            if meant := _similar(key, ("objective", "annotated", "split")):
+                raise ValueError(f"unknown key {key}, did you mean {meant}?")
         return self
 
     @property
@@ -78,17 +87,37 @@ class DatasetJson(BaseModel):
     def read(cls, path: Path) -> DatasetJson:
         """Raises DatasetError naming the file and the key."""
         try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            return cls.model_validate(content)
         except FileNotFoundError:
             raise DatasetError(f"{path}: no such file; a dataset folder needs a dataset.json") from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DatasetError(f"{path}: not a readable JSON file ({error})") from None
+            raise DatasetError(f"{path}: not a readable JSON file ({error}); mend it as in the README's example") from None
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-            raise DatasetError(f"{path}: {faults}") from None
+            faults = "; ".join(_fault(entry, content) for entry in error.errors())
+            raise DatasetError(f"{path}: {faults}; mend it as in the README's example") from None
 
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(exclude_defaults=True))
+
+
+def _fault(entry: Any, content: Any) -> str:
+    """One of pydantic's errors in words: which key, what was expected, what was found."""
+    key = ".".join(map(str, entry["loc"]))
+    if entry["type"] == "missing":
+        meant = _similar(key, content)
+        return f"key {key} is missing" + (f", is {meant} meant to be it?" if meant else "")
+    if entry["type"] == "value_error":
+        return str(entry["msg"]).removeprefix("Value error, ")
+    if not key:
+        return f"expected an object, {{...}}, found {type(content).__name__}"
+    return f"{key}: {entry['msg']}, found {entry['input']!r}"
+
+
+def _similar(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `word` is most probably a misspelling of."""
+    lowered = {name.lower(): name for name in known}
+    return next((lowered[name] for name in difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.85)), None)
 
 
 class StructureSplit(BaseModel):
@@ -127,7 +156,9 @@ class RawDataset:
         description = DatasetJson.read(folder / "dataset.json")
         training = _list_cases(folder, "Tr", description.file_ending, labels_required=True)
         if not training:
-            raise DatasetError(f"{folder / 'imagesTr'}: no CASE{CHANNEL_SUFFIX}{description.file_ending}; put the annotated CTs there")
+            images, name = folder / "imagesTr", f"CASE{CHANNEL_SUFFIX}{description.file_ending}"
+            found = ", ".join(sorted(path.name for path in images.glob("*"))[:3]) or "nothing"
+            raise DatasetError(f"{images}: no {name} (as file_ending in dataset.json says), found {found}; put the annotated CTs there, so named")
         queries = _list_cases(folder, "Ts", description.file_ending, labels_required=False)
         return cls(folder, description, training, queries)
 
@@ -146,5 +177,6 @@ def _list_cases(folder: Path, part: str, ending: str, labels_required: bool) -> 
     if labels.is_dir():
         orphans = sorted(p.name for p in labels.iterdir() if p.name.endswith(ending) and p.name[: -len(ending)] not in cases)
         if orphans:
-            raise DatasetError(f"{labels}: {', '.join(orphans[:5])} without an image {images}/CASE{suffix}; remove the label or add its image")
+            image = images / f"{orphans[0][: -len(ending)]}{suffix}"
+            raise DatasetError(f"{labels}: {', '.join(orphans[:5])} without an image; expected {image}; add or rename the image, or remove the label")
     return cases

@@ -80,6 +80,7 @@ def _geometry(size: tuple[int, ...], spacing: tuple[float, ...], origin: tuple[f
 
 def _read_dicom_folder(folder: Path) -> tuple[sitk.Image, np.ndarray | None]:
     """The volume and the step from slice to slice (LPS mm), which a tilted gantry shears."""
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # lines of C++; what matters is an error here
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not series:
         raise ImageError(f"{folder}: no DICOM series in this folder; expected the slices of one CT series")

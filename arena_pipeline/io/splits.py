@@ -34,8 +34,10 @@ def draw_support_set(train_ids: Sequence[str], shots: int, fold: int) -> tuple[s
         fold: the seed, 0, 1, 2, ...
 
     Raises:
-        SupportSetError: fewer than K cases, or K out of range.
+        SupportSetError: fewer than K cases, K out of range, or a negative fold.
     """
+    if fold < 0:
+        raise SupportSetError(f"fold {fold} asked for; folds are numbered 0, 1, 2, ...: choose others with -f")
     if not 1 <= shots < LARGEST_DRAW:
         raise SupportSetError(
             f"{shots} shots asked for; the support-set rule gives 1 to {LARGEST_DRAW - 1} (the method is meant for 16 at most): choose fewer"

@@ -123,7 +123,8 @@ class Plans(Frozen):
         for task in self.tasks:
             if task.name == name:
                 return task
-        raise UnknownStructure(f"unknown task {name}; the plans of {self.dataset_name} have: {', '.join(task.name for task in self.tasks)}")
+        known = [task.name if list(task.structures) == [task.name] else f"{task.name} ({', '.join(task.structures)})" for task in self.tasks]
+        raise UnknownStructure(f"unknown task {name}; the plans of {self.dataset_name} have: {', '.join(known)}")
 
     @classmethod
     def read(cls, path: Path) -> Plans:

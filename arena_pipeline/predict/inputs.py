@@ -72,10 +72,14 @@ def take_part(cases: dict[str, Path], part: int, parts: int) -> dict[str, Path]:
 
 
 def output_files(cases: Sequence[str], output_folder: Path, inputs: dict[str, Path]) -> dict[str, Path]:
-    """Case -> OUT/CASE.nii.gz. Raises DatasetError where that is an input: a prediction never overwrites a CT."""
+    """Case -> OUT/CASE.nii.gz. Raises DatasetError where that is an input, or lies among the inputs: it would be taken for a CT."""
+    if output_folder.exists() and not output_folder.is_dir():
+        raise DatasetError(f"{output_folder}: a file; -o takes a folder, choose another name")
     outputs = {case: output_folder / f"{case}{SEGMENTATION_ENDING}" for case in cases}
     sources = {file.resolve(): case for case, file in inputs.items()}
     for case, file in outputs.items():
         if file.resolve() in sources:
             raise DatasetError(f"{case}: the segmentation would overwrite the image {file}; choose another output folder")
+    if any(file.parent.resolve() == output_folder.resolve() for file in inputs.values()):
+        raise DatasetError(f"{output_folder}: the CTs lie there, segmentations beside them would be taken for CTs; choose another output folder")
     return outputs

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arena_pipeline.errors import AdapterError
+from arena_pipeline.errors import AdapterError, UnknownStructure
 from arena_pipeline.foundations import Scheme
-from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_record
+from arena_pipeline.model.adapter import RECORD, TENSORS, AdapterRecord, read_record
 from arena_pipeline.planning import InferencePlan, Plans
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace, fold_folder
 
@@ -152,9 +152,8 @@ def _wanted_tasks(plans: Plans, structures: Sequence[str] | None) -> list[str]:
     if structures is None:
         return [task.name for task in plans.tasks]
     owner = {structure: task.name for task in plans.tasks for structure in task.structures}
-    for structure in structures:
-        if structure not in owner:
-            plans.task(structure)  # raises, listing what there is
+    if unknown := [structure for structure in structures if structure not in owner]:
+        raise UnknownStructure(f"unknown structure {', '.join(unknown)}; the model of {plans.dataset_name} has: {', '.join(owner)}")
     return list(dict.fromkeys(owner[structure] for structure in structures))
 
 
@@ -171,6 +170,8 @@ def _task(path: Path, name: str, finished: dict[int, Path], folds: Sequence[int]
         wanted = f"fold {', '.join(map(str, missing))} is" if missing else "any fold is"
         folder = fold_folder(path, name, 0).parent
         raise AdapterError(f"{name}: {wanted} not adapted in {folder} (finished: {there}); run arena_adapt for it, or choose with -f")
+    if lost := [str(folder / TENSORS) for folder in chosen.values() if not (folder / TENSORS).is_file()]:
+        raise AdapterError(f"{name}: {', '.join(lost)} is missing; run arena_adapt for this fold again, with --overwrite")
     records = [read_record(folder) for folder in chosen.values()]
     if any((other.structures, other.activation) != (records[0].structures, records[0].activation) for other in records):
         raise AdapterError(f"{name}: its folds in {path / name} have different structures; adapt them again from one plan")

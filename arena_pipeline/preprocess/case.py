@@ -38,8 +38,8 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
     box = bounding_box(resampled > low)
     if box is None:
         raise ImageError(
-            f"nothing to see: all intensities ({array.min():g} to {array.max():g}) lie at or below {low:g} HU, the lower end of the window "
-            f"{low:g} to {high:g}; expected a CT in Hounsfield units (soft tissue about 40)"
+            f"nothing to see: all intensities ({resampled.min():g} to {resampled.max():g} after resampling) lie at or below "
+            f"{low:g} HU, the lower end of the window {low:g} to {high:g}; expected a CT in Hounsfield units (soft tissue about 40)"
         )
     grid = GridMap(
         native_shape=image.geometry.shape,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from arena_pipeline.adapt.batches import SupportVolume
@@ -22,7 +23,7 @@ from arena_pipeline.foundations import FoundationPreset, load_preset, weights_fi
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.splits import draw_support_set
-from arena_pipeline.model.adapter import Adapter, AdapterRecord, read_record, write_adapter
+from arena_pipeline.model.adapter import Adapter, AdapterRecord, read_adapter, write_adapter
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.network import to_device
@@ -80,6 +81,7 @@ def adapt_dataset(
     target = pick_device(device)
     note("device", str(target))
     jobs = _jobs(dataset_id, shots, workspace, folds, structures, foundation, {"rank": rank, "max_epochs": max_epochs})
+    load_foundation_network(jobs[0].preset, jobs[0].weights)  # weights that do not fit are told before anything is written
     model = workspace.model(jobs[0].plans.dataset_name, jobs[0].preset.name, jobs[0].settings.method, shots)
     model.mkdir(parents=True, exist_ok=True)
     write_text(model / "plans.json", workspace.plans(jobs[0].plans.dataset_name, jobs[0].preset.name).read_text(encoding="utf-8"))
@@ -113,7 +115,7 @@ def _jobs(
             f"{path}: made for other weights of {preset.name} than {weights} holds; "
             f"run arena_plan_and_preprocess -d {dataset_id} -foundation {preset.name} again"
         )
-    settings = AdaptationSettings.model_validate(plans.adaptation.model_dump() | {key: value for key, value in changes.items() if value is not None})
+    settings = _changed(plans.adaptation, changes)
     model = workspace.model(name, preset.name, settings.method, shots)
     tasks, cases = _tasks(plans, structures, shots), workspace.cases(name, preset.name)
     plans_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -127,6 +129,16 @@ def _jobs(
     for identifier in sorted({case for job in jobs for case in job.support_ids}):
         StoredCase.open(cases, identifier)  # a case that is not preprocessed is told now, not hours later
     return jobs
+
+
+def _changed(settings: AdaptationSettings, changes: dict[str, int | None]) -> AdaptationSettings:
+    """The planned settings with those given on the command line."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return AdaptationSettings.model_validate(settings.model_dump() | given)
+    except ValidationError as error:
+        faults = "; ".join(f"{fault['loc'][0]} {fault['input']}: {fault['msg']}" for fault in error.errors())
+        raise PlansError(f"impossible settings: {faults}") from None
 
 
 def _tasks(plans: Plans, structures: Sequence[str] | None, shots: int) -> list[TaskPlan]:
@@ -147,7 +159,7 @@ def _tasks(plans: Plans, structures: Sequence[str] | None, shots: int) -> list[T
 
 def _is_done(job: Job) -> bool:
     try:
-        record = read_record(job.folder)
+        record = read_adapter(job.folder).record  # the tensors too: a damaged adapter is not a finished one
     except AdapterError:
         return False
     return (record.foundation_sha256, record.settings, record.support_ids, record.scheme) == (

@@ -107,8 +107,7 @@ def _default_foundation(workspace: Workspace) -> str:
 
 def _command(workspace: Workspace, *words: str | int) -> str:
     """A command line that can be pasted; it names the workspace unless that is the one found without being named."""
-    named = [] if workspace.root == Workspace.find().root else ["-w", str(workspace.root)]
-    return shlex.join([*(str(word) for word in words), *named])
+    return shlex.join([*(str(word) for word in words), *workspace.options])
 
 
 def _foundation(workspace: Workspace, name: str) -> FoundationState:

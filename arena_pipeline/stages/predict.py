@@ -13,6 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from arena_pipeline.errors import ArenaError, DatasetError, ImageError, PlansError
+from arena_pipeline.fingerprint.case import looks_like_hu
+from arena_pipeline.fingerprint.findings import not_hu_sentence
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import check_same_grid, read_geometry, read_image, read_segmentation, write_segmentation
@@ -136,8 +138,7 @@ def _check_zero_shot_arguments(shots: object, folds: object, model_folder: objec
 
 
 def _command(input_path: str | Path, out: Path, workspace: Workspace) -> str:
-    named = [] if workspace.root == Workspace.find().root else ["-w", str(workspace.root)]
-    return shlex.join(["arena_predict", "-i", str(input_path), "-o", str(out), *named])
+    return shlex.join(["arena_predict", "-i", str(input_path), "-o", str(out), *workspace.options])
 
 
 def _label_map(out: Path, setup: Setup, continue_prediction: bool) -> LabelMap:
@@ -195,6 +196,9 @@ def predict_file(case: str, source: Path, output: Path, job: Job) -> None:
     """One CT file to its segmentation and what else is asked for. The segmentation is written last: it marks the case as done."""
     with stage("read"):
         image = read_image(source)
+    low, high = float(image.array.min()), float(image.array.max())
+    if not looks_like_hu(low, high):
+        logger.warning("%s: %s", case, not_hu_sentence(low, high))
     segmentation, masks, grid = _predict_image(case, image, job)
     labels = job.setup.labels
     if job.extra.postprocess:

@@ -79,6 +79,7 @@ def zero_shot_setup(
         FoundationError: the foundation has no head that could be used without adapting.
         UnknownStructure: it was not pre-trained on one of them, or the dataset has no such label.
     """
+    structures = list(dict.fromkeys(structures))
     name, reason = (foundation, "named") if foundation is not None else choose_foundation(workspace.foundations)
     preset = load_preset(name)
     logger.info("zero-shot with foundation %s (%s)", name, reason)

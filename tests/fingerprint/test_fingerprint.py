@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -132,6 +133,14 @@ def test_intensities_that_are_not_hu_are_a_warning_that_names_the_case(dataset) 
     assert (finding.level, finding.case) == ("warning", "mr")
     assert "intensities from 24 to 1124 are not Hounsfield units" in finding.sentence
     assert "rescale slope and intercept" in finding.sentence
+
+
+def test_a_number_of_cases_that_dataset_json_has_otherwise_is_a_warning(dataset) -> None:
+    raw = dataset({"a": case_by_hand()})
+    wrong = dataclasses.replace(raw, json=raw.json.model_copy(update={"numTraining": 9}))
+    (finding,) = sentences(extract_fingerprint(wrong, PRESET, workers=1), "warning", "numTraining")
+    assert "numTraining 9, imagesTr has 1 cases" in finding
+    assert not sentences(extract_fingerprint(raw, PRESET, workers=1), "warning", "numTraining")
 
 
 def test_findings_about_grids(dataset) -> None:

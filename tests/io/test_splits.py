@@ -71,6 +71,11 @@ def test_no_shots_is_an_error(shots: int) -> None:
         draw_support_set(["a", "b"], shots, 0)
 
 
+def test_folds_count_from_0() -> None:
+    with pytest.raises(SupportSetError, match="fold -1 asked for; folds are numbered 0, 1, 2"):
+        draw_support_set(["a", "b", "c"], 2, -1)
+
+
 def test_the_pancreas_has_a_case_twice_as_published(caplog: pytest.LogCaptureFixture) -> None:
     support = draw_support_set(published_split("TotalSegmentator", "pancreas").train, 5, 2)
     assert support == ("s0930", "s0930", "s0765", "s0370", "s0190")

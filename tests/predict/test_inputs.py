@@ -57,6 +57,14 @@ def test_a_segmentation_never_overwrites_its_image(tmp_path: Path) -> None:
     assert output_files(list(inputs), tmp_path / "out", inputs) == {"x": tmp_path / "out" / "x.nii.gz"}
 
 
+def test_the_output_folder_is_a_folder_and_not_the_inputs(tmp_path: Path) -> None:
+    inputs = find_inputs(touch(tmp_path / "in", "x_0000.nii.gz"))
+    with pytest.raises(DatasetError, match="in: the CTs lie there.*choose another output folder"):
+        output_files(list(inputs), tmp_path / "in", inputs)
+    with pytest.raises(DatasetError, match="x_0000.nii.gz: a file; -o takes a folder"):
+        output_files(list(inputs), tmp_path / "in" / "x_0000.nii.gz", inputs)
+
+
 def test_parts_are_disjoint_and_complete(tmp_path: Path) -> None:
     cases = find_inputs(touch(tmp_path / "in", *(f"c{i}.nii.gz" for i in range(7))))
     parts = [take_part(cases, part, 3) for part in range(3)]

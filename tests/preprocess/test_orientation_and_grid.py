@@ -84,7 +84,7 @@ def test_at_the_schemes_spacing_nothing_but_order_and_crop_change() -> None:
 
 def test_nothing_above_the_window_and_a_foreign_segmentation_are_errors() -> None:
     geometry = Geometry((4, 5, 6), affine_of(np.eye(3)))
-    with pytest.raises(ImageError, match=r"nothing to see.*\(-1000 to -1000\).*-175 HU"):
+    with pytest.raises(ImageError, match=r"nothing to see.*\(-1000 to -1000 after resampling\).*-175 HU"):
         preprocess_image(Image(np.full((4, 5, 6), -1000, np.int16), geometry), SCHEME)
     _, grid = preprocess_image(Image(np.zeros((4, 5, 6), np.int16), geometry), SCHEME)
     with pytest.raises(ImageError, match="does not fit"):

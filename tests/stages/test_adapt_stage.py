@@ -57,6 +57,9 @@ def test_finished_folds_are_kept_until_settings_change(ready: Workspace) -> None
     written = (folder / "adapter.safetensors").stat().st_mtime_ns
     run(ready)
     assert (folder / "adapter.safetensors").stat().st_mtime_ns == written
+    (folder / "adapter.safetensors").write_bytes(b"damaged")
+    run(ready)  # a damaged fold is not a finished one
+    assert read_adapter(folder).record.settings.rank == 8
     run(ready, rank=2)
     assert read_adapter(folder).record.settings.rank == 2
 
@@ -75,6 +78,8 @@ def test_refusals_come_before_anything_is_written(ready: Workspace) -> None:
         adapt_dataset(901, 5, ready, folds=[0], structures=["liver"], device="cpu")
     with pytest.raises(SupportSetError, match="no task has 5 usable training cases, the most is 3"):
         adapt_dataset(901, 5, ready, folds=[0], device="cpu")
+    with pytest.raises(PlansError, match="rank 999: Input should be less than or equal to 512"):
+        run(ready, rank=999)
     assert not ready.results.exists()
 
 

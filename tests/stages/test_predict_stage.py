@@ -157,7 +157,8 @@ def test_zero_shot_of_some_lets_the_others_compete_and_takes_a_datasets_integers
     full = voxels(tmp_path / "all", "a")
     predict(scans, tmp_path / "some", workspace, zero_shot=["spleen", "liver"], dataset_id=901, no_previews=True)
     np.testing.assert_array_equal(voxels(tmp_path / "some", "a"), np.select([full == every["liver"], full == every["spleen"]], [1, 2], 0))
-    predict(scans, tmp_path / "own", workspace, zero_shot=["liver"], no_previews=True)
+    own = predict(scans, tmp_path / "own", workspace, zero_shot=["liver", "liver"], no_previews=True)
+    assert own.labels == {"liver": 1}
     np.testing.assert_array_equal(voxels(tmp_path / "own", "a"), full == every["liver"])
 
 
@@ -189,6 +190,27 @@ def test_the_largest_component_is_kept_where_the_plans_say_so(workspace: Workspa
     assert (voxels(tmp_path / "raw", "a") > 0).sum() > (voxels(tmp_path / "out", "a") > 0).sum() > 0
     np.testing.assert_array_equal(voxels(tmp_path / "later", "a"), voxels(tmp_path / "out", "a"))
     assert (tmp_path / "later" / "labels.txt").is_file()
+
+
+def test_intensities_that_are_not_hu_are_a_warning_that_names_the_case(
+    workspace: Workspace, tmp_path: Path, write_nifti: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    scaled = np.random.default_rng(7).random((20, 20, 20)).astype(np.float32)
+    predict(write_nifti(tmp_path / "s.nii.gz", scaled), tmp_path / "out", workspace, zero_shot=["liver"], no_previews=True)
+    (warning,) = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert warning.startswith("s: intensities from ") and "not Hounsfield units (scaled to a small range?)" in warning
+
+
+def test_an_unknown_structure_lists_those_of_a_multiclass_model_and_a_lost_file_is_told_before_the_cts(
+    workspace: Workspace, scans: Path, tmp_path: Path
+) -> None:
+    model = make_model(workspace, "multiclass", folds=(0,))
+    with pytest.raises(UnknownStructure, match="unknown structure livre; the model of Dataset901_Tiny has: .*liver"):
+        predict(scans, tmp_path / "out", workspace, structures=["livre"])
+    (fold_folder(model, "multiclass", 0) / "adapter.safetensors").unlink()
+    with pytest.raises(AdapterError, match="multiclass: .*adapter.safetensors is missing"):
+        predict(scans, tmp_path / "out", workspace)
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_structure_of_several(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
