@@ -7,10 +7,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.settings import AdaptationSettings, Frozen
+
+GRID_DIVISOR = 32  # patch embedding and four mergings halve each axis of a patch five times
 
 
 class Architecture(Frozen):
@@ -43,6 +45,16 @@ class Scheme(Frozen):
     spacing_mm: tuple[float, float, float]
     window_hu: tuple[float, float]
     patch_size_voxels: tuple[int, int, int]
+
+    @model_validator(mode="after")
+    def _check(self) -> Scheme:
+        if min(self.spacing_mm) <= 0:
+            raise ValueError(f"spacing_mm: expected three lengths above 0, found {self.spacing_mm}")
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError(f"window_hu: expected a lower and a higher end, found {self.window_hu}")
+        if any(edge <= 0 or edge % GRID_DIVISOR for edge in self.patch_size_voxels):
+            raise ValueError(f"patch_size_voxels: expected multiples of {GRID_DIVISOR}, found {self.patch_size_voxels}")
+        return self
 
 
 class Weights(Frozen):

@@ -17,7 +17,7 @@ class AdaptationSettings(Frozen):
     """How one adaptation runs. Rates are per iteration of AdamW; one iteration is one support volume.
 
     Attributes:
-        method: which parameters are adapted; see arena_pipeline.model.methods.
+        method: which parameters are adapted; see arena_pipeline.adapt.trainable.METHODS.
         rank: allocated rank r of each key and value update.
         l1_weight: lambda of the objective L + lambda ||v||_1.
         gate_step: rho of the gradient step on v; 0 is the published value.

@@ -41,11 +41,11 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder with real CTs ($ARENA_TEST_DATA, else ../shared/data beside the checkout); skips where there is none."""
-    folder = Path(os.environ.get(REAL_DATA_VARIABLE) or Path(__file__).resolve().parents[2] / "shared" / "data")
-    if not folder.is_dir():
-        pytest.skip(f"no real CTs at {folder}; name their folder in ${REAL_DATA_VARIABLE}")
-    return folder
+    """The folder with real CTs that $ARENA_TEST_DATA names; skips where it is not set."""
+    named = os.environ.get(REAL_DATA_VARIABLE)
+    if not named or not Path(named).is_dir():
+        pytest.skip(f"no real CTs: ${REAL_DATA_VARIABLE} is {named or 'not set'}")
+    return Path(named)
 
 
 @pytest.fixture

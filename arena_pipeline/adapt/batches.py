@@ -73,5 +73,5 @@ def _start(centre: np.ndarray, size: tuple[int, int, int], shape: tuple[int, int
     start = []
     for c, patch, length in zip(centre, size, shape, strict=True):
         slack = length - patch
-        start.append(slack // 2 if slack < 0 else min(max(int(c) - patch // 2, 0), slack))
+        start.append(-(-slack // 2) if slack < 0 else min(max(int(c) - patch // 2, 0), slack))
     return start[0], start[1], start[2]

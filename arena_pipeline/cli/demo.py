@@ -13,9 +13,9 @@ from arena_pipeline.cli import common
 DESCRIPTION = """Runs the whole job on phantoms: both raw layouts are converted, planned and preprocessed; a base and a novel structure
 are adapted from 5 shots; unseen phantoms are predicted and evaluated, without and with adaptation.
 
-Prints every command before it runs. Everything is written below -o and kept; a second run starts afresh with --again."""
+Prints every command before it runs. Everything is written below -o and kept: a second run keeps the phantoms and the adapters."""
 
-BASE, NOVEL = "pancreas", "heart_ventricle_left"
+BASE, NOVEL = "aorta", "heart_ventricle_left"
 TOTALSEGMENTATOR, FLARE22 = 101, 102
 SHOTS, QUERIES, SEED = 5, 4, 20_000  # a seed that no pre-training uses
 
@@ -23,9 +23,9 @@ SHOTS, QUERIES, SEED = 5, 4, 20_000  # a seed that no pre-training uses
 def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION, workspace=False)
     options.add_argument("-o", dest="output", type=Path, default=Path("demo"), metavar="FOLDER", help="folder for everything the demo makes")
-    options.add_argument("--again", action="store_true", help="adapt and predict again where results are there")
+    options.add_argument("--again", action="store_true", help="adapt again where adapters are there")
     options.add_argument("--max_epochs", type=common.positive_int, metavar="N", help="length of each adaptation (default: the plans')")
-    return common.run(_demo, options.parse_args(argv), "arena_demo")
+    return _demo(options.parse_args(argv))  # every command below logs and records its own run
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -50,7 +50,6 @@ def _commands(folder: Path, workspace: list[str], max_epochs: int | None, again:
     phantoms = ["--spacing", "3", "3", "3", "--field_of_view", "chest_abdomen", "--seed", str(SEED), "-np", "2"]
     model = ["-d", str(TOTALSEGMENTATOR), "-shots", str(SHOTS)]
     adaptation = [] if max_epochs is None else ["--max_epochs", str(max_epochs)]
-    continued = [] if again else ["--continue_prediction"]
     predicted, zero_shot = str(folder / "predicted"), str(folder / "predicted_zero_shot")
     reference = ["-ref", str(queries / "labelsTs"), "-d", str(TOTALSEGMENTATOR), *workspace]
     return [
@@ -60,8 +59,8 @@ def _commands(folder: Path, workspace: list[str], max_epochs: int | None, again:
         ["arena_convert_flare22", "-i", flare, "-d", str(FLARE22), *workspace],
         ["arena_plan_and_preprocess", "-d", str(TOTALSEGMENTATOR), str(FLARE22), *workspace],
         ["arena_adapt", *model, "-f", "0", "--structures", BASE, NOVEL, *adaptation, *(["--overwrite"] if again else []), *workspace],
-        ["arena_predict", "-i", str(queries / "imagesTs"), "-o", predicted, *model, *continued, *workspace],
-        ["arena_predict", "-i", str(queries / "imagesTs"), "-o", zero_shot, "-d", str(TOTALSEGMENTATOR), "--zero_shot", BASE, *continued, *workspace],
+        ["arena_predict", "-i", str(queries / "imagesTs"), "-o", predicted, *model, *workspace],
+        ["arena_predict", "-i", str(queries / "imagesTs"), "-o", zero_shot, "-d", str(TOTALSEGMENTATOR), "--zero_shot", BASE, *workspace],
         ["arena_evaluate", "-pred", predicted, *reference],
         ["arena_evaluate", "-pred", zero_shot, *reference],
     ]
@@ -72,7 +71,7 @@ def _print_result(folder: Path, seconds: float) -> None:
 
     def mean_dice(predicted: str, structure: str) -> str:
         table = pd.read_csv(folder / predicted / "metrics.csv")
-        scored = table[(table["structure"] == structure) & (table["status"] != "not_annotated")]["dice"].dropna()
+        scored = table[(table["structure"] == structure) & (table["status"] != "not_annotated")]["Dice"].dropna()
         return f"{scored.mean():.3f}"
 
     rows = [
@@ -83,6 +82,8 @@ def _print_result(folder: Path, seconds: float) -> None:
     print(f"{'structure':24}{'kind':8}{'zero-shot':>14}{'adapted':>10}")
     for structure, kind, before, after in rows:
         print(f"{structure:24}{kind:8}{before:>14}{after:>10}")
-    print(f"\npictures of the queries: {folder / 'predicted' / 'previews'}")
+    print("\npictures of the queries:")
+    for picture in sorted((folder / "predicted" / "previews").glob("*.png")):
+        print(f"  {picture}")
     print(f"loss and rank of each adaptation: {folder / 'workspace' / 'results'}/**/progress.png")
     print("more time: arena_adapt with --max_epochs raised, and all three folds (leave out -f)")

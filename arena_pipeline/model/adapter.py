@@ -101,10 +101,15 @@ class Adapter:
 
 def write_adapter(folder: Path, adapter: Adapter) -> None:
     """Writes both files; the record last, so that its presence means the adapter is whole."""
-    (folder / RECORD).unlink(missing_ok=True)
+    discard_adapter(folder)
     with replace_when_done(folder / TENSORS) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}, temporary)
     write_json(folder / RECORD, adapter.record.model_dump(mode="json"))
+
+
+def discard_adapter(folder: Path) -> None:
+    """Makes an adapter that may be there incomplete; its tensors are overwritten by the next one."""
+    (folder / RECORD).unlink(missing_ok=True)
 
 
 def read_record(folder: Path) -> AdapterRecord:

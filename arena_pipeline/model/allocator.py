@@ -1,7 +1,7 @@
 """Keeps glibc from handing large buffers back to the system between steps.
 
 Each activation of a 3D network is larger than malloc's mmap threshold, so by default every step maps, faults in and unmaps
-the same gigabytes again; benchmarks/network.py measures what that costs.
+the same gigabytes again.
 """
 
 from __future__ import annotations

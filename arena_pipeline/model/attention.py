@@ -17,6 +17,8 @@ from monai.networks.nets.swin_unetr import BasicLayer, WindowAttention, compute_
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from arena_pipeline.errors import NoTargetLayers
+
 
 class ShiftMasks:
     """The distinct attention masks of one shifted grid and the windows that each belongs to.
@@ -92,6 +94,8 @@ def use_fast_attention_(network: nn.Module) -> None:
     Only the forward methods differ, so the modules change class in place instead of being built and copied.
     """
     replacements: dict[type[nn.Module], type[nn.Module]] = {WindowAttention: FastWindowAttention, BasicLayer: FastStage}
-    for module in network.modules():
-        if type(module) in replacements:
-            module.__class__ = replacements[type(module)]
+    matched = [module for module in network.modules() if type(module) in replacements]
+    if not matched:
+        raise NoTargetLayers("no window attention of MONAI in this network")
+    for module in matched:
+        module.__class__ = replacements[type(module)]

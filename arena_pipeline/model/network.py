@@ -16,7 +16,6 @@ HEAD = "out.conv.conv"
 DECODER = ("decoder1.", "decoder2.", "decoder3.", "decoder4.", "decoder5.")
 CONVOLUTIONAL_ENCODER = ("encoder1.", "encoder2.", "encoder3.", "encoder4.", "encoder10.")
 SWIN_ENCODER = "swinViT."
-GRID_DIVISOR = 32  # patch embedding and four mergings halve each axis five times
 
 
 def build_network(architecture: Architecture, out_channels: int | None = None) -> nn.Module:

@@ -175,6 +175,8 @@ def _task(path: Path, name: str, finished: dict[int, Path], folds: Sequence[int]
     records = [read_record(folder) for folder in chosen.values()]
     if any((other.structures, other.activation) != (records[0].structures, records[0].activation) for other in records):
         raise AdapterError(f"{name}: its folds in {path / name} have different structures; adapt them again from one plan")
+    if any(other.settings != records[0].settings for other in records):
+        logger.warning("%s: folds %s were adapted with different settings and are averaged all the same", name, ", ".join(map(str, chosen)))
     return AdaptedTask(records[0], chosen)
 
 

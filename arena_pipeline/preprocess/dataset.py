@@ -67,13 +67,17 @@ def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: i
     return list(jobs)
 
 
+def makes_same_cases(made_by: Scheme, scheme: Scheme) -> bool:
+    """Whether cases made by one scheme serve the other: the patch size says how a case is read, not how it is made."""
+    return made_by.model_copy(update={"patch_size_voxels": scheme.patch_size_voxels}) == scheme
+
+
 def is_current(case: Case, scheme: Scheme, folder: Path) -> bool:
     """Whether the stored case was made for this scheme from these files (same size and time, or else same SHA-256)."""
     record = read_record(folder, case.identifier)
     if record is None or record.source is None:
         return False
-    # the patch size says how a case is read, not how it is made
-    if record.source.scheme.model_copy(update={"patch_size_voxels": scheme.patch_size_voxels}) != scheme:
+    if not makes_same_cases(record.source.scheme, scheme):
         return False
     if not _is_same(case.image, record.source.image):
         return False

@@ -100,7 +100,8 @@ def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, fold
     )
     log = folder / "training_log.csv"
     _cut_log(log, run.done)
-    with log.open("a", newline="", encoding="utf-8") as file, tqdm(total=settings.steps, initial=run.done, desc=preset.name, unit="step") as bar:
+    bar = tqdm(total=settings.steps, initial=run.done, desc=preset.name, unit="step", disable=None)
+    with log.open("a", newline="", encoding="utf-8") as file, bar:
         writer = csv.writer(file)
         for images, targets in loader:
             value = run.step(images, targets, loss)

@@ -71,7 +71,7 @@ def evaluate(
         dataset_id, dataset_json: where label names, partial annotation and split come from; default: dataset.json beside `reference`.
         output: the summary; default PREDICTION/summary.json (summary_published.json). The CSV lies beside it, "metrics" for "summary".
         structures: a subset; default: all that were predicted.
-        protocol: "native": all metrics on the image's own grid. "published": method.md section 5, Dice on the preprocessed grid, from
+        protocol: "native": all metrics on the image's own grid. "published": section 8 of docs/method.md, Dice on the preprocessed grid, from
             the masks that arena_predict --save_preprocessed keeps.
         approximate: with "published", resample the native predictions to the scheme of `model` or `foundation` instead.
         chill: leave out cases that have no prediction, and say so, instead of failing.

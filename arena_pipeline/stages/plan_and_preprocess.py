@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from arena_pipeline.foundations import weights_file
 from arena_pipeline.io.dataset import Objective
 from arena_pipeline.stages.extract_fingerprint import extract_fingerprint
 from arena_pipeline.stages.plan import Planned, pick_foundation, plan
@@ -39,6 +40,7 @@ def plan_and_preprocess(
     for dataset_id in dataset_ids:
         workspace.dataset_name(dataset_id)  # a wrong number is told before the hours of work for the others
     preset, reason = pick_foundation(workspace, foundation)
+    weights_file(preset, workspace.installed_foundation(preset.name))  # missing weights are told before the hours of work
     prepared = []
     for dataset_id in dataset_ids:
         extract_fingerprint([dataset_id], workspace, foundation=preset.name, workers=fingerprint_workers, clean=verify_dataset_integrity)

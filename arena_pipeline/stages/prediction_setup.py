@@ -14,7 +14,8 @@ from arena_pipeline.errors import FoundationError, UnknownStructure
 from arena_pipeline.foundations import FoundationPreset, Scheme, choose_foundation, load_preset, weights_file
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.model.adapted import AdaptedNetwork
-from arena_pipeline.model.adapter import read_adapter
+from arena_pipeline.model.adapter import RECORD, read_adapter
+from arena_pipeline.model.weights import sha256
 from arena_pipeline.planning import InferencePlan
 from arena_pipeline.predict.case import CaseSettings, Network, Task
 from arena_pipeline.predict.models import AdaptedModel, AdaptedTask
@@ -47,7 +48,10 @@ def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspa
     preset = load_preset(model.foundation)
     network = AdaptedNetwork(preset, weights_file(preset, workspace.installed_foundation(preset.name)), device)
     tasks = tuple(_adapted_task(task, structures, network) for task in model.tasks)
-    folds = {f"folds of {task.record.task}": " ".join(map(str, task.folds)) for task in model.tasks}
+    folds = {
+        f"folds of {task.record.task}": " ".join(f"{fold}:{sha256(place / RECORD)[:12]}" for fold, place in task.folds.items())
+        for task in model.tasks
+    }
     source = {"model": str(model.path), "foundation": preset.name, "licence": preset.licence} | folds
     keep = {name: flag for task in model.tasks for name, flag in model.keep_largest.items() if name in task.record.structures}
     return Setup(tasks, _settings(model.scheme, model.inference, model.export_workers, device), _labels(tasks), keep, source)

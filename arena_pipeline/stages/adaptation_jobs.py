@@ -1,0 +1,155 @@
+"""What arena_adapt has to do: every fold of every task, checked as a whole before the first one starts."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from arena_pipeline.errors import AdapterError, PlansError, SupportSetError
+from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
+from arena_pipeline.io.splits import draw_support_set
+from arena_pipeline.model.adapter import read_adapter
+from arena_pipeline.model.weights import sha256
+from arena_pipeline.planning import Plans, TaskPlan
+from arena_pipeline.preprocess.dataset import makes_same_cases
+from arena_pipeline.preprocess.store import StoredCase
+from arena_pipeline.settings import AdaptationSettings
+from arena_pipeline.stages.selection import planned_foundation
+from arena_pipeline.workspace import Workspace, fold_folder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fold of one task: all that its adaptation depends on."""
+
+    plans: Plans
+    plans_sha256: str
+    preset: FoundationPreset
+    weights: Path
+    cases: Path
+    task: TaskPlan
+    fold: int
+    shots: int
+    support_ids: tuple[str, ...]
+    settings: AdaptationSettings
+    folder: Path
+
+    def identity(self) -> dict[str, Any]:
+        """The fields of adapter.json that are known before adapting; a finished adapter with the same ones need not be made again."""
+        return {
+            "dataset_name": self.plans.dataset_name,
+            "foundation": self.preset.name,
+            "foundation_sha256": self.plans.foundation_sha256,
+            "scheme": self.plans.scheme,
+            "task": self.task.name,
+            "structures": self.task.structures,
+            "activation": self.task.activation,
+            "kind": self.task.kind,
+            "train_decoder": self.task.train_decoder,
+            "head": self.task.head,
+            "fold": self.fold,
+            "shots": self.shots,
+            "support_ids": self.support_ids,
+            "settings": self.settings,
+        }
+
+    def is_done(self) -> bool:
+        """Whether the fold's folder holds a whole adapter of this identity."""
+        try:
+            record = read_adapter(self.folder).record  # the tensors too: a damaged adapter is not a finished one
+        except AdapterError:
+            return False
+        return all(getattr(record, name) == value for name, value in self.identity().items())
+
+
+def list_jobs(
+    dataset_id: int,
+    shots: int,
+    workspace: Workspace,
+    folds: Sequence[int],
+    structures: Sequence[str] | None,
+    foundation: str | None,
+    changes: dict[str, int | None],
+) -> list[Job]:
+    """Every fold to adapt, checked before the first one starts."""
+    name = workspace.dataset_name(dataset_id)
+    preset = load_preset(planned_foundation(workspace, name, foundation))
+    path = workspace.plans(name, preset.name)
+    plans = Plans.read(path)
+    weights = weights_file(preset, workspace.installed_foundation(preset.name))
+    if sha256(weights) != plans.foundation_sha256:
+        raise PlansError(
+            f"{path}: made for other weights of {preset.name} than {weights} holds; "
+            f"run arena_plan_and_preprocess -d {dataset_id} -foundation {preset.name} again"
+        )
+    settings = _changed(plans.adaptation, changes)
+    model = workspace.model(name, preset.name, settings.method, shots)
+    tasks, cases = _tasks(plans, structures, shots), workspace.cases(name, preset.name)
+    plans_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    jobs = []
+    for task in tasks:
+        for fold in folds:
+            support_ids = _draw(task, shots, fold)
+            jobs.append(
+                Job(plans, plans_sha256, preset, weights, cases, task, fold, shots, support_ids, settings, fold_folder(model, task.name, fold))
+            )
+    for job in jobs:
+        _check_support(job)
+    return jobs
+
+
+def _draw(task: TaskPlan, shots: int, fold: int) -> tuple[str, ...]:
+    try:
+        return draw_support_set(task.candidates, shots, fold)
+    except SupportSetError as error:
+        raise SupportSetError(f"{task.name}: {error}") from None
+
+
+def _check_support(job: Job) -> None:
+    """Tells now what would fail hours later: a case not preprocessed, made by another scheme, or without the structure."""
+    for identifier in job.support_ids:
+        record = StoredCase.open(job.cases, identifier).record
+        if record.source is not None and not makes_same_cases(record.source.scheme, job.plans.scheme):
+            raise PlansError(
+                f"{identifier}: preprocessed by another scheme than the plans have now; run arena_preprocess for {job.plans.dataset_name}"
+            )
+        if not set(job.task.structures.values()) & set(record.labels):
+            spacing = " x ".join(f"{mm:g}" for mm in job.plans.scheme.spacing_mm)
+            raise SupportSetError(
+                f"{identifier}: no voxel of {', '.join(job.task.structures)} is left at {spacing} mm; "
+                f"take the case out of the candidates of {job.task.name} in plans.json, or use a foundation with finer voxels"
+            )
+
+
+def _changed(settings: AdaptationSettings, changes: dict[str, int | None]) -> AdaptationSettings:
+    """The planned settings with those given on the command line."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return AdaptationSettings.model_validate(settings.model_dump() | given)
+    except ValidationError as error:
+        faults = "; ".join(f"{fault['loc'][0]} {fault['input']}: {fault['msg']}" for fault in error.errors())
+        raise PlansError(f"impossible settings: {faults}") from None
+
+
+def _tasks(plans: Plans, structures: Sequence[str] | None, shots: int) -> list[TaskPlan]:
+    """The tasks asked for; without a choice, those of the plans that have enough cases."""
+    if structures:
+        return [plans.task(name) for name in structures]
+    possible = [task for task in plans.tasks if task.max_shots >= shots]
+    for task in plans.tasks:
+        if task not in possible:
+            logger.warning("%s: left out, %d shots asked for and %d possible", task.name, shots, task.max_shots)
+    if not possible:
+        most = max((task.max_shots for task in plans.tasks), default=0)
+        raise SupportSetError(
+            f"{plans.dataset_name}: no task has {shots} usable training cases, the most is {most}; lower -shots or add annotated cases"
+        )
+    return possible
