@@ -9,7 +9,7 @@ from arena_pipeline.cli import common
 
 DESCRIPTION = """Pre-trains a foundation's network from scratch on synthetic torsos, as arena_mini was made.
 
-    arena_pretrain -foundation arena_mini -o pretraining --steps 2400
+    arena_pretrain -foundation arena_mini -o pretraining --steps 1600
 
 Interrupted, the same command goes on where it stood."""
 
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("-foundation", "--foundation", default="arena_mini", metavar="NAME", help="preset whose network is trained")
     options.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="phantoms, checkpoints, log and weights go here")
     options.add_argument("--phantoms", type=common.positive_int, default=300, metavar="N", help="synthetic torsos to train on")
-    options.add_argument("--steps", type=common.positive_int, default=2400, metavar="N", help="steps of the optimizer")
+    options.add_argument("--steps", type=common.positive_int, default=1600, metavar="N", help="steps of the optimizer")
     options.add_argument("--batch_size", type=common.positive_int, default=2, metavar="N", help="patches per step")
     options.add_argument("--learning_rate", type=float, default=2e-3, metavar="RATE", help="base rate of AdamW")
     options.add_argument("--averaging", type=float, default=0.998, help="decay of the moving average of the weights")
