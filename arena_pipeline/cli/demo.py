@@ -15,7 +15,7 @@ are adapted from 5 shots; unseen phantoms are predicted and evaluated, without a
 
 Prints every command before it runs. Everything is written below -o and kept: a second run keeps the phantoms and the adapters."""
 
-BASE, NOVEL = "aorta", "heart_ventricle_left"
+BASE, NOVEL = "inferior_vena_cava", "heart_ventricle_left"
 TOTALSEGMENTATOR, FLARE22 = 101, 102
 SHOTS, QUERIES, SEED = 5, 4, 20_000  # a seed that no pre-training uses
 

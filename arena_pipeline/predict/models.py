@@ -17,6 +17,8 @@ from arena_pipeline.workspace import DATASET_FOLDER, Workspace, fold_folder
 
 logger = logging.getLogger(__name__)
 
+LISTED = 8  # structures named in a message before "and n more"
+
 MODEL_FOLDER = re.compile(r"(.+)_(\d+)shots")
 FOLD_FOLDER = re.compile(r"fold_(\d+)")
 
@@ -133,15 +135,18 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
     if not (path / "plans.json").is_file():
         raise AdapterError(f"{path}: not a model folder (no plans.json in it); expected WORKSPACE/results/DATASET/FOUNDATION/METHOD_Kshots")
     plans = Plans.read(path / "plans.json")
-    tasks = []
+    tasks, left_out = [], []
     for name in _wanted_tasks(plans, structures):
         finished = _finished_folds(path, name)
         if not finished and structures is None:
-            logger.info("%s has no finished fold, so it is not predicted", name)
+            left_out.append(name)
             continue
         tasks.append(_task(path, name, finished, folds))
     if not tasks:
         raise AdapterError(f"{path}: no finished fold; run arena_adapt to its end")
+    if left_out:
+        more = f" and {len(left_out) - LISTED} more" if len(left_out) > LISTED else ""
+        logger.info("not adapted, so not predicted: %s%s", ", ".join(left_out[:LISTED]), more)
     _check_alike(path, tasks)
     first = tasks[0].record
     keep_largest = {name: flag for task in plans.tasks for name, flag in task.keep_largest.items()}
