@@ -52,9 +52,14 @@ class Scheme(Frozen):
             raise ValueError(f"spacing_mm: expected three lengths above 0, found {self.spacing_mm}")
         if self.window_hu[0] >= self.window_hu[1]:
             raise ValueError(f"window_hu: expected a lower and a higher end, found {self.window_hu}")
-        if any(edge <= 0 or edge % GRID_DIVISOR for edge in self.patch_size_voxels):
-            raise ValueError(f"patch_size_voxels: expected multiples of {GRID_DIVISOR}, found {self.patch_size_voxels}")
+        if min(self.patch_size_voxels) <= 0:
+            raise ValueError(f"patch_size_voxels: expected three lengths above 0, found {self.patch_size_voxels}")
         return self
+
+    def require_network_patch(self) -> None:
+        """Raises ValueError unless a Swin UNETR can take the patch."""
+        if any(edge % GRID_DIVISOR for edge in self.patch_size_voxels):
+            raise ValueError(f"scheme.patch_size_voxels: expected multiples of {GRID_DIVISOR}, found {self.patch_size_voxels}")
 
 
 class Weights(Frozen):
@@ -99,6 +104,11 @@ class FoundationPreset(Frozen):
     preference: int
     licence: str
     citation: str
+
+    @model_validator(mode="after")
+    def _check(self) -> FoundationPreset:
+        self.scheme.require_network_patch()
+        return self
 
 
 def preset_folder() -> Any:

@@ -105,6 +105,7 @@ class Plans(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Plans:
+        self.scheme.require_network_patch()
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("tasks: two tasks have the same name")

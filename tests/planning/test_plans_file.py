@@ -85,3 +85,17 @@ def test_a_damaged_or_missing_file_says_what_to_do(plans_file: Path) -> None:
     plans_file.unlink()
     with pytest.raises(PlansError, match="arena_plan_and_preprocess"):
         Plans.read(plans_file)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("patch_size_voxels", [80, 64, 64], "multiples of 32"),
+        ("spacing_mm", [0, 4, 4], "above 0"),
+        ("window_hu", [250, -175], "a lower and a higher end"),
+    ],
+)
+def test_a_scheme_that_no_network_can_take_is_refused(plans_file: Path, key: str, value: list[float], message: str) -> None:
+    edit(plans_file, lambda content: content["scheme"].update({key: value}))
+    with pytest.raises(PlansError, match=message):
+        Plans.read(plans_file)

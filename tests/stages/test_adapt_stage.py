@@ -88,3 +88,23 @@ def test_plans_for_other_weights_are_refused(ready: Workspace) -> None:
     plans.write_text(plans.read_text().replace(json.loads(plans.read_text())["foundation_sha256"], "0" * 64))
     with pytest.raises(PlansError, match="made for other weights of arena_mini"):
         run(ready)
+
+
+def test_cases_of_another_scheme_are_refused(ready: Workspace) -> None:
+    plans = ready.plans("Dataset901_Tiny", "arena_mini")
+    edited = json.loads(plans.read_text())
+    edited["scheme"]["window_hu"] = [-100.0, 200.0]
+    plans.write_text(json.dumps(edited))
+    with pytest.raises(PlansError, match="case_.: preprocessed by another scheme .* run arena_preprocess"):
+        run(ready)
+    assert not ready.results.exists()
+
+
+def test_an_edited_task_is_adapted_again(ready: Workspace) -> None:
+    folder = fold_folder(run(ready), "liver", 0)
+    plans = ready.plans("Dataset901_Tiny", "arena_mini")
+    edited = json.loads(plans.read_text())
+    edited["tasks"][0] |= {"train_decoder": True}
+    plans.write_text(json.dumps(edited))
+    run(ready)
+    assert read_adapter(folder).record.train_decoder
