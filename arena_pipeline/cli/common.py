@@ -86,18 +86,20 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Namespace, command: str) -> int:
+def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Namespace, command: str, output: Path | None = None) -> int:
     """Calls `function(args)` with a log and a record of the run, and returns the exit status.
 
     What a user can mend (ArenaError, a file the system refuses) is one line on stderr and status 2; an interrupt is 130, a reader of
     the output that has gone 141.
     Anything else is a fault in the program: it is recorded, and leaves with its traceback.
-    The log and the record are workspace/logs/TIME_COMMAND.log and .json; without a workspace folder there are none.
+    The log and the record are logs/TIME_COMMAND.log and .json in the workspace, or in `output` for a command without one; where
+    that folder does not exist at the end there are none.
     """
     record = RunRecord(command, {name: value for name, value in vars(args).items() if not callable(value)})
     workspace = getattr(args, "workspace", None)
     stem = f"{record.started:%Y-%m-%d_%H-%M-%S}-{record.started.microsecond // 1000:03d}_{command}"
-    log = _LogFile(workspace.root, workspace.logs / f"{stem}.log") if isinstance(workspace, Workspace) else None
+    root = workspace.root if isinstance(workspace, Workspace) else output
+    log = None if root is None else _LogFile(root, Workspace(root).logs / f"{stem}.log")
     with _logging_to(log, verbose=getattr(args, "verbose", False)):
         try:
             with record:

@@ -55,4 +55,5 @@ def _make(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status."""
-    return common.run(_make, _parser().parse_args(argv), "arena_make_phantoms")
+    args = _parser().parse_args(argv)
+    return common.run(_make, args, "arena_make_phantoms", args.output)

@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--averaging", type=float, default=0.998, help="decay of the moving average of the weights")
     options.add_argument("--seed", type=int, default=0, help="of the phantoms, the first weights and the batches")
     common.add_workers(options)
-    return common.run(_pretrain, options.parse_args(argv), "arena_pretrain")
+    args = options.parse_args(argv)
+    return common.run(_pretrain, args, "arena_pretrain", args.output)
 
 
 def _pretrain(args: argparse.Namespace) -> None:

@@ -115,6 +115,13 @@ def test_a_command_without_a_workspace_writes_no_record(tmp_path: Path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_command_without_a_workspace_writes_its_record_beside_its_output(tmp_path: Path) -> None:
+    arguments = common.parser("No workspace.", workspace=False).parse_args([])
+    assert common.run(lambda args: (tmp_path / "out").mkdir(), arguments, "arena_test", tmp_path / "out") == 0
+    (record,) = (tmp_path / "out" / "logs").glob("*_arena_test.json")
+    assert json.loads(record.read_text())["command"] == "arena_test"
+
+
 def test_handlers_are_gone_after_a_run(workspace: Workspace) -> None:
     before = list(logging.getLogger("arena_pipeline").handlers)
     common.run(lambda args: None, _arguments(workspace), "arena_test")
