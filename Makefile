@@ -6,7 +6,7 @@ PY := .venv/bin/python
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types layers wheel benchmarks clean
+.PHONY: help install demo test lint types layers licences audit wheel benchmarks clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -34,6 +34,12 @@ types: $(INSTALLED)  ## mypy
 
 layers: $(INSTALLED)  ## imports point one way
 	@$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo
+
+licences: $(INSTALLED)  ## the licence of every dependency; fails for one that pyproject.toml does not allow
+	@$(PY) -m piplicenses --packages $$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/\1/p' constraints.txt)
+
+audit: $(INSTALLED)  ## known vulnerabilities of the dependencies (asks PyPI)
+	@$(PY) .ci/audit.py
 
 wheel: $(INSTALLED)  ## dist/*.whl
 	@rm -rf dist && mkdir dist

@@ -35,5 +35,25 @@ class NoTargetLayers(ArenaError):
     """A change to a network matched no layer."""
 
 
+class MissingPackage(ArenaError):
+    """A method needs a package of an extra that is not installed."""
+
+
 class UnknownStructure(ArenaError):
     """A structure's name is not known here; the message lists those that are."""
+
+
+class FolderInUse(ArenaError):
+    """Another command is writing the folder that this one would write."""
+
+
+class NoSpace(ArenaError):
+    """A disk has not the bytes that are needed, or a folder can't be written."""
+
+
+class WorkerDied(ArenaError):
+    """A worker process was ended from outside, or by a fault; the message names the case, the stage and the likely cause."""
+
+
+class PackageError(ArenaError):
+    """A model can't be exported, or a package is damaged, not one of ours, or does not belong here."""

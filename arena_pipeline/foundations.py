@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from arena_pipeline.errors import FoundationError
+from arena_pipeline.io.models import read_model
 from arena_pipeline.settings import AdaptationSettings, Frozen
 
 GRID_DIVISOR = 32  # patch embedding and four mergings halve each axis of a patch five times
+INSTALLED_RECORD = "foundation.json"  # beside installed weights
+OWN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Architecture(Frozen):
@@ -110,6 +114,23 @@ class FoundationPreset(Frozen):
         self.scheme.require_network_patch()
         return self
 
+    def require_head(self) -> None:
+        """Raises FoundationError unless the head has one channel per structure (softmax: and channel 0 for the background)."""
+        if self.head == "none":
+            raise FoundationError(f"foundation {self.name}: its preset says head none; a network is pre-trained with a sigmoid or a softmax head")
+        wanted = list(range(self.head == "softmax", self.architecture.out_channels))
+        if not wanted or sorted(self.structures.values()) != wanted:
+            raise FoundationError(
+                f"foundation {self.name}: a {self.head} head of {self.architecture.out_channels} channels needs a structure for each of the channels "
+                f"{wanted}, found {self.structures}; correct structures or architecture.out_channels in its preset"
+            )
+
+
+class InstalledPreset(BaseModel):
+    """What is needed here of foundation.json, which has more keys."""
+
+    preset: FoundationPreset
+
 
 def preset_folder() -> Any:
     """The folder of the presets: inside the wheel, or the checkout's plans/ in an editable install."""
@@ -117,19 +138,53 @@ def preset_folder() -> Any:
     return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "plans"
 
 
-def preset_names() -> list[str]:
-    """The foundations that have a preset, sorted."""
-    return sorted(entry.name[:-5] for entry in preset_folder().iterdir() if entry.name.endswith(".json"))
+def preset_names(installed_root: Path | None = None) -> list[str]:
+    """The foundations that have a preset, sorted: the package's, then those of the user's own that are installed in `installed_root`."""
+    packaged = sorted(entry.name[:-5] for entry in preset_folder().iterdir() if entry.name.endswith(".json"))
+    records = installed_root.glob(f"*/{INSTALLED_RECORD}") if installed_root is not None else ()
+    return packaged + sorted({record.parent.name for record in records} - set(packaged))
 
 
-def load_preset(name: str) -> FoundationPreset:
-    """Raises FoundationError for an unknown name (listing the known) or an invalid preset file."""
-    if name not in preset_names():
-        raise FoundationError(f"unknown foundation {name}; known: {', '.join(preset_names())}")
-    try:
-        return FoundationPreset.model_validate(json.loads((preset_folder() / f"{name}.json").read_text(encoding="utf-8")))
-    except ValidationError as error:
-        raise FoundationError(f"plans/{name}.json: {error}") from None
+def load_preset(name: str, installed_root: Path | None = None) -> FoundationPreset:
+    """The preset of one of `preset_names`; FoundationError for an unknown name (listing the known) or an invalid file."""
+    if name in preset_names():
+        content = (preset_folder() / f"{name}.json").read_text(encoding="utf-8")
+        try:
+            return FoundationPreset.model_validate(json.loads(content))
+        except ValidationError as error:
+            raise FoundationError(f"plans/{name}.json: {error}") from None
+    if name not in preset_names(installed_root):
+        raise FoundationError(f"unknown foundation {name}; known: {', '.join(preset_names(installed_root))}")
+    path = Path(str(installed_root)) / name / INSTALLED_RECORD
+    advice = f"install the foundation again: arena_install_foundation {name}.json {name}.safetensors"
+    return read_model(path, InstalledPreset, FoundationError, "no such file", advice).preset
+
+
+def read_preset(path: Path) -> FoundationPreset:
+    """A preset of the user's own; plans/README.md explains its keys.
+
+    Raises:
+        FoundationError: no valid preset, one without a head of its own, or one with the name of a foundation of the package.
+    """
+    preset = read_model(path, FoundationPreset, FoundationError, "no such file; a preset is a JSON file", "plans/README.md explains the keys")
+    if OWN_NAME.fullmatch(preset.name) is None:
+        raise FoundationError(f"{path}: name {preset.name!r}; expected letters, digits, - and _ alone, since folders get this name")
+    if preset.name in preset_names():
+        raise FoundationError(f"{path}: {preset.name} is the name of a foundation of the package; give your own another name in the file")
+    if preset.weights.packaged is not None:
+        raise FoundationError(f"{path}: weights.packaged is {preset.weights.packaged!r}, expected null: nothing of your own is in the package")
+    preset.require_head()
+    return preset
+
+
+def find_preset(name_or_file: str, installed_root: Path | None = None) -> FoundationPreset:
+    """`read_preset` of what ends in .json, `load_preset` of anything else."""
+    return read_preset(Path(name_or_file)) if name_or_file.endswith(".json") else load_preset(name_or_file, installed_root)
+
+
+def packaged_weights(preset: FoundationPreset) -> Path | None:
+    """The weights that come with the package, for a foundation that has some."""
+    return None if preset.weights.packaged is None else Path(str(preset_folder() / preset.weights.packaged))
 
 
 def weights_file(preset: FoundationPreset, installed: Path) -> Path:
@@ -138,8 +193,9 @@ def weights_file(preset: FoundationPreset, installed: Path) -> Path:
     Raises:
         FoundationError: neither exists; says which file is needed and how to install it.
     """
-    if preset.weights.packaged is not None:
-        return Path(str(preset_folder() / preset.weights.packaged))
+    packaged = packaged_weights(preset)
+    if packaged is not None:
+        return packaged
     path = installed / "weights.safetensors"
     if not path.is_file():
         raise FoundationError(
@@ -152,8 +208,8 @@ def weights_file(preset: FoundationPreset, installed: Path) -> Path:
 def choose_foundation(installed_root: Path) -> tuple[str, str]:
     """The foundation used when none is named, and why: of those with weights, the highest `preference`."""
     available = []
-    for name in preset_names():
-        preset = load_preset(name)
+    for name in preset_names(installed_root):
+        preset = load_preset(name, installed_root)
         if preset.weights.packaged is not None or (installed_root / name / "weights.safetensors").is_file():
             available.append((preset.preference, name))
     if not available:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+logger = logging.getLogger(__name__)
+
 _CONTAINER_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+_CONTAINER_MEMORY_IN_USE = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}  # beside its limit
+_RECLAIMABLE = ("inactive_file", "total_inactive_file")  # of memory.stat: files read once, which the system drops when memory is wanted
+FREE_SHARE = 0.8
+"""Of the free memory that workers may take: other programs go on meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +44,18 @@ def this_machine(device: str = "cpu") -> Machine:
 
 def memory_bytes() -> int:
     """Main memory, or a container's limit where that is lower."""
-    limits = [psutil.virtual_memory().total]
+    limits = [limit for path in _CONTAINER_MEMORY_LIMITS if (limit := _number(path)) is not None]
+    return min([psutil.virtual_memory().total, *limits])
+
+
+def free_memory_bytes() -> int:
+    """Main memory that is free at this moment, or what a container has left where that is less."""
+    free = [psutil.virtual_memory().available]
     for path in _CONTAINER_MEMORY_LIMITS:
-        if path.is_file() and (text := path.read_text().strip()).isdigit():
-            limits.append(int(text))
-    return min(limits)
+        limit, used = _number(path), _number(path.with_name(_CONTAINER_MEMORY_IN_USE.get(path.name, path.name)))
+        if limit is not None and used is not None:
+            free.append(max(0, limit - used + _reclaimable(path.with_name("memory.stat"))))
+    return min(free)
 
 
 def usable_cores() -> int:
@@ -51,8 +66,36 @@ def usable_cores() -> int:
 
 
 def workers_for(bytes_each: int) -> int:
-    """As many processes as there are cores, and memory for when each takes `bytes_each`; at least one."""
-    return max(1, min(usable_cores(), memory_bytes() // bytes_each))
+    """As many processes as there are cores, and free memory for when each takes `bytes_each`; at least one."""
+    return min(usable_cores(), _affordable(bytes_each))
+
+
+def limit_workers(wanted: int, bytes_each: int, stage: str) -> int:
+    """`wanted` processes, or as many as there is free memory for when each takes `bytes_each`, which is said aloud; 0 and 1 stay."""
+    affordable = _affordable(bytes_each)
+    if wanted > affordable:
+        facts = (stage, affordable, wanted, bytes_each / 2**30, free_memory_bytes() / 2**30)
+        logger.warning("%s: %d worker(s) instead of %d: each may take %.1f GiB, and %.1f GiB of memory are free", *facts)
+    return min(wanted, affordable)
+
+
+def _affordable(bytes_each: int) -> int:
+    return max(1, int(FREE_SHARE * free_memory_bytes()) // max(1, bytes_each))
+
+
+def _number(path: Path) -> int | None:
+    """What a file of the container's limits says; None where there is no such file or no limit."""
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="ascii").strip()
+    return int(text) if text.isdigit() else None
+
+
+def _reclaimable(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    entries = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+    return max((int(entry[1]) for entry in entries if len(entry) == 2 and entry[0] in _RECLAIMABLE), default=0)
 
 
 def _device_memory_bytes(device: str) -> int | None:

@@ -10,6 +10,8 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
+from arena_pipeline.io.labels import count_labels
+
 logger = logging.getLogger(__name__)
 
 CONNECTIVITY: Final = 26  # voxels that share a corner belong together
@@ -30,7 +32,7 @@ def keep_largest_component_(segmentation: np.ndarray, label: int, box: tuple[sli
     region = segmentation[box] if box is not None else segmentation
     mask = region == label
     components = cc3d.connected_components(mask, connectivity=CONNECTIVITY)
-    sizes = np.bincount(components.ravel(order="K"))
+    sizes = count_labels(components)
     if len(sizes) <= 2:
         return 0
     sizes[0] = 0

@@ -39,6 +39,11 @@ class StageCost:
     peak_memory_bytes: int = 0
     peak_device_memory_bytes: int | None = None
 
+    @property
+    def peak_bytes(self) -> int:
+        """The peak where the tensors are: on a CUDA device where one was used, else in main memory."""
+        return self.peak_device_memory_bytes or self.peak_memory_bytes
+
     def observe(self, memory_bytes: int, device_bytes: int | None) -> None:
         """Raises the peaks to these if they are higher."""
         self.peak_memory_bytes = max(self.peak_memory_bytes, memory_bytes)

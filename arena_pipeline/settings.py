@@ -6,34 +6,37 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MethodName = Literal["arena", "arena_gradient", "arena_adamw", "lora", "adalora", "bitfit", "affine_ln", "linear_probe", "fft"]
+
 
 class Frozen(BaseModel):
-    """What crosses a file: validated, immutable, an unknown key is an error."""
+    """What crosses a file: validated, immutable, an unknown key is an error, and so is a number that is none (NaN) or infinite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AdaptationSettings(Frozen):
     """How one adaptation runs. Rates are per iteration of AdamW; one iteration is one support volume.
 
     Attributes:
-        method: which parameters are adapted; see arena_pipeline.adapt.trainable.METHODS.
-        rank: allocated rank r of each key and value update.
+        method: which parameters are adapted, and how; see arena_pipeline.adapt.methods.
+        rank: allocated rank r of each update of `method`.
         l1_weight: lambda of the objective L + lambda ||v||_1.
         gate_step: rho of the gradient step on v; 0 is the published value.
         gate_optimizer: "proximal" is the published step; "adamw" moves v by AdamW before the soft threshold.
-        learning_rate: base rate of A, B (and of the head while the decoder is frozen).
+        learning_rate: base rate of A, B (and of the head while the decoder is frozen). Other methods' rates follow from these two, see there.
         decoder_learning_rate: base rate of decoder and head when the decoder is trained.
         max_epochs: length of the cosine schedule, and the most epochs run.
         patches_per_volume: patches drawn from the support volume of one iteration.
         micro_batch: patches run at once; None means all. Gradients are those of the full batch.
+        recompute_activations: forget most activations and compute them again in the backward pass: less memory, more time, the same numbers.
         intensity_shift, intensity_shift_probability: uniform shift of the [0, 1] intensities.
         stop_window: epochs between the two losses compared by early stopping; 0 switches it off.
         stop_improvement: relative improvement at or below which it stops.
         stop_smoothing: epochs that the loss is averaged over.
     """
 
-    method: str = "arena"
+    method: MethodName = "arena"
     rank: int = Field(8, ge=1, le=512)
     l1_weight: float = Field(0.5, ge=0)
     gate_step: float = Field(0.0, ge=0)
@@ -43,6 +46,7 @@ class AdaptationSettings(Frozen):
     max_epochs: int = Field(200, ge=1)
     patches_per_volume: int = Field(6, ge=1)
     micro_batch: int | None = Field(None, ge=1)
+    recompute_activations: bool = False
     intensity_shift: float = Field(0.10, ge=0)
     intensity_shift_probability: float = Field(0.20, ge=0, le=1)
     stop_window: int = Field(20, ge=0)

@@ -2,7 +2,7 @@
 
 workspace/
   raw/Dataset101_Name/            imagesTr labelsTr imagesTs labelsTs dataset.json
-  preprocessed/Dataset101_Name/   dataset_fingerprint.json, per foundation: plans.json and the cases
+  preprocessed/Dataset101_Name/   dataset_fingerprint.json, dataset_audit.json, per foundation: plans.json and the cases
   results/Dataset101_Name/        per foundation, method and shots: the adapters of every task and fold
   foundations/NAME/               weights.safetensors foundation.json
   logs/                           one log and one JSON record per command run
@@ -19,6 +19,7 @@ from arena_pipeline.errors import DatasetError
 
 ENVIRONMENT_VARIABLE = "ARENA_WORKSPACE"
 DEFAULT_FOLDER = "arena_workspace"
+CHECKPOINT = "checkpoint.pt"  # in the folder of a fold whose adaptation is not finished
 DATASET_FOLDER = re.compile(r"Dataset(\d{3})_([A-Za-z0-9_-]+)")
 
 
@@ -91,6 +92,14 @@ class Workspace:
     def fingerprint(self, dataset_name: str) -> Path:
         return self.preprocessed_dataset(dataset_name) / "dataset_fingerprint.json"
 
+    def audit(self, dataset_name: str) -> Path:
+        """What arena_verify_dataset found."""
+        return self.preprocessed_dataset(dataset_name) / "dataset_audit.json"
+
+    def corrected(self, dataset_name: str) -> Path:
+        """The folder of the corrected copies that arena_verify_dataset --fix makes; in it labelsTr and labelsTs."""
+        return self.preprocessed_dataset(dataset_name) / "corrected"
+
     def foundation_data(self, dataset_name: str, foundation: str) -> Path:
         """The folder of one dataset preprocessed for one foundation."""
         return self.preprocessed_dataset(dataset_name) / foundation
@@ -106,6 +115,10 @@ class Workspace:
         """The folder that arena_predict calls a model: plans and, per task and fold, an adapter."""
         return self.results / dataset_name / foundation / f"{method}_{shots}shots"
 
+    def comparison(self, dataset_name: str, foundation: str) -> ComparisonFolder:
+        """What arena_compare writes."""
+        return ComparisonFolder(self.results / dataset_name / foundation / "comparison")
+
     def installed_foundation(self, foundation: str) -> Path:
         return self.foundations / foundation
 
@@ -113,3 +126,45 @@ class Workspace:
 def fold_folder(model: Path, task: str, fold: int) -> Path:
     """The folder of one fold of one task inside a model folder."""
     return model / task / f"fold_{fold}"
+
+
+@dataclass(frozen=True)
+class ComparisonFolder:
+    """What arena_compare writes below `root`; docs/comparison.md explains each file.
+
+    `run` in the methods below is the name of a method with its shots, arena_5shots, and in a rank sweep its rank, arena_rank2_5shots.
+    """
+
+    root: Path
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def description(self) -> Path:
+        return self.root / "comparison.json"
+
+    def table(self, name: str) -> Path:
+        """runs, summary, tests, differences, ranks, efficiency, or dice_5shots."""
+        return self.root / f"{name}.csv"
+
+    def markdown(self, name: str) -> Path:
+        """The table for people, where there is one."""
+        return self.root / f"{name}.md"
+
+    def finished_run(self, run: str, task: str, fold: int) -> Path:
+        """The record of a finished run."""
+        return fold_folder(self.root / "runs" / run, task, fold).with_suffix(".json")
+
+    def finished_runs(self) -> list[Path]:
+        """The records there are."""
+        return list((self.root / "runs").glob("*/*/fold_*.json"))
+
+    def model(self, run: str) -> Path:
+        """The model folder of a run of the rank sweep."""
+        return self.root / "adapters" / run
+
+    def predictions(self, run: str, task: str, fold: int) -> Path:
+        """The folder of a run's segmentations of the queries, CASE.nii.gz."""
+        return fold_folder(self.root / "predictions" / run, task, fold)

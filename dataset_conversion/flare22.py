@@ -18,6 +18,7 @@ from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson, StructureSpli
 from arena_pipeline.io.facts import load_fact
 from arena_pipeline.io.images import check_same_grid, read_image, read_segmentation, write_segmentation
 from arena_pipeline.io.labels import count_labels
+from arena_pipeline.io.lock import locked
 from arena_pipeline.io.splits import published_split
 from arena_pipeline.workspace import Workspace
 from dataset_conversion.target import ENDING, CaseReport, ConversionJob, convert_cases, dataset_folder, finish_dataset, place_image, save_report
@@ -80,8 +81,13 @@ def convert_flare22(
     if unknown:
         raise DatasetError(f"--exclude {', '.join(unknown)}: no such case in {source}; names look like {next(iter(pairs))}")
     jobs, failures = _jobs(folder, labels, {case: files for case, files in pairs.items() if case not in exclude})
-    reports, failed = convert_cases(folder, jobs, convert_case, workers)
-    description = DatasetJson(
+    with locked(folder):
+        reports, failed = convert_cases(folder, jobs, convert_case, workers)
+        return finish_dataset(folder, _describe(labels, reports, name), _summary(source, labels, reports, exclude), {**failures, **failed})
+
+
+def _describe(labels: dict[str, int], reports: dict[str, CaseReport], name: str) -> DatasetJson:
+    return DatasetJson(
         channel_names={"0": "CT"},
         labels=labels,
         numTraining=sum(report.part == "Tr" for report in reports.values()),
@@ -92,7 +98,6 @@ def convert_flare22(
         source="FLARE'22",
         licence=LICENCE,
     )
-    return finish_dataset(folder, description, _summary(source, labels, reports, exclude), {**failures, **failed})
 
 
 def convert_case(job: FlareJob) -> CaseReport:

@@ -20,12 +20,14 @@ from typing import Literal, TypeVar
 from nibabel.spatialimages import HeaderDataError
 from pydantic import ValidationError
 
-from arena_pipeline.errors import ArenaError, DatasetError
-from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.errors import ArenaError, DatasetError, NoSpace
+from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_json
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
+from arena_pipeline.io.filestate import WrittenFile
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import write_image
 from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.io.space import require_space
 from arena_pipeline.machine import workers_for
 from arena_pipeline.settings import Frozen
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace
@@ -88,7 +90,7 @@ class CaseReport(Frozen):
     """conversion/CASE.json.
 
     Attributes:
-        outputs: file relative to the dataset folder -> bytes.
+        outputs: file relative to the dataset folder -> as it was written.
         voxels: of every annotated structure in the segmentation, 0 where it is absent; None without a segmentation.
         ignored: raw masks that were not used, and other things worth knowing.
     """
@@ -96,7 +98,7 @@ class CaseReport(Frozen):
     identifier: str
     part: Literal["Tr", "Ts"]
     state: str
-    outputs: dict[str, int]
+    outputs: dict[str, WrittenFile]
     voxels: dict[str, int] | None
     overlaps: tuple[Overlap, ...] = ()
     ignored: tuple[str, ...] = ()
@@ -132,20 +134,25 @@ def convert_cases(
 
     Raises:
         DatasetError: the folder holds files that no conversion wrote.
+        NoSpace: the disk has not the bytes that have to be copied, or is full.
     """
     _remove_leftovers(folder, jobs)
     reports = {job.identifier: report for job in jobs if (report := _finished(job)) is not None}
     todo = {job.identifier: job for job in jobs if job.identifier not in reports}
     if reports:
         logger.info("%d of %d cases are converted already and unchanged; they are kept", len(reports), len(jobs))
+    require_space(folder, _copied_bytes(folder, list(todo.values())), f"converting {len(todo)} cases")
     if todo:
         # Without dataset.json the folder is no dataset: nobody reads it while cases are missing or carry old labels.
         (folder / "dataset.json").unlink(missing_ok=True)
     failures = {}
-    for case, result in map_cases(convert, todo, workers or workers_for(BYTES_PER_WORKER), "convert"):
+    processes = workers_for(BYTES_PER_WORKER) if workers is None else workers
+    for case, result in map_cases(convert, todo, processes, "convert", folders=[folder / part for part in (*PARTS, "conversion")]):
         if isinstance(result, ArenaError):
             failures[case] = str(result)
             _remove_case(folder, case)
+            if isinstance(result, NoSpace):
+                raise result  # so would all others fail
         else:
             reports[case] = result
     return dict(sorted(reports.items())), dict(sorted(failures.items()))
@@ -192,7 +199,7 @@ def place_image(job: ConversionJob, image: Image) -> None:
 def save_report(job: ConversionJob, **facts: object) -> CaseReport:
     """Writes the case's record, after its files: only then is the case done."""
     written = [path for path in (job.image_out, job.segmentation_out) if path.is_file()]
-    outputs = {path.relative_to(job.dataset).as_posix(): path.stat().st_size for path in written}
+    outputs = {path.relative_to(job.dataset).as_posix(): WrittenFile.of(path) for path in written}
     report = CaseReport.model_validate({"identifier": job.identifier, "part": job.part, "state": job.state(), "outputs": outputs, **facts})
     write_json(job.record, report.model_dump(mode="json"))
     return report
@@ -212,22 +219,31 @@ def _opens_everywhere(path: Path, geometry: Geometry) -> bool:
     return geometry.is_orthonormal or int(header["qform_code"]) > 0
 
 
+def _copied_bytes(folder: Path, jobs: Sequence[ConversionJob]) -> int:
+    """Of the CTs that lie on another disk than `folder`: the others are linked. Labels compress to next to nothing."""
+    states = [job.image.stat() for job in jobs if job.image.is_file()]
+    return sum(state.st_size for state in states if state.st_dev != folder.stat().st_dev)
+
+
 def _finished(job: ConversionJob) -> CaseReport | None:
     report = _read_record(job.record)
     if report is None or report.state != job.state():
         return None
-    whole = all((job.dataset / name).is_file() and (job.dataset / name).stat().st_size == size for name, size in report.outputs.items())
+    whole = all(written.is_still(job.dataset / name, job.record) for name, written in report.outputs.items())
     return report if whole else None
 
 
 def _read_record(path: Path) -> CaseReport | None:
     try:
         return CaseReport.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError, ValidationError):
-        return None  # not converted, or by an older version: it is converted again
+    except (FileNotFoundError, ValueError, ValidationError):
+        return None  # not converted, by an older version, or damaged: it is converted again
 
 
 def _remove_leftovers(folder: Path, jobs: Sequence[ConversionJob]) -> None:
+    for part in (*PARTS, "conversion"):
+        for path in remove_unfinished(folder / part):
+            logger.info("removing %s, left by an interrupted run", path)
     known = {path.stem for path in (folder / "conversion").glob("*.json")}
     planned = {(job.identifier, job.part) for job in jobs}
     present = [path for part in PARTS for path in (folder / part).glob("[!.]*") if path.name.endswith(ENDING)]

@@ -13,6 +13,7 @@ from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.dataset import DatasetJson, StructureSplit
 from arena_pipeline.io.images import check_same_grid, read_image, read_segmentation, write_segmentation
 from arena_pipeline.io.labels import count_labels
+from arena_pipeline.io.lock import locked
 from arena_pipeline.io.splits import published_split, published_structures
 from arena_pipeline.workspace import Workspace
 from dataset_conversion.target import (
@@ -88,14 +89,15 @@ def convert_totalsegmentator(
     parts = _parts_of_published(splits) if split == "published" else _parts_of_meta(raw)
     jobs, failures, not_annotated = _jobs(raw, folder, chosen, {case: part for case, part in parts.items() if case not in left_out})
     left_out.update(not_annotated)
-    reports, failed = convert_cases(folder, jobs, convert_subject, workers)
-    failures.update(failed)
-    for case in sorted(set(failures) & set(raw.defects())):
-        left_out[case] = f"known to be defective ({raw.defects()[case]}), and unusable: {failures.pop(case)}"
-        logger.warning("%s: left out, %s", case, left_out[case])
-    description = _describe(raw, chosen, jobs, reports, splits).model_copy(update={"name": name})
-    summary = _summary(raw, chosen, reports, left_out)
-    return finish_dataset(folder, description, summary, failures)
+    with locked(folder):
+        reports, failed = convert_cases(folder, jobs, convert_subject, workers)
+        failures.update(failed)
+        for case in sorted(set(failures) & set(raw.defects())):
+            left_out[case] = f"known to be defective ({raw.defects()[case]}), and unusable: {failures.pop(case)}"
+            logger.warning("%s: left out, %s", case, left_out[case])
+        description = _describe(raw, chosen, jobs, reports, splits).model_copy(update={"name": name})
+        summary = _summary(raw, chosen, reports, left_out)
+        return finish_dataset(folder, description, summary, failures)
 
 
 def convert_subject(job: TotalSegmentatorJob) -> CaseReport:

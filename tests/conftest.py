@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -30,8 +31,8 @@ def _no_outer_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """A workspace in a path with a space, not made yet."""
-    return Workspace(tmp_path / "my workspace")
+    """A workspace in a path with a space and letters beyond ASCII, not made yet."""
+    return Workspace(tmp_path / "my wörkspace")
 
 
 @pytest.fixture
@@ -46,6 +47,29 @@ def real_data() -> Path:
     if not named or not Path(named).is_dir():
         pytest.skip(f"no real CTs: ${REAL_DATA_VARIABLE} is {named or 'not set'}")
     return Path(named)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """small_disk("256k", read_only=False): the root of a file system of that size. Skips where the tests may mount none."""
+    mounted = []
+
+    def mount(size: str, read_only: bool = False) -> Path:
+        place = tmp_path / f"disk {len(mounted)}"
+        place.mkdir()
+        options = f"size={size}{',ro' if read_only else ''}"
+        try:
+            ended = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("no mount command here")
+        if ended.returncode:
+            pytest.skip(f"no small file system can be mounted here: {ended.stderr.strip()}")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)  # libraries may keep a file open whose writing failed
 
 
 @pytest.fixture

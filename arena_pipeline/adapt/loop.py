@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +15,10 @@ from torch import Tensor, nn
 
 from arena_pipeline.adapt.batches import SupportVolume
 from arena_pipeline.adapt.loss import task_loss
-from arena_pipeline.adapt.proximal import proximal_step_
 from arena_pipeline.adapt.schedule import cosine_factor, has_converged
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import ArenaError
+from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.settings import AdaptationSettings
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ COMPLETED = "the schedule is complete"
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of the training log. `learning_rate` is that of A and B during the epoch."""
+    """One row of the training log. `learning_rate` is that of the method's own parameters during the epoch."""
 
     epoch: int
     loss: float
@@ -43,6 +45,76 @@ class History:
     stop_reason: str
 
 
+class Adaptation:
+    """Trains `trainable` in place, epoch by epoch; the network stays in eval mode. One iteration is one support volume."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        trainable: Trainable,
+        support: Sequence[SupportVolume],
+        settings: AdaptationSettings,
+        patch_size: tuple[int, int, int],
+        rng: np.random.Generator,
+    ) -> None:
+        self.network, self.trainable, self.support = network.eval(), trainable, support
+        self.settings, self.patch_size, self.rng = settings, patch_size, rng
+        self.optimizer = torch.optim.AdamW([{"params": params, "lr": rate, "base": rate} for rate, params in trainable.groups], weight_decay=0)
+        self.epochs: list[Epoch] = []
+        self.micro_batch = FittingBatch(settings.micro_batch)
+
+    def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> History:
+        """From wherever it stands to the end.
+
+        Raises:
+            ArenaError: the loss is not finite.
+        """
+        while (reason := self._stop_reason()) is None:
+            epoch = self._epoch(len(self.epochs))
+            _check_finite(epoch)
+            self.epochs.append(epoch)
+            on_epoch(epoch)
+        return History(tuple(self.epochs), reason)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands between two epochs, in tensors and what JSON has; tensors may be those in use."""
+        return {
+            "trainable": self.trainable.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state_dict` gave in an adaptation prepared alike: the same bits as without the interruption.
+
+        Raises:
+            KeyError, RuntimeError, TypeError, ValueError: the state does not fit.
+        """
+        self.trainable.load_state_dict(state["trainable"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+
+    def _stop_reason(self) -> str | None:
+        done = len(self.epochs)
+        if done and has_converged([epoch.loss for epoch in self.epochs], self.settings) and self.trainable.may_stop(done * len(self.support) - 1):
+            return CONVERGED
+        return COMPLETED if done >= self.settings.max_epochs else None
+
+    def _epoch(self, index: int) -> Epoch:
+        factor = cosine_factor(index, self.settings.max_epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * factor
+        rate = self.trainable.rate * factor
+        losses = []
+        for position, volume in enumerate(self.rng.permutation(len(self.support))):
+            batch = self.support[volume].patches(self.patch_size, self.settings, self.rng)
+            losses.append(_iterate(self.network, self.trainable, self.optimizer, batch, self.micro_batch))
+            self.trainable.after_step_(index * len(self.support) + position, rate)
+        return Epoch(index, float(np.mean(losses)), rate, self.trainable.effective_rank())
+
+
 def adapt(
     network: nn.Module,
     trainable: Trainable,
@@ -50,42 +122,24 @@ def adapt(
     settings: AdaptationSettings,
     patch_size: tuple[int, int, int],
     rng: np.random.Generator,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> History:
-    """Trains `trainable` in place; the network stays in eval mode. One iteration is one support volume.
-
-    Raises:
-        ArenaError: the loss is not finite.
-    """
-    network.eval()
-    optimizer = torch.optim.AdamW([{"params": params, "lr": rate, "base": rate} for rate, params in trainable.groups], weight_decay=0)
-    epochs: list[Epoch] = []
-    for index in range(settings.max_epochs):
-        factor = cosine_factor(index, settings.max_epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = group["base"] * factor
-        rate = settings.learning_rate * factor
-        losses = []
-        for volume in rng.permutation(len(support)):
-            batch = support[volume].patches(patch_size, settings, rng)
-            losses.append(_iterate(network, trainable, optimizer, batch, settings))
-            proximal_step_(trainable.gates, settings.gate_step if settings.gate_optimizer == "proximal" else 0.0, rate * settings.l1_weight)
-        epochs.append(Epoch(index, float(np.mean(losses)), rate, trainable.effective_rank()))
-        _check_finite(epochs[-1])
-        on_epoch(epochs[-1])
-        if has_converged([epoch.loss for epoch in epochs], settings):
-            return History(tuple(epochs), CONVERGED)
-    return History(tuple(epochs), COMPLETED)
+    """An `Adaptation` from its start to its end."""
+    return Adaptation(network, trainable, support, settings, patch_size, rng).run()
 
 
 def _iterate(
-    network: nn.Module, trainable: Trainable, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], settings: AdaptationSettings
+    network: nn.Module, trainable: Trainable, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], micro_batch: FittingBatch
 ) -> float:
-    """One forward and backward over the patches, and AdamW's step; returns the loss before it."""
-    optimizer.zero_grad(set_to_none=True)
-    for gate in trainable.gates:
-        gate.grad = None
-    loss = accumulate_gradients(network, *batch, settings.micro_batch)
+    """One forward and backward over the patches, and AdamW's step; returns the task's loss before it, without a method's penalty."""
+
+    def attempt(size: int | None) -> float:
+        network.zero_grad(set_to_none=True)  # those of an attempt that failed half-way too
+        return accumulate_gradients(network, *batch, size)
+
+    loss = micro_batch.run(attempt)
+    penalty = trainable.penalty()
+    if penalty is not None:
+        penalty.backward()
     optimizer.step()
     return loss
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,16 +17,21 @@ from arena_pipeline.io.atomic import replace_when_done
 
 
 class TrainingLog:
-    """Appends each epoch to a CSV file as it ends: epoch, loss, learning_rate, effective_rank (sum), then one column per matrix."""
+    """Appends each epoch to a CSV file as it ends: epoch, loss, learning_rate, effective_rank (sum), then one column per matrix.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    A file that is there is replaced by one with the `earlier` epochs.
+    """
+
+    def __init__(self, path: Path, earlier: Sequence[Epoch] = ()) -> None:
+        self.path, self.earlier = path, earlier
 
     def __enter__(self) -> TrainingLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
         self._header_written = False
+        for epoch in self.earlier:
+            self.add(epoch)
         return self
 
     def add(self, epoch: Epoch) -> None:

@@ -1,48 +1,64 @@
-"""What an adaptation trains: parameters in groups with their rates, and the gates of the proximal step."""
+"""What an adaptation trains, saves and does after each step: the one interface between the loop and the methods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from arena_pipeline.errors import PlansError
-from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.model.adapter import UPDATE, WEIGHT
-from arena_pipeline.model.low_rank import KeyValueUpdate, add_updates_, low_rank_matrices
-from arena_pipeline.model.network import CONVOLUTIONAL_ENCODER, DECODER, head, head_parameters
-from arena_pipeline.model.task_head import new_head, pretrained_head, set_head_
-from arena_pipeline.planning import TaskPlan
-from arena_pipeline.settings import AdaptationSettings
+from arena_pipeline.model.low_rank import LowRankUpdate, low_rank_matrices
 
 
 @dataclass
 class Trainable:
-    """Everything about one method that the loop needs.
+    """Everything about one method that the loop needs; a method overrides what differs from plain AdamW.
 
     Attributes:
-        groups: base rate -> the parameters that AdamW moves at it.
-        gates: the vectors v, moved by the step of `arena_pipeline.adapt.proximal` (empty for methods without gates).
+        own: the method's own parameters that AdamW moves, in the encoder.
+        rate: their base rate, which the log shows.
+        groups: (base rate, the parameters that AdamW moves at it), ...: `own`, and the head with what else the task trains.
+        gates: the vectors v, for a method that has a step of its own for them.
         updates: the low-rank updates by layer.
-        whole: parameters saved as they are, by their name in the network.
+        whole: parameters trained and saved as they are, by their name in the network.
     """
 
-    groups: list[tuple[float, list[Tensor]]]
+    own: list[Tensor] = field(default_factory=list)
+    rate: float = 0.0
+    groups: list[tuple[float, list[Tensor]]] = field(default_factory=list)
     gates: list[Tensor] = field(default_factory=list)
-    updates: dict[str, KeyValueUpdate] = field(default_factory=dict)
+    updates: dict[str, LowRankUpdate] = field(default_factory=dict)
     whole: dict[str, Tensor] = field(default_factory=dict)
+
+    def penalty(self) -> Tensor | None:
+        """A term of the loss besides the task's, a scalar; added once per iteration."""
+        return None
+
+    def after_step_(self, iteration: int, rate: float) -> None:
+        """What the method does after AdamW's step of iteration 0, 1, ..., while the gradients are still there; `rate` is that of `own`."""
+
+    def may_stop(self, iteration: int) -> bool:
+        """Whether early stopping may end the adaptation after this iteration."""
+        return True
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All that is trained, by the adapter's names, whole and in place."""
+        for name, matrix in low_rank_matrices(self.updates):
+            for part, parameter in matrix.named_parameters():
+                yield f"{UPDATE}{name}.{part}", parameter
+        for name, tensor in self.whole.items():
+            yield f"{WEIGHT}{name}", tensor
 
     @property
     def parameter_count(self) -> int:
-        return sum(p.numel() for _, parameters in self.groups for p in parameters) + sum(v.numel() for v in self.gates if not self._in_groups(v))
-
-    def _in_groups(self, tensor: Tensor) -> bool:
-        return any(tensor is p for _, parameters in self.groups for p in parameters)
+        """Numbers trained."""
+        return sum(tensor.numel() for _, tensor in self.named_tensors())
 
     def effective_rank(self) -> dict[str, int]:
-        """ "<layer>.<key|value>" -> number of v != 0."""
+        """ "<layer>.<key|value|qkv>" -> number of directions in use (v != 0)."""
         return {name: matrix.effective_rank for name, matrix in low_rank_matrices(self.updates)}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -50,56 +66,29 @@ class Trainable:
         saved = {f"{UPDATE}{name}.{part}": tensor for name, matrix in low_rank_matrices(self.updates) for part, tensor in matrix.compact().items()}
         return saved | {f"{WEIGHT}{name}": parameter.detach().clone() for name, parameter in self.whole.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the method stands between two iterations: tensors in dictionaries, for `load_state_dict` of one prepared alike."""
+        return {"tensors": {name: tensor.detach().clone() for name, tensor in self.named_tensors()}, "method": self.method_state()}
 
-def prepare_(network: nn.Module, preset: FoundationPreset, task: TaskPlan, settings: AdaptationSettings, generator: torch.Generator) -> Trainable:
-    """Freezes the network, gives it the task's head and the method's parameters, and returns what is to be trained.
+    def method_state(self) -> dict[str, Any]:
+        """What a method keeps besides its parameters."""
+        return {}
 
-    Raises:
-        PlansError: unknown method, with the known ones; or a decoder that was never trained is to stay frozen.
-    """
-    if settings.method not in METHODS:
-        raise PlansError(f"unknown method {settings.method}; known: {', '.join(METHODS)}")
-    if preset.pretrained_parts == "encoder" and not task.train_decoder:
-        raise PlansError(
-            f"task {task.name}: {preset.name} has no pre-trained decoder, so it must be trained; set train_decoder to true in plans.json"
-        )
-    network.requires_grad_(False)
-    softmax = task.activation == "softmax"
-    if task.head == "pretrained":
-        set_head_(network, pretrained_head(network, preset, list(task.structures), softmax, generator))
-    else:
-        old = head(network)
-        set_head_(network, new_head(old.in_channels, task.out_channels, generator).to(old.weight.device))
-    whole = head_parameters(network)
-    if task.train_decoder:
-        parts = _trained_parts(preset)
-        whole |= {name: p for name, p in network.named_parameters() if name.startswith(parts)}
-    for parameter in whole.values():
-        parameter.requires_grad_(True)
-    trainable = METHODS[settings.method](network, settings, generator)
-    rate = settings.decoder_learning_rate if task.train_decoder else settings.learning_rate
-    trainable.groups.append((rate, list(whole.values())))
-    trainable.whole = whole
-    return trainable
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copies a state back into the same tensors, so that an optimizer keeps holding them.
 
+        Raises:
+            KeyError, RuntimeError: the state belongs to another method, network or rank.
+        """
+        own = dict(self.named_tensors())
+        if own.keys() != state["tensors"].keys():
+            raise KeyError(f"other tensors: {', '.join(sorted(own.keys() ^ state['tensors'].keys()))}")
+        for name, tensor in own.items():
+            if tensor.shape != state["tensors"][name].shape:
+                raise RuntimeError(f"{name} is {tuple(state['tensors'][name].shape)}, expected {tuple(tensor.shape)}")
+            tensor.copy_(state["tensors"][name])
+        self.load_method_state(state["method"])
 
-def _trained_parts(preset: FoundationPreset) -> tuple[str, ...]:
-    """The decoder; with a foundation that is a Swin encoder alone also the convolutions that join the two, which are as new."""
-    return DECODER if preset.pretrained_parts == "encoder_decoder" else DECODER + CONVOLUTIONAL_ENCODER
-
-
-def _arena(network: nn.Module, settings: AdaptationSettings, generator: torch.Generator) -> Trainable:
-    """Key and value updates with gates."""
-    updates = add_updates_(network, settings.rank, generator)
-    matrices = [matrix for _, matrix in low_rank_matrices(updates)]
-    factors = [factor for matrix in matrices for factor in (matrix.A, matrix.B)]
-    gates: list[Tensor] = [matrix.v for matrix in matrices]
-    if settings.gate_optimizer == "adamw":
-        factors = factors + [matrix.v for matrix in matrices]
-    elif settings.gate_step == 0:
-        for gate in gates:  # the data do not move v: no gradient of it is needed
-            gate.requires_grad_(False)
-    return Trainable([(settings.learning_rate, list(factors))], gates, updates)
-
-
-METHODS: dict[str, Callable[[nn.Module, AdaptationSettings, torch.Generator], Trainable]] = {"arena": _arena}
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Takes up what `method_state` gave."""

@@ -11,7 +11,8 @@ DESCRIPTION = """Adapts the foundation to a dataset: every fold of every structu
 
     arena_adapt -d 101 -shots 5
 
-Run arena_plan_and_preprocess first. Adapters, logs and plots are written to results/ in the workspace; arena_predict uses them."""
+Run arena_plan_and_preprocess first. Adapters, logs and plots are written to results/ in the workspace; arena_predict uses them.
+Interrupted or killed, the same command with --continue goes on from the last finished epoch, to the same adapter."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,9 +24,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     options.add_argument("--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the plans)")
     common.add_foundation(options)
-    options.add_argument("-rank", type=common.positive_int, metavar="R", help="allocated rank of each update (default: the plans', 8 as published)")
+    common.add_method(options, "what is adapted, and how (default: the plans', arena); one of")
+    text = "allocated rank of each update (default: the plans', 8 as published for arena; 12 for lora and adalora)"
+    options.add_argument("-rank", type=common.positive_int, metavar="R", help=text)
     options.add_argument("--max_epochs", type=common.positive_int, metavar="N", help="length of the schedule (default: the plans')")
-    options.add_argument("--overwrite", action="store_true", help="adapt finished folds again")
+    unfinished = options.add_mutually_exclusive_group()
+    unfinished.add_argument("--overwrite", action="store_true", help="adapt finished folds again")
+    text = "go on with folds that were interrupted, from their last finished epoch"
+    unfinished.add_argument("--continue", dest="continue_unfinished", action="store_true", help=text)
     common.add_device(options)
     return common.run(_adapt, options.parse_args(argv), "arena_adapt")
 
@@ -41,10 +47,14 @@ def _adapt(args: argparse.Namespace) -> None:
             folds=args.folds,
             structures=args.structures,
             foundation=args.foundation,
+            method=args.method,
             rank=args.rank,
             max_epochs=args.max_epochs,
             device=args.device,
             overwrite=args.overwrite,
+            continue_unfinished=args.continue_unfinished,
         )
         command = ["arena_predict", "-i", "FOLDER_WITH_CTS", "-o", "OUTPUT_FOLDER", "-d", str(dataset_id), "-shots", str(args.shots)]
+        method = model.name.rpartition("_")[0]
+        command += [] if method == "arena" else ["-method", method]
         print(f"adapted model: {model}\nnext: {shlex.join([*command, *args.workspace.options])}")

@@ -9,25 +9,31 @@ A command module is a parser, one function `arguments -> exit status` that calls
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, get_args
 
 from tqdm import tqdm
 
-from arena_pipeline.errors import ArenaError
+from arena_pipeline.errors import ArenaError, NoSpace
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.records import RunRecord
 from arena_pipeline.workspace import DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Workspace
 
 LOGGERS = ("arena_pipeline", "dataset_conversion", "py.warnings")
+WORKERS_HELP = "worker processes; 0: none, all work is done in the command's own process"
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_NO_READER = 141
+EXIT_TERMINATED = 143
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +55,20 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(description: str, workspace: bool = True) -> argparse.ArgumentParser:
     """A parser that takes no abbreviations and has --verbose, and -w (a `Workspace` in `args.workspace`) unless told otherwise."""
+    _print_any_name()
     options = _Parser(description=description, formatter_class=_Formatter, allow_abbrev=False)
     if workspace:
         text = f"folder with raw/, preprocessed/, results/ and foundations/ (default: ${ENVIRONMENT_VARIABLE}, else ./{DEFAULT_FOLDER})"
         options.add_argument("-w", "--workspace", type=Workspace.find, default="", metavar="FOLDER", help=text)
     options.add_argument("--verbose", action="store_true", help="log more, also to the terminal")
     return options
+
+
+def _print_any_name() -> None:
+    """Lets a name that the terminal's encoding lacks be printed as an escape, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def add_datasets(options: argparse.ArgumentParser) -> None:
@@ -69,14 +83,28 @@ def add_foundation(options: argparse.ArgumentParser) -> None:
     options.add_argument("-foundation", "--foundation", metavar="NAME", help=text)
 
 
+def add_method(options: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
+    """-method: one of those of docs/method.md, or `default`, in `args.method`; `text` is its help, to which the names are added."""
+    from arena_pipeline.settings import MethodName  # pydantic takes a moment to import: only for the commands that need it
+
+    options.add_argument("-method", "--method", choices=get_args(MethodName), default=default, metavar="NAME", help=f"{text}: %(choices)s")
+
+
 def add_device(options: argparse.ArgumentParser) -> None:
     """-device: in `args.device`, as typed."""
     options.add_argument("-device", "--device", default="auto", metavar="DEVICE", help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps")
 
 
 def add_workers(options: argparse.ArgumentParser, flag: str = "-np") -> None:
-    """-np: number of worker processes, or None for what the machine suggests, in `args.workers`."""
-    options.add_argument(flag, dest="workers", type=positive_int, metavar="N", help="worker processes (default: chosen from cores and memory)")
+    """-np: number of worker processes, 0 for none, or None for what the machine suggests, in `args.workers`."""
+    options.add_argument(flag, dest="workers", type=whole_number, metavar="N", help=f"{WORKERS_HELP} (default: chosen from cores and memory)")
+
+
+def whole_number(text: str) -> int:
+    """An argparse type: a whole number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text}")
+    return int(text)
 
 
 def positive_int(text: str) -> int:
@@ -89,8 +117,8 @@ def positive_int(text: str) -> int:
 def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Namespace, command: str, output: Path | None = None) -> int:
     """Calls `function(args)` with a log and a record of the run, and returns the exit status.
 
-    What a user can mend (ArenaError, a file the system refuses) is one line on stderr and status 2; an interrupt is 130, a reader of
-    the output that has gone 141.
+    What a user can mend (ArenaError, a file the system refuses) is one line on stderr and status 2; an interrupt is 130, SIGTERM 143, a
+    reader of the output that has gone 141: what shells expect.
     Anything else is a fault in the program: it is recorded, and leaves with its traceback.
     The log and the record are logs/TIME_COMMAND.log and .json in the workspace, or in `output` for a command without one; where
     that folder does not exist at the end there are none.
@@ -102,7 +130,7 @@ def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Nam
     log = None if root is None else _LogFile(root, Workspace(root).logs / f"{stem}.log")
     with _logging_to(log, verbose=getattr(args, "verbose", False)):
         try:
-            with record:
+            with _terminable(), record:
                 logger.debug("%s %s", command, record.arguments)
                 record.exit_status = function(args) or 0
                 sys.stdout.flush()
@@ -113,6 +141,13 @@ def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Nam
             record.exit_status = EXIT_USER_ERROR
             logger.debug("failed", exc_info=True)
             print(f"error: {_one_line(error)}", file=sys.stderr)
+        except UnicodeEncodeError as error:
+            record.exit_status = EXIT_USER_ERROR
+            logger.debug("failed", exc_info=True)
+            print(f"error: {error.object!r} can't be named in the encoding {error.encoding}; set PYTHONUTF8=1, or a UTF-8 locale", file=sys.stderr)
+        except _Terminated:
+            record.exit_status = EXIT_TERMINATED
+            print("ended by SIGTERM", file=sys.stderr)
         except KeyboardInterrupt:
             record.exit_status = EXIT_INTERRUPTED
             print("interrupted", file=sys.stderr)
@@ -120,6 +155,27 @@ def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Nam
             if log is not None:
                 log.write_record(record, sys.exc_info()[1])
     return record.exit_status
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: what is finished is saved, half-written files go."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turns SIGTERM into `_Terminated` inside the block. Only a program's main thread may ask for that; elsewhere it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _one_line(error: ArenaError | OSError) -> str:
@@ -145,7 +201,7 @@ class _LogFile(logging.Handler):
     def _write(self) -> None:
         try:
             self.path.parent.mkdir(exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(self._waiting)
         except OSError:
             return  # a workspace that may be read but not written is good enough to predict from
@@ -160,7 +216,7 @@ class _LogFile(logging.Handler):
             self.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, "fault in the program", (), trace))
         try:
             write_json(self.path.with_suffix(".json"), record.as_dict())
-        except OSError as error:
+        except (OSError, NoSpace) as error:
             print(f"warning: no record of this run: {error}", file=sys.stderr)
 
 

@@ -25,16 +25,18 @@ def main(argv: list[str] | None = None) -> int:
     common.add_foundation(options)
     common.add_workers(options)
     options.add_argument("--clean", action="store_true", help="measure again, although no file has changed")
-    text = "check every case again, although no file has changed (the same as --clean: measuring checks)"
+    text = "first read and check every file, as arena_verify_dataset does, and stop where one can't be used"
     options.add_argument("--verify_dataset_integrity", action="store_true", help=text)
     return common.run(_extract, options.parse_args(argv), "arena_extract_fingerprint")
 
 
 def _extract(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.extract_fingerprint import extract_fingerprint  # not for -h
+    from arena_pipeline.stages.verify_dataset import require_integrity
 
-    clean = args.clean or args.verify_dataset_integrity
-    fingerprints = extract_fingerprint(args.dataset_ids, args.workspace, foundation=args.foundation, workers=args.workers, clean=clean)
+    for dataset_id in args.dataset_ids if args.verify_dataset_integrity else ():
+        require_integrity(dataset_id, args.workspace, args.workers)
+    fingerprints = extract_fingerprint(args.dataset_ids, args.workspace, foundation=args.foundation, workers=args.workers, clean=args.clean)
     for fingerprint in fingerprints:
         _print(fingerprint)
         print(f"written: {args.workspace.fingerprint(fingerprint.dataset_name)}")

@@ -62,7 +62,8 @@ def _print_dataset(dataset: DatasetState) -> None:
 
 
 def _print_model(model: ModelState) -> None:
-    print(f"  {model.dataset}, {model.foundation}, {model.method}, {model.shots} shots: {model.folder}")
+    origin = ", installed from a package" if model.installed else ""
+    print(f"  {model.dataset}, {model.foundation}, {model.method}, {model.shots} shots{origin}: {model.folder}")
     for text, folds in (("adapted", model.folds), ("begun only", model.unfinished)):
         for task, numbers in folds.items():
             print(f"    {text}: {task}, fold{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}")

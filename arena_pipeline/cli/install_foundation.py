@@ -23,7 +23,7 @@ SHOWN = 5
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status."""
     options = common.parser(DESCRIPTION)
-    options.add_argument("name", metavar="NAME", help="of the foundation, e.g. fseft")
+    options.add_argument("name", metavar="NAME", help="of the foundation, e.g. fseft; or the JSON file of a preset of your own")
     options.add_argument("file", metavar="FILE", type=Path, help="the downloaded checkpoint: .pth, .pt or .safetensors")
     text = "read a file that PyTorch's safe loader refuses; it may run any code, so only for a file whose maker you trust"
     options.add_argument("--trust_checkpoint", action="store_true", help=text)

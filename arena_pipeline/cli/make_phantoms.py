@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--unannotated", dest="unannotated_share", type=float, default=0.0, metavar="SHARE", help="share of mask files left out (totalsegmentator)"
     )
-    options.add_argument("-np", dest="workers", type=common.positive_int, default=1, metavar="N", help="worker processes")
+    options.add_argument("-np", dest="workers", type=common.whole_number, default=1, metavar="N", help=common.WORKERS_HELP)
     return options
 
 

@@ -24,10 +24,10 @@ def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     common.add_datasets(options)
     add_planning(options)
-    text = "worker processes of the fingerprint (default: chosen from cores and memory)"
-    options.add_argument("-npfp", dest="fingerprint_workers", type=common.positive_int, metavar="N", help=text)
+    text = "the same for the fingerprint alone (default: chosen from cores and memory)"
+    options.add_argument("-npfp", dest="fingerprint_workers", type=common.whole_number, metavar="N", help=text)
     add_preprocessing(options)
-    text = "read and check every case again, although its files have not changed since it was last measured"
+    text = "first read and check every file, as arena_verify_dataset does, and stop where one can't be used"
     options.add_argument("--verify_dataset_integrity", action="store_true", help=text)
     return common.run(_plan_and_preprocess, options.parse_args(argv), "arena_plan_and_preprocess")
 

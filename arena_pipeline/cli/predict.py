@@ -40,8 +40,10 @@ def _add_choice_of_model(options: argparse.ArgumentParser) -> None:
     text = "dataset the model was adapted on (needed only when there are several models)"
     options.add_argument("-d", dest="dataset_id", type=int, metavar="ID", help=text)
     options.add_argument("-shots", type=common.positive_int, metavar="K", help="the model adapted on K shots (when there are several)")
+    common.add_method(options, "the model adapted by this method; one of", default="arena")
     options.add_argument("-f", dest="folds", type=int, nargs="+", metavar="FOLD", help="folds to average (default: all that are adapted)")
-    options.add_argument("-m", dest="model", type=Path, metavar="MODEL_FOLDER", help="the model's folder, instead of -d, -shots and -foundation")
+    text = "the model's folder, instead of -d, -shots, -method and -foundation"
+    options.add_argument("-m", dest="model", type=Path, metavar="MODEL_FOLDER", help=text)
     options.add_argument("--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the model)")
     common.add_foundation(options)
 
@@ -64,6 +66,7 @@ def _predict(args: argparse.Namespace) -> None:
         args.workspace,
         dataset_id=args.dataset_id,
         shots=args.shots,
+        method=args.method,
         folds=args.folds,
         model_folder=args.model,
         structures=args.structures,

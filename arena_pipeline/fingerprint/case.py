@@ -20,6 +20,7 @@ INTENSITY_SEED = 1234
 LOWEST_TISSUE_HU = -50.0  # fat and air lie below in every CT
 SMALLEST_RANGE_HU = 100.0  # even a window of soft tissue alone is wider
 HIGHEST_HU = 32767.0
+NAMED_LABELS = 8
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def measure_case(job: CaseJob) -> CaseMeasurement:
     segmentation = read_segmentation(case.segmentation)
     check_same_grid(case.identifier, image.geometry, segmentation.geometry, case.segmentation)
     voxels = count_labels(segmentation.array, len(job.labels) + 1)
-    _check_labels(job, voxels)
+    check_labels(job.case, job.labels, job.annotated, voxels)
     low, high = job.window_hu
     clipped = (image.array < low) | (image.array > high)
     facts = _case_facts(image.array, image.geometry, float(clipped.mean()), voxels)
@@ -109,15 +110,22 @@ def ras_axes(geometry: Geometry) -> tuple[int, int, int]:
     return int(x), int(y), int(z)
 
 
-def _check_labels(job: CaseJob, voxels: np.ndarray) -> None:
-    case, known = job.case, {0, *job.labels.values()}
+def check_labels(case: Case, labels: dict[str, int], annotated: tuple[str, ...], voxels: np.ndarray) -> None:
+    """Raises DatasetError for labels that dataset.json does not have, or says are not annotated in this case.
+
+    Args:
+        labels: structure -> integer.
+        voxels: number of voxels of each label.
+    """
+    known = {0, *labels.values()}
     foreign = [int(label) for label in np.flatnonzero(voxels) if label not in known]
     if foreign:
+        more = f" and {len(foreign) - NAMED_LABELS} more" if len(foreign) > NAMED_LABELS else ""
         raise DatasetError(
-            f"{case.identifier}: labels {foreign} in {case.segmentation}, dataset.json has only {min(known)}..{max(known)}; "
+            f"{case.identifier}: labels {foreign[:NAMED_LABELS]}{more} in {case.segmentation}, dataset.json has only {min(known)}..{max(known)}; "
             f"name them under labels in dataset.json, or set those voxels to 0"
         )
-    unexpected = [name for name, label in job.labels.items() if voxels[label] and name not in job.annotated]
+    unexpected = [name for name, label in labels.items() if voxels[label] and name not in annotated]
     if unexpected:
         raise DatasetError(
             f"{case.identifier}: {', '.join(unexpected)} has voxels in {case.segmentation}, but dataset.json says it is not annotated there; "

@@ -11,7 +11,7 @@ import numpy as np
 
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.fingerprint.case import CaseJob, CaseMeasurement, measure_case
-from arena_pipeline.fingerprint.findings import case_findings, dataset_findings
+from arena_pipeline.fingerprint.findings import case_findings, dataset_findings, number_sentence
 from arena_pipeline.fingerprint.models import Finding, Fingerprint, IntensityProperties, StructureFacts
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
@@ -78,8 +78,7 @@ def _assemble(raw: RawDataset, preset: FoundationPreset, measured: dict[str, Cas
     findings = [f for case, m in measured.items() for f in case_findings(case, m, annotated_structures(raw.json, case))]
     findings += dataset_findings(measured, structures, preset)
     if raw.json.numTraining != len(measured):
-        sentence = f"dataset.json says numTraining {raw.json.numTraining}, imagesTr has {len(measured)} cases; copy the others, or correct it"
-        findings.append(Finding(level="warning", case=None, sentence=sentence))
+        findings.append(Finding(level="warning", case=None, sentence=number_sentence(raw.json.numTraining, len(measured))))
     relative = [np.prod(m.shape_after_crop) / np.prod(m.facts.shape) for m in measured.values()]
     return Fingerprint(
         spacings=tuple(m.facts.spacing_mm for m in measured.values()),

@@ -42,6 +42,11 @@ def dataset_findings(
     return [*_grid_findings(measurements, preset.scheme), *_structure_findings(structures, preset)]
 
 
+def number_sentence(said: int, found: int) -> str:
+    """Where dataset.json counts other cases than imagesTr has."""
+    return f"dataset.json says numTraining {said}, imagesTr has {found} cases; copy the others, or correct it"
+
+
 def not_hu_sentence(low: float, high: float) -> str:
     """What is wrong with intensities from `low` to `high`, and what to do."""
     return f"intensities from {low:g} to {high:g} are not Hounsfield units{_not_hu_hint(low, high)}"

@@ -6,14 +6,12 @@ stores them in; `CaseFacts.orientation` says how the file does.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from arena_pipeline.errors import PlansError
 from arena_pipeline.io.atomic import write_json
+from arena_pipeline.io.models import read_model
 from arena_pipeline.settings import Frozen
 
 
@@ -124,15 +122,8 @@ class Fingerprint(Frozen):
     @classmethod
     def read(cls, path: Path) -> Fingerprint:
         """Raises PlansError: missing, or not a valid fingerprint."""
-        try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise PlansError(f"{path}: no fingerprint; run arena_extract_fingerprint or arena_plan_and_preprocess on this dataset") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise PlansError(f"{path}: not a readable JSON file ({error}); delete it and run arena_extract_fingerprint") from None
-        except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:5])
-            raise PlansError(f"{path}: {faults}; delete it and run arena_extract_fingerprint") from None
+        missing = "no fingerprint; run arena_extract_fingerprint or arena_plan_and_preprocess on this dataset"
+        return read_model(path, cls, PlansError, missing, "delete it and run arena_extract_fingerprint")
 
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(mode="json"))

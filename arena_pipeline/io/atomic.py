@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from arena_pipeline.io.space import lack_of_space
+
+UNFINISHED = ".unfinished."  # how the names of files begin that are being written; one that stays is of a process that was killed
+NAME_CHARACTERS = 40
 
 
 @contextmanager
@@ -16,10 +22,13 @@ def replace_when_done(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder with the same ending; renames it to `path` if the block succeeds.
 
     After an error nothing of the new file stays, and an older file at `path` is untouched.
+
+    Raises:
+        NoSpace: instead of whatever the block raised, where the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path.name), suffix=suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -28,19 +37,38 @@ def replace_when_done(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+    except Exception as error:
+        if (full := lack_of_space(error, path, temporary)) is not None:
+            raise full from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path, names: Iterable[str] | None = None) -> list[Path]:
+    """Deletes what a killed process left of files called `names` (None: of any), and says what; only for who holds the folder's lock."""
+    prefixes = (UNFINISHED,) if names is None else tuple(_prefix(name) for name in names)
+    left = [path for path in folder.glob(f"{UNFINISHED}*") if path.name.startswith(prefixes) and path.is_file()]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return left
+
+
 def write_text(path: Path, text: str) -> None:
-    """UTF-8, whole or not at all."""
+    """UTF-8, whole or not at all. What UTF-8 lacks (bytes of a path that were none of it) is escaped as Python and JSON do it."""
     with replace_when_done(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
     """JSON that a person can read: two spaces, unsorted keys, a newline at the end."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _prefix(name: str) -> str:
+    """Of a file called `name` while it is written; names are cut, since twice their length may be more than a file system takes."""
+    cut = name if len(name) <= NAME_CHARACTERS else f"{name[:NAME_CHARACTERS]}-{zlib.crc32(name.encode()):08x}"
+    return f"{UNFINISHED}{cut}."
 
 
 def _umask() -> int:

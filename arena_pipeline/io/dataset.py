@@ -1,24 +1,27 @@
 """The standard layout on disk (nnU-Net v2's raw layout) and its dataset.json.
 
-    raw/DatasetXXX_Name/imagesTr/CASE_0000.nii.gz   labelsTr/CASE.nii.gz   imagesTs/   labelsTs/   dataset.json
+raw/DatasetXXX_Name/imagesTr/CASE_0000.nii.gz   labelsTr/CASE.nii.gz   imagesTs/   labelsTs/   dataset.json
 """
 
 from __future__ import annotations
 
-import difflib
-import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arena_pipeline.errors import DatasetError, UnknownStructure
 from arena_pipeline.io.atomic import write_json
+from arena_pipeline.io.models import read_model, similar
 
 Objective = Literal["binary", "multiclass"]
 CHANNEL_SUFFIX = "_0000"
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+NAMED_FAULTS = 10
 
 
 class DatasetJson(BaseModel):
@@ -39,7 +42,7 @@ class DatasetJson(BaseModel):
 
     channel_names: dict[str, str]
     labels: dict[str, int]
-    numTraining: int
+    numTraining: int = Field(ge=0)
     file_ending: str
     objective: Objective = "multiclass"
     annotated: dict[str, tuple[str, ...]] = {}
@@ -50,14 +53,13 @@ class DatasetJson(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> DatasetJson:
-        if len(self.channel_names) != 1:
-            raise ValueError(f"channel_names: expected one channel, {{'0': 'CT'}}, found {self.channel_names}")
-        if self.labels.get("background") != 0:
-            raise ValueError("labels: expected 'background': 0")
-        if sorted(self.labels.values()) != list(range(len(self.labels))):
-            raise ValueError(f"labels: expected consecutive integers 0..{len(self.labels) - 1}, found {sorted(self.labels.values())}")
-        if wrong := [name for name in self.labels if not name or name.startswith(".") or "/" in name or "\\" in name]:
-            raise ValueError(f"labels: {', '.join(map(repr, wrong))} can't name a structure's folder; leave out /, \\ and dots in front")
+        if {key: name.upper() for key, name in self.channel_names.items()} != {"0": "CT"}:
+            raise ValueError(
+                f"channel_names: expected one channel, {{'0': 'CT'}}, found {self.channel_names}; only CTs in Hounsfield units can be used"
+            )
+        if self.file_ending not in IMAGE_ENDINGS:
+            raise ValueError(f"file_ending: expected one of {', '.join(IMAGE_ENDINGS)}, found {self.file_ending!r}")
+        _check_labels(self.labels)
         for case, names in self.annotated.items():
             unknown = sorted(set(names) - set(self.labels))
             if unknown:
@@ -65,7 +67,7 @@ class DatasetJson(BaseModel):
         if unknown := sorted(set(self.split) - {"*", *self.labels}):
             raise ValueError(f"split: {', '.join(unknown)} is neither * nor in labels")
         for key in self.model_extra or {}:
-            if meant := _similar(key, ("objective", "annotated", "split")):
+            if meant := similar(key, ("objective", "annotated", "split")):
                 raise ValueError(f"unknown key {key}, did you mean {meant}?")
         return self
 
@@ -86,38 +88,27 @@ class DatasetJson(BaseModel):
     @classmethod
     def read(cls, path: Path) -> DatasetJson:
         """Raises DatasetError naming the file and the key."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
-            return cls.model_validate(content)
-        except FileNotFoundError:
-            raise DatasetError(f"{path}: no such file; a dataset folder needs a dataset.json") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DatasetError(f"{path}: not a readable JSON file ({error}); mend it as in the README's example") from None
-        except ValidationError as error:
-            faults = "; ".join(_fault(entry, content) for entry in error.errors())
-            raise DatasetError(f"{path}: {faults}; mend it as in the README's example") from None
+        return read_model(path, cls, DatasetError, "no such file; a dataset folder needs a dataset.json", "mend it as in the README's example")
 
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(exclude_defaults=True))
 
 
-def _fault(entry: Any, content: Any) -> str:
-    """One of pydantic's errors in words: which key, what was expected, what was found."""
-    key = ".".join(map(str, entry["loc"]))
-    if entry["type"] == "missing":
-        meant = _similar(key, content)
-        return f"key {key} is missing" + (f", is {meant} meant to be it?" if meant else "")
-    if entry["type"] == "value_error":
-        return str(entry["msg"]).removeprefix("Value error, ")
-    if not key:
-        return f"expected an object, {{...}}, found {type(content).__name__}"
-    return f"{key}: {entry['msg']}, found {entry['input']!r}"
+def check_structure_names(names: Iterable[str]) -> None:
+    """Raises ValueError for a name that a folder can't have: results/.../STRUCTURE/fold_0."""
+    if wrong := [name for name in names if not name or name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name]:
+        raise ValueError(f"labels: {', '.join(map(repr, wrong))} can't name a structure's folder; leave out /, \\, dots in front and line breaks")
 
 
-def _similar(word: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `word` is most probably a misspelling of."""
-    lowered = {name.lower(): name for name in known}
-    return next((lowered[name] for name in difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.85)), None)
+def _check_labels(labels: dict[str, int]) -> None:
+    if labels.get("background") != 0:
+        raise ValueError("labels: expected 'background': 0")
+    shared = {label for label, count in Counter(labels.values()).items() if count > 1}
+    if names := [name for name, label in labels.items() if label in shared]:
+        raise ValueError(f"labels: {', '.join(names)} share the integer {', '.join(map(str, sorted(shared)))}; give each its own")
+    if sorted(labels.values()) != list(range(len(labels))):
+        raise ValueError(f"labels: expected consecutive integers 0..{len(labels) - 1}, found {sorted(labels.values())}")
+    check_structure_names(labels)
 
 
 class StructureSplit(BaseModel):
@@ -152,31 +143,78 @@ class RawDataset:
 
     @classmethod
     def open(cls, folder: Path) -> RawDataset:
-        """Raises DatasetError for a missing folder, a missing label, or a label without its image."""
+        """Raises DatasetError naming what is wrong with the folder: what `survey` finds."""
+        raw, faults = cls.survey(folder)
+        if len(faults) > 1:
+            more = f"; and {len(faults) - NAMED_FAULTS} more" if len(faults) > NAMED_FAULTS else ""
+            raise DatasetError(f"{folder.name}, {len(faults)} faults: {'; '.join(map(str, faults[:NAMED_FAULTS]))}{more}")
+        for fault in faults:
+            raise fault
+        return raw
+
+    @classmethod
+    def survey(cls, folder: Path) -> tuple[RawDataset, list[DatasetError]]:
+        """What there is, and what keeps it from being used: training cases without a label, labels without an image, no case at all.
+
+        Raises:
+            DatasetError: no valid dataset.json, without which no file's name means anything.
+        """
         description = DatasetJson.read(folder / "dataset.json")
-        training = _list_cases(folder, "Tr", description.file_ending, labels_required=True)
-        if not training:
+        training, faults = _list_cases(folder, "Tr", description.file_ending)
+        if not training and not faults:
             images, name = folder / "imagesTr", f"CASE{CHANNEL_SUFFIX}{description.file_ending}"
             found = ", ".join(sorted(path.name for path in images.glob("*"))[:3]) or "nothing"
-            raise DatasetError(f"{images}: no {name} (as file_ending in dataset.json says), found {found}; put the annotated CTs there, so named")
-        queries = _list_cases(folder, "Ts", description.file_ending, labels_required=False)
-        return cls(folder, description, training, queries)
+            faults.append(
+                DatasetError(f"{images}: no {name} (as file_ending says in dataset.json), found {found}; put the annotated CTs there, so named")
+            )
+        queries, more = _list_cases(folder, "Ts", description.file_ending)
+        return cls(folder, description, training, queries), faults + more
 
 
-def _list_cases(folder: Path, part: str, ending: str, labels_required: bool) -> dict[str, Case]:
+def check_case_name(identifier: str, file: Path) -> None:
+    """Raises DatasetError for no name, or one that can't be written to a log, a JSON file or a progress bar."""
+    if not identifier or not identifier.isprintable():
+        raise DatasetError(f"{str(file)!r}: a case can't be named {identifier!r}, empty, with line breaks or not in UTF-8; rename the file")
+
+
+def _list_cases(folder: Path, part: Literal["Tr", "Ts"], ending: str) -> tuple[dict[str, Case], list[DatasetError]]:
+    """Cases by identifier, sorted, and faults. Files whose name starts with a dot are no cases: macOS leaves ._CASE_0000.nii.gz beside each."""
     images, labels = folder / f"images{part}", folder / f"labels{part}"
-    suffix = CHANNEL_SUFFIX + ending
-    names = sorted(p.name for p in images.iterdir() if p.name.endswith(suffix)) if images.is_dir() else []
-    cases = {}
-    for name in names:
-        identifier = name[: -len(suffix)]
+    cases: dict[str, Case] = {}
+    faults: list[DatasetError] = []
+    for identifier, image in _files(images, CHANNEL_SUFFIX + ending):
         label = labels / f"{identifier}{ending}"
-        if labels_required and not label.is_file():
-            raise DatasetError(f"{identifier}: no segmentation {label}; every image in imagesTr needs one (an unlabelled CT belongs in imagesTs)")
-        cases[identifier] = Case(identifier, images / name, label if label.is_file() else None)
-    if labels.is_dir():
-        orphans = sorted(p.name for p in labels.iterdir() if p.name.endswith(ending) and p.name[: -len(ending)] not in cases)
-        if orphans:
-            image = images / f"{orphans[0][: -len(ending)]}{suffix}"
-            raise DatasetError(f"{labels}: {', '.join(orphans[:5])} without an image; expected {image}; add or rename the image, or remove the label")
-    return cases
+        try:
+            check_case_name(identifier, image)
+            if part == "Tr" and not label.is_file():
+                raise DatasetError(f"{identifier}: no segmentation {label}; {_whereabouts(label, folder)}every image in imagesTr needs one")
+        except DatasetError as fault:
+            faults.append(fault)
+            continue
+        cases[identifier] = Case(identifier, image, label if label.is_file() else None)
+    for identifier, label in _files(labels, ending):
+        image = images / f"{identifier}{CHANNEL_SUFFIX}{ending}"
+        if identifier not in cases and not image.exists():
+            where = _whereabouts(image, folder)
+            faults.append(
+                DatasetError(f"{labels}: {label.name} without an image; expected {image}; {where}add or rename the image, or remove the label")
+            )
+    return cases, faults
+
+
+def _files(folder: Path, ending: str) -> list[tuple[str, Path]]:
+    """(name without `ending`, path), sorted, of what has that ending."""
+    if not folder.is_dir():
+        return []
+    paths = sorted(path for path in folder.iterdir() if path.name.endswith(ending) and not path.name.startswith("."))
+    return [(path.name[: -len(ending)], path) for path in paths]
+
+
+def _whereabouts(path: Path, folder: Path) -> str:
+    """A hint where a file that is not in its place may be."""
+    if path.is_symlink():
+        return "it is a link that leads nowhere; "
+    if path.is_dir():
+        return "it is a folder, not a file; "
+    other = next((place for name in FOLDERS if name != path.parent.name and (place := folder / name / path.name).is_file()), None)
+    return f"it is in {other.parent.name}, move it; " if other else ""

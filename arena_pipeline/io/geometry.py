@@ -7,9 +7,16 @@ millimetres in RAS+ (+x right, +y anterior, +z superior).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+
+from arena_pipeline.errors import ImageError
+from arena_pipeline.machine import memory_bytes
+
+LARGEST_EXTENT_MM = 10_000  # of a volume along one axis; a whole body has 2,000
+SMALLEST_SPACING_MM = 0.001
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,3 +72,23 @@ class Image:
 
     array: np.ndarray
     geometry: Geometry
+
+
+def check_geometry(path: Path, geometry: Geometry) -> None:
+    """Raises ImageError for a grid that no scan of a person has: axes in one plane, numbers that are none, voxels of no size or of metres."""
+    affine = geometry.affine
+    with np.errstate(all="ignore"):  # what overflows here is refused
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        spans = np.isfinite(affine).all() and min(lengths) > 0 and abs(np.linalg.det(affine[:3, :3] / lengths)) >= 1e-3
+    if not spans:
+        raise ImageError(f"{path}: the header's affine spans no volume ({affine[:3].tolist()}); export it again with its orientation")
+    if min(lengths) < SMALLEST_SPACING_MM or max(lengths * geometry.shape) > LARGEST_EXTENT_MM:
+        size, voxels = " x ".join(f"{length:.3g}" for length in lengths), " x ".join(map(str, geometry.shape))
+        raise ImageError(f"{path}: {voxels} voxels of {size} mm are no scan of a person; correct the voxel size in the header")
+
+
+def check_memory(path: Path, voxel_bytes: int) -> None:
+    """Raises ImageError, before any memory is taken, for a volume that this machine can't hold."""
+    if voxel_bytes > memory_bytes():
+        needed, there = voxel_bytes / 2**30, memory_bytes() / 2**30
+        raise ImageError(f"{path}: {needed:,.1f} GiB of voxels, this machine has {there:.1f} GiB of memory; check the file, or use a larger machine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,15 +13,18 @@ from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io import itk, nifti
 from arena_pipeline.io.geometry import Geometry, Image
 
+logger = logging.getLogger(__name__)
+
 READABLE_ENDINGS = nifti.ENDINGS + itk.ENDINGS
 GRID_TOLERANCE_VOXELS = 0.1  # headers are rounded in many ways; a tenth of a voxel is no other grid
 
 
-def read_image(path: str | Path) -> Image:
+def read_image(path: str | Path, warn: bool = True) -> Image:
     """A CT as it is stored: (x, y, z), int16 where all values are such whole numbers (HU usually are), else float32.
 
     Args:
         path: .nii, .nii.gz, .nrrd, .mha, .mhd, or the folder of one DICOM series.
+        warn: log the oddities of its header.
 
     Raises:
         ImageError: unreadable, cut short, not one 3D volume of numbers, or NaN or infinity in it.
@@ -35,7 +39,8 @@ def read_image(path: str | Path) -> Image:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         raise ImageError(f"{path}: {bad:,} voxels are NaN or infinite; replace them (air is -1024 HU) or export the CT again")
-    nifti.warn_of_oddities(path, geometry)
+    for oddity in nifti.oddities(geometry) if warn else ():
+        logger.warning("%s: %s", path, oddity)
     return Image(array, geometry)
 
 
@@ -61,6 +66,14 @@ def read_segmentation(path: str | Path) -> Image:
     if stored.dtype.kind == "f" and not np.array_equal(labels, stored):
         raise ImageError(f"{path}: values that are not whole numbers; a segmentation holds labels, export it without interpolation")
     return Image(labels, geometry)
+
+
+def is_stored_as_float(path: Path) -> bool:
+    """Whether the file's voxels are no integers, from its header alone. Raises ImageError as read_image."""
+    if _is_nifti(path):
+        header = nifti.read_nifti_geometry(path).header
+        return header is not None and header.get_data_dtype().kind == "f"
+    return itk.is_stored_as_float(path)
 
 
 def read_geometry(path: str | Path) -> Geometry:
@@ -141,6 +154,8 @@ def _rounded(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _is_nifti(path: Path) -> bool:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ImageError(f"{path}: a pipe or a device, which would be waited for; expected a file")
     if path.is_dir() or path.name.lower().endswith(itk.ENDINGS):
         return False
     if path.name.lower().endswith(nifti.ENDINGS):
@@ -164,8 +179,9 @@ def _as_hu(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         low, high = int(stored.min()) + int(intercept), int(stored.max()) + int(intercept)
         if limits.min <= low and high <= limits.max:
             return (stored.astype(np.int32) + int(intercept)).astype(np.int16) if intercept else stored.astype(np.int16)
-    array = stored.astype(np.float32)
-    if (slope, intercept) != (1.0, 0.0):
-        array *= np.float32(slope)
-        array += np.float32(intercept)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is infinite then is refused
+        array = stored.astype(np.float32)
+        if (slope, intercept) != (1.0, 0.0):
+            array *= np.float32(slope)
+            array += np.float32(intercept)
     return array

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,12 @@ import SimpleITK as sitk
 
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory
 
 ENDINGS = (".nrrd", ".mha", ".mhd")
+META_ENDINGS = (".mha", ".mhd")
+META_HEADER_BYTES = 4096
+NDIMS = re.compile(rb"^\s*NDims\s*=\s*(\d{1,9})\s*$", re.MULTILINE)
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 POSITION_TAG = "0020|0032"  # Image Position (Patient)
 
@@ -20,15 +25,13 @@ def read_itk_geometry(path: Path) -> Geometry:
     """Raises ImageError, as read_itk. The grid of a DICOM folder needs its slices read."""
     if path.is_dir():
         return read_itk(path)[1]
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise ImageError(_unreadable(path, error)) from None
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        raise ImageError(_not_a_volume(path, reader.GetDimension(), reader.GetNumberOfComponents()))
-    return _geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    reader = _read_header(path)
+    return _geometry(path, reader)
+
+
+def is_stored_as_float(path: Path) -> bool:
+    """From the header alone; DICOM holds integers. Raises ImageError as read_itk."""
+    return not path.is_dir() and _read_header(path).GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64)
 
 
 def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -37,13 +40,15 @@ def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
     Raises:
         ImageError: unreadable, not one 3D volume, no or several series in the folder, or slices missing.
     """
+    if not path.is_dir():
+        _check_size(path, _read_header(path))
     try:
         image, step = _read_dicom_folder(path) if path.is_dir() else (sitk.ReadImage(str(path)), None)
     except RuntimeError as error:
         raise ImageError(_unreadable(path, error)) from None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(_not_a_volume(path, image.GetDimension(), image.GetNumberOfComponentsPerPixel()))
-    geometry = _geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    geometry = _geometry(path, image)
     if step is not None:
         geometry.affine[:3, 2] = LPS_TO_RAS @ step
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), geometry
@@ -60,6 +65,37 @@ def write_itk(path: Path, array: np.ndarray, geometry: Geometry) -> None:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 
 
+def _read_header(path: Path) -> sitk.ImageFileReader:
+    if path.name.lower().endswith(META_ENDINGS):
+        _check_dimensions(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ImageError(_unreadable(path, error)) from None
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+        raise ImageError(_not_a_volume(path, reader.GetDimension(), reader.GetNumberOfComponents()))
+    return reader
+
+
+def _check_dimensions(path: Path) -> None:
+    """ITK's reader of MetaImage takes any number of dimensions for the length of its fields: -3 or 73 end the process."""
+    try:
+        with path.open("rb") as file:
+            found = NDIMS.search(file.read(META_HEADER_BYTES))
+    except OSError as error:
+        raise ImageError(f"{path}: can't be read ({error.strerror}); check the path, and who may read it") from None
+    if found is None or int(found.group(1)) not in range(1, 11):
+        raise ImageError(f"{path}: not a MetaImage file, or a damaged one: no line NDims = 3 in its header; export it again, as .nii.gz if possible")
+
+
+def _check_size(path: Path, header: sitk.ImageFileReader) -> None:
+    """ITK takes the memory that a header asks for before it looks for the voxels."""
+    bytes_each = sitk.Image([1, 1], header.GetPixelID()).GetSizeOfPixelComponent()
+    check_memory(path, math.prod(header.GetSize()) * bytes_each)
+
+
 def _unreadable(path: Path, error: RuntimeError) -> str:
     if not path.exists():
         return f"{path}: no such file"
@@ -71,11 +107,14 @@ def _not_a_volume(path: Path, dimensions: int, components: int) -> str:
     return f"{path}: expected one 3D volume of one number per voxel, found {dimensions} dimensions of {components}; export a single CT series"
 
 
-def _geometry(size: tuple[int, ...], spacing: tuple[float, ...], origin: tuple[float, ...], direction: tuple[float, ...]) -> Geometry:
+def _geometry(path: Path, source: sitk.Image | sitk.ImageFileReader) -> Geometry:
     affine = np.eye(4)
-    affine[:3, :3] = LPS_TO_RAS @ np.reshape(direction, (3, 3)) * spacing
-    affine[:3, 3] = LPS_TO_RAS @ origin
-    return Geometry((size[0], size[1], size[2]), affine)
+    affine[:3, :3] = LPS_TO_RAS @ np.reshape(source.GetDirection(), (3, 3)) * source.GetSpacing()
+    affine[:3, 3] = LPS_TO_RAS @ source.GetOrigin()
+    x, y, z = source.GetSize()
+    geometry = Geometry((x, y, z), affine)
+    check_geometry(path, geometry)
+    return geometry
 
 
 def _read_dicom_folder(folder: Path) -> tuple[sitk.Image, np.ndarray | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ ENDINGS = (".nii.gz", ".nii")
 HEADER_BYTES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 OTHER_UNITS = {1: "metre", 3: "micrometre"}  # NIfTI's codes; 0 is unknown, 2 is the millimetre
 MAXIMAL_DEFLATE_RATIO = 1032  # what one byte of a deflate stream can expand to at most
+LARGEST_OFFSET = 2**40
+SKIPPED_BYTES = 1 << 20
 SFORM_FIELDS = ("sform_code", "srow_x", "srow_y", "srow_z")
 QFORM_FIELDS = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 
@@ -37,7 +40,9 @@ def read_nifti_geometry(path: Path) -> Geometry:
         ImageError: not a readable NIfTI file, not one 3D volume, or a geometry that makes no sense.
     """
     with _opened(path) as stream:
-        return _geometry(_read_header(stream, path), path)
+        geometry = _geometry(_read_header(stream, path), path)
+    check_geometry(path, geometry)
+    return geometry
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
@@ -53,7 +58,10 @@ def read_nifti(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
         if dtype.fields is not None or dtype.kind not in "iuf":
             raise ImageError(f"{path}: voxels of type {dtype} (colour or complex); expected one number per voxel, export the CT in Hounsfield units")
         offset = int(header.get_data_offset())
-        _check_promise(path, offset + int(np.prod(geometry.shape, dtype=np.int64)) * dtype.itemsize, _is_gzip(path))
+        voxel_bytes = math.prod(geometry.shape) * dtype.itemsize
+        _check_promise(path, offset + voxel_bytes, _is_gzip(path))
+        check_geometry(path, geometry)
+        check_memory(path, voxel_bytes)
         stored = np.empty(geometry.shape, dtype, order="F")
         stream.seek(offset)
         _fill(stream, memoryview(stored.reshape(-1, order="F").view(np.uint8).data), path)
@@ -111,23 +119,35 @@ def output_header(geometry: Geometry) -> nib.Nifti1Header:
     return header
 
 
-def warn_of_oddities(path: Path, geometry: Geometry) -> None:
-    """Logs what is accepted but should be known: a grid that readers may take differently."""
-    header = geometry.header
+def oddities(geometry: Geometry) -> list[str]:
+    """In a sentence each, what is accepted but should be known: a grid that readers may take differently."""
+    header, found = geometry.header, []
     if not geometry.is_orthonormal:
-        logger.warning("%s: the axes do not stand at right angles; they are taken as if they did, and the file's own affine is kept on output", path)
+        found.append("the axes do not stand at right angles; they are taken as if they did, and the file's own affine is kept on output")
     if header is None:
-        return
+        return found
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    if sform_code == 0 and qform_code == 0:
-        logger.warning("%s: the header has neither sform nor qform; the first axis is taken to point to the left, as nibabel does", path)
+    if sform_code <= 0 and qform_code <= 0:
+        found.append("the header has neither sform nor qform; the first axis is taken to point to the left, as nibabel does")
     if sform_code > 0 and qform_code > 0 and geometry.is_orthonormal:
-        distance = largest_distance_mm(geometry, header.get_qform())
-        if distance > 0.1 * min(geometry.spacing_mm):
-            logger.warning("%s: sform and qform place voxels up to %.1f mm apart; the sform is used (SimpleITK may use the qform)", path, distance)
+        distance = _distance_to_qform_mm(geometry, header)
+        if not distance <= 0.1 * min(geometry.spacing_mm):
+            found.append(f"sform and qform place voxels up to {distance:.1f} mm apart; the sform is used (SimpleITK may use the qform)")
+    if not np.isfinite(header["scl_slope"]):
+        found.append(f"the header's slope is {float(header['scl_slope'])}; the values are taken as they are stored")
     unit = OTHER_UNITS.get(int(header["xyzt_units"]) % 8)
     if unit is not None:
-        logger.warning("%s: the header's unit of length is the %s; its numbers are taken as millimetres", path, unit)
+        found.append(f"the header's unit of length is the {unit}; its numbers are taken as millimetres")
+    return found
+
+
+def _distance_to_qform_mm(geometry: Geometry, header: nib.Nifti1Header) -> float:
+    """NaN for a qform that is none."""
+    try:
+        with np.errstate(all="ignore"):
+            return largest_distance_mm(geometry, header.get_qform())
+    except (HeaderDataError, ValueError):
+        return math.nan
 
 
 def largest_distance_mm(geometry: Geometry, affine: np.ndarray) -> float:
@@ -150,6 +170,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except (EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ImageError(f"{path}: can't be read ({error.strerror}); check the link or the disk, and who may read it") from None
         raise ImageError(f"{path}: cut short or damaged ({error}); copy or download it again") from None
 
 
@@ -161,10 +183,11 @@ def _read_header(stream: BinaryIO, path: Path) -> nib.Nifti1Header:
     if not sizes:
         hint = "a web page" if b"<" in start else "a Git LFS pointer (run: git lfs pull)" if start == b"vers" else "something else"
         raise ImageError(f"{path}: not a NIfTI file but {hint}, it starts with {start!r}; export it as .nii.gz")
-    stream.seek(0)
+    size = sizes.pop()
+    # The header alone: extensions say how long they are, and a damaged one may say anything.
     # unchecked: nibabel's check would replace a voxel size of 0 by 1 before it can be noticed
     try:
-        header = HEADER_BYTES[sizes.pop()].from_fileobj(stream, check=False)
+        header = HEADER_BYTES[size](start + stream.read(size - len(start)), check=False)
     except (WrapStructError, ValueError) as error:
         raise ImageError(f"{path}: the NIfTI header is cut short or invalid ({error}); copy or download it again") from None
     if not bytes(header["magic"]).startswith(b"n+"):
@@ -173,7 +196,7 @@ def _read_header(stream: BinaryIO, path: Path) -> nib.Nifti1Header:
 
 
 def _geometry(header: nib.Nifti1Header, path: Path) -> Geometry:
-    shape = tuple(int(n) for n in header.get_data_shape())
+    shape = _shape(header, path)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3 or min(shape) < 1:
@@ -181,15 +204,27 @@ def _geometry(header: nib.Nifti1Header, path: Path) -> Geometry:
     spacing = np.abs(header["pixdim"][1:4])
     if not (spacing > 0).all():
         raise ImageError(f"{path}: the voxels have no volume (spacing {spacing.tolist()} mm); correct the header's voxel size, or export it again")
+    return Geometry(shape, _affine(header, path), header)
+
+
+def _shape(header: nib.Nifti1Header, path: Path) -> tuple[int, ...]:
     try:
-        header.check_fix(logger=logger, error_level=40)
+        return tuple(int(n) for n in header.get_data_shape())
     except HeaderDataError as error:
         raise ImageError(f"{path}: the NIfTI header is invalid ({error}); export it again") from None
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or min(lengths) <= 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
-        raise ImageError(f"{path}: the header's affine spans no volume ({affine[:3].tolist()}); export it again with its orientation")
-    return Geometry(shape, affine, header)
+
+
+def _affine(header: nib.Nifti1Header, path: Path) -> np.ndarray:
+    """The sform where there is one, else the qform, else the voxel size alone; of a header with nothing invalid in it."""
+    offset = float(header["vox_offset"])
+    try:
+        if not float(header["sizeof_hdr"]) <= offset < LARGEST_OFFSET:
+            raise HeaderDataError(f"voxels from byte {offset:g}")
+        header.check_fix(logger=logger, error_level=40)
+        with np.errstate(all="ignore"):  # numbers that are none are found when the grid is checked
+            return np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (HeaderDataError, ValueError) as error:
+        raise ImageError(f"{path}: the NIfTI header is invalid ({error}); export it again") from None
 
 
 def _scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:
@@ -217,4 +252,8 @@ def _fill(stream: BinaryIO, target: memoryview, path: Path) -> None:
         if not count:
             raise ImageError(f"{path}: cut short, {done:,} of {len(target):,} bytes of voxels are there; copy or download it again")
         done += count
-    stream.read(1)  # past the last voxel, gzip compares its checksum
+    # To the end, where gzip compares its checksum. What goes on for long after the last voxel is no file of this header.
+    for _ in range(max(1, len(target) // SKIPPED_BYTES) + 1):
+        if not stream.read(SKIPPED_BYTES):
+            return
+    raise ImageError(f"{path}: goes on after the {len(target):,} bytes that its header tells of; export it again")

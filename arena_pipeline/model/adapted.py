@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from arena_pipeline.errors import AdapterError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.model.adapter import Adapter
-from arena_pipeline.model.low_rank import PROJECTIONS, merged_weight
+from arena_pipeline.model.adapter_checks import network_faults
+from arena_pipeline.model.low_rank import merged_weight
 from arena_pipeline.model.network import HEAD, head, to_device
 from arena_pipeline.model.task_head import set_head_
+from arena_pipeline.model.tensor_files import listed
 from arena_pipeline.model.weights import load_foundation_network, sha256
 
 logger = logging.getLogger(__name__)
@@ -38,16 +40,9 @@ class AdaptedNetwork:
             AdapterError: the adapter was made for another foundation, or its tensors do not fit.
         """
         self._restore()
-        if adapter is None:
-            return self.network
-        self._check(adapter)
-        try:
+        if adapter is not None:
+            self._check(adapter)
             self._apply(adapter)
-        except (AttributeError, KeyError, RuntimeError) as error:
-            self._restore()
-            raise AdapterError(
-                f"{self._name(adapter)}: its tensors do not fit {self.preset.name} ({error}); the adapter is damaged, adapt this fold again"
-            ) from None
         return self.network
 
     def _check(self, adapter: Adapter) -> None:
@@ -56,6 +51,13 @@ class AdaptedNetwork:
             raise AdapterError(
                 f"{self._name(adapter)} was made on foundation {record.foundation} (SHA-256 {record.foundation_sha256[:12]}...), "
                 f"but {self.preset.name} here has {self.sha256[:12]}...; install the foundation it was made on, or adapt again"
+            )
+        shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
+        own = {name: tuple(parameter.shape) for name, parameter in self.network.named_parameters()}
+        if faults := network_faults(shapes, own, HEAD, record.out_channels):
+            raise AdapterError(
+                f"{self._name(adapter)}: its tensors do not fit {self.preset.name} ({listed(faults, '; ')}); "
+                f"the adapter is damaged, adapt this fold again"
             )
 
     def _apply(self, adapter: Adapter) -> None:
@@ -66,19 +68,12 @@ class AdaptedNetwork:
             name = f"{layer}.weight"
             weight = self.network.get_parameter(name)
             on_device = {part: tensor.to(weight.device) for part, tensor in tensors.items()}
-            if {part.split(".")[0] for part in on_device} != set(PROJECTIONS):
-                raise KeyError(f"{layer} lacks one of {PROJECTIONS}")
             self._replace(name, merged_weight(weight, on_device))
-        weights = adapter.weights()
-        if not {f"{HEAD}.weight", f"{HEAD}.bias"} <= set(weights):
-            raise KeyError(f"no {HEAD}")
-        for name, tensor in weights.items():
+        for name, tensor in adapter.weights().items():
             self._replace(name, tensor)
 
     def _replace(self, name: str, value: Tensor) -> None:
         parameter = self.network.get_parameter(name)
-        if parameter.shape != value.shape:
-            raise RuntimeError(f"{name} is {tuple(value.shape)}, expected {tuple(parameter.shape)}")
         self._replaced[name] = parameter.data
         layout = torch.channels_last_3d if value.ndim == 5 else torch.preserve_format
         parameter.data = value.to(parameter.device, memory_format=layout)

@@ -1,31 +1,30 @@
 """The adapter: what an adaptation trained and saved, and all that joins adaptation and prediction.
 
 A fold folder holds adapter.safetensors and adapter.json. Tensors are named
-    update.<layer>.<key|value>.<A|B|v>   a low-rank update without the entries where v = 0; A (k, C), B (C, k), v (k,), k >= 0
-    weight.<parameter>                   a trained parameter of the network, as a whole: the head, the decoder
+    update.<layer>.<key|value>.<A|B|v>   ARENA's update without the entries where v = 0: A (k, C), B (C, k), v (k,), k >= 0
+    update.<layer>.qkv.<A|B|v>           an update of all rows at once: A (k, C), B (3C, k), v (k,); LoRA has no v
+    weight.<parameter>                   a trained parameter of the network, as a whole: the head, the decoder, what else a method trains
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from arena_pipeline.errors import AdapterError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.io.models import read_model
+from arena_pipeline.model.adapter_checks import MAX_BYTES, UPDATE, WEIGHT, file_faults
+from arena_pipeline.model.tensor_files import UnfitTensors, read_tensors
 from arena_pipeline.planning import InferencePlan
 from arena_pipeline.settings import AdaptationSettings, Frozen
 
 TENSORS, RECORD = "adapter.safetensors", "adapter.json"
-UPDATE, WEIGHT = "update.", "weight."
 
 
 class AdapterRecord(Frozen):
@@ -37,10 +36,11 @@ class AdapterRecord(Frozen):
         scheme, inference: how to preprocess and predict, copied from those plans.
         task, structures, activation, kind, train_decoder, head, keep_largest: the task, as planned.
         dataset_labels: structure -> integer of the whole dataset, so that the tasks of one dataset share one numbering.
-        fold, shots, support_ids: the support set.
-        effective_rank: "<layer>.<key|value>" -> number of v != 0.
+        fold, shots, support_ids: the support set; in a model that was exported, the names of its cases are left out: an empty `support_ids`.
+        effective_rank: "<layer>.<key|value|qkv>" -> number of directions in use; empty for a method without low-rank updates.
         trained_parameters: while adapting; `saved_parameters`: in the file.
         epochs, stop_reason, final_loss, seconds: how the adaptation ended.
+        peak_memory_mib: while adapting: of the tensors on a CUDA device, else of the process; None in records of version 0.1.
         versions: of the packages that matter. licence: of the foundation, which holds for what derives from it.
     """
 
@@ -70,6 +70,7 @@ class AdapterRecord(Frozen):
     stop_reason: str
     final_loss: float
     seconds: float
+    peak_memory_mib: float | None = None
     versions: dict[str, str]
     licence: str
 
@@ -86,7 +87,7 @@ class Adapter:
     tensors: dict[str, Tensor]
 
     def updates(self) -> dict[str, dict[str, Tensor]]:
-        """Layer name -> {"key.A": ..., "key.B": ..., "key.v": ..., "value.A": ..., ...}."""
+        """Layer name -> {"key.A": ..., "key.B": ..., "key.v": ..., "value.A": ..., ...} or {"qkv.A": ..., "qkv.B": ...}."""
         grouped: dict[str, dict[str, Tensor]] = {}
         for name, tensor in self.tensors.items():
             if name.startswith(UPDATE):
@@ -115,25 +116,15 @@ def discard_adapter(folder: Path) -> None:
 def read_record(folder: Path) -> AdapterRecord:
     """Raises AdapterError where adapter.json is missing or is not one."""
     path = folder / RECORD
-    try:
-        return AdapterRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise AdapterError(f"{folder}: no {RECORD}; this fold is not adapted to its end, run arena_adapt again") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
-        raise AdapterError(f"{path}: not an adapter's record ({error}); run arena_adapt for this fold again") from None
+    missing = f"no {RECORD}; this fold is not adapted to its end, run arena_adapt again"
+    return read_model(path, AdapterRecord, AdapterError, missing, "run arena_adapt for this fold again")
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Raises AdapterError naming the file, for a damaged file or values that are not finite."""
+    """Raises AdapterError naming the file, for a damaged file, tensors that no adapter of this record has, or values that are not finite."""
     record = read_record(folder)
     path = folder / TENSORS
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+        return Adapter(record, read_tensors(path, MAX_BYTES, lambda facts: file_faults(facts, record.effective_rank)))
+    except (OSError, UnfitTensors) as error:
         raise AdapterError(f"{path}: not a readable adapter ({error}); run arena_adapt for this fold again") from None
-    for name, tensor in tensors.items():
-        if not name.startswith((UPDATE, WEIGHT)):
-            raise AdapterError(f"{path}: unexpected tensor {name}; names start with {UPDATE} or {WEIGHT}")
-        if not bool(torch.isfinite(tensor).all()):
-            raise AdapterError(f"{path}: {name} has values that are not finite; the adaptation diverged, run it again with a lower rate")
-    return Adapter(record, tensors)

@@ -26,3 +26,13 @@ def keep_freed_memory() -> bool:
     taken = mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, -1) == 1  # -1 becomes the largest size_t
     logger.debug("malloc keeps freed memory: %s", taken)
     return bool(taken)
+
+
+def release_freed_memory() -> bool:
+    """Hands all freed memory back to the system once, so that the next measurement starts from what is in use; False without glibc."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
+    except (OSError, AttributeError):
+        return False

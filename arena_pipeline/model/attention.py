@@ -39,7 +39,8 @@ class ShiftMasks:
 @lru_cache(maxsize=32)
 def shift_masks(grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...], device: torch.device) -> ShiftMasks:
     """The masks of a padded token grid; computed once per shape and device."""
-    return ShiftMasks(compute_mask(list(grid), window, shift, device))
+    with torch.inference_mode(False):  # the cache outlives a prediction, and tensors made in inference mode can't be adapted with
+        return ShiftMasks(compute_mask(list(grid), window, shift, device))
 
 
 class FastWindowAttention(WindowAttention):

@@ -78,7 +78,9 @@ def _check_zip(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise FoundationError(f"{path}: is truncated ({path.stat().st_size:,} bytes, and its end is missing); download it again")
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+        names, size = archive.namelist(), sum(entry.file_size for entry in archive.infolist())
+    if size > path.stat().st_size:
+        raise FoundationError(f"{path}: would unpack to {size:,} bytes, but what torch.save writes is not compressed; download it again")
     if not any(name.endswith("/data.pkl") for name in names):
         raise FoundationError(f"{path}: is an archive of {', '.join(names[:3]) or 'nothing'}; unpack it and name the checkpoint inside")
 

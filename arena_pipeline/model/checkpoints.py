@@ -22,10 +22,9 @@ from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import Architecture, FoundationPreset, load_preset, preset_names
 from arena_pipeline.model.checkpoint_files import read_checkpoint
 from arena_pipeline.model.network import DECODER, HEAD, build_network
-from arena_pipeline.model.weights import new_parts
+from arena_pipeline.model.weights import POSITION_INDEX, new_parts, points_into_table
 
 WRAPPERS = ("module.", "backbone.")  # of DataParallel, and of a network inside a network
-POSITION_INDEX = ".relative_position_index"  # a buffer that follows from the window; old files have it, some do not
 CLIP_HEADS = ("precls_conv", "GAP", "controller", "text_to_vision", "organ_embedding", "out")
 SHOWN = 3
 
@@ -218,19 +217,13 @@ def _part(name: str) -> str:
 
 def _wrong_values(tensors: Mapping[str, Tensor]) -> list[str]:
     weights = [name for name, tensor in tensors.items() if not name.endswith(POSITION_INDEX) and not _is_finite(tensor)]
-    indices = [name for name, tensor in tensors.items() if name.endswith(POSITION_INDEX) and not _is_index(name, tensor, tensors)]
+    indices = [name for name in tensors if name.endswith(POSITION_INDEX) and not points_into_table(name, tensors)]
     faults = [f"{len(weights)} weights have values that are not finite numbers ({_listed(weights)})"] if weights else []
     return faults + ([f"{len(indices)} position indices point outside their tables ({_listed(indices)})"] if indices else [])
 
 
 def _is_finite(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.layout == torch.strided and bool(torch.isfinite(tensor.float()).all())
-
-
-def _is_index(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether every entry is a row of the block's table of position biases."""
-    table = tensors.get(name.replace("_index", "_bias_table"))
-    return not tensor.is_floating_point() and table is not None and bool(tensor.min() >= 0) and bool(tensor.max() < len(table))
 
 
 def _advice(found: Match, fitting: Sequence[str], path: Path, preset: FoundationPreset) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from arena_pipeline.errors import FoundationError
-from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.foundations import FoundationPreset, packaged_weights
 from arena_pipeline.model.network import HEAD, SWIN_ENCODER, build_network
+from arena_pipeline.model.tensor_files import HEADER_BYTES, TensorFacts, UnfitTensors, listed, not_floating, read_tensors
 
 NEW_PARTS_SEED = 0
+POSITION_INDEX = ".relative_position_index"  # a buffer that follows from the window; old files have it, some do not
 
 
 def load_foundation_network(preset: FoundationPreset, weights_path: Path) -> nn.Module:
@@ -24,17 +24,48 @@ def load_foundation_network(preset: FoundationPreset, weights_path: Path) -> nn.
     Raises:
         FoundationError: the file can't be read, or does not fill the network with tensors of the right shapes.
     """
-    try:
-        state = load_file(weights_path)
-    except (OSError, SafetensorError) as error:
-        raise FoundationError(
-            f"foundation {preset.name}: {weights_path} is not a readable safetensors file ({error}); install the foundation again"
-        ) from None
+    what = f"foundation {preset.name}: {weights_path}"
+    _check_packaged(preset, weights_path)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(NEW_PARTS_SEED)  # MONAI initialises from the global generator
         network = build_network(preset.architecture)
-    fill_(network, state, f"foundation {preset.name}: {weights_path}", new_parts(preset, network.state_dict()))
+    own = network.state_dict()
+    try:
+        state = read_tensors(weights_path, HEADER_BYTES + sum(tensor.nbytes for tensor in own.values()), _wrong_types)
+    except (OSError, UnfitTensors) as error:
+        raise FoundationError(f"{what} is not a readable file of its weights ({error}); install the foundation again") from None
+    fill_(network, state, what, new_parts(preset, own))
+    if wild := [name for name in state if _is_index(name) and not points_into_table(name, state)]:
+        raise FoundationError(f"{what}: positions outside their tables in {listed(wild)}; install the foundation again")
     return network
+
+
+def _check_packaged(preset: FoundationPreset, path: Path) -> None:
+    """The weights in the package are those that the preset was made for; other files are known by their adapters and plans."""
+    if path != packaged_weights(preset) or preset.weights.sha256 is None:
+        return
+    found = sha256(path)
+    if found != preset.weights.sha256:
+        raise FoundationError(
+            f"foundation {preset.name}: {path} has the SHA-256 {found[:12]}..., its preset says {preset.weights.sha256[:12]}...; "
+            f"the file was changed or damaged, reinstall arena-pipeline"
+        )
+
+
+def _wrong_types(facts: Mapping[str, TensorFacts]) -> list[str]:
+    indices = {name: fact.dtype for name, fact in facts.items() if _is_index(name)}
+    wrong = [f"{name} is {dtype} instead of I64" for name, dtype in indices.items() if dtype != "I64"]
+    return wrong + not_floating({name: fact for name, fact in facts.items() if name not in indices})
+
+
+def _is_index(name: str) -> bool:
+    return name.endswith(POSITION_INDEX)
+
+
+def points_into_table(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether every entry of the position index `name` is a row of its block's table of position biases."""
+    index, table = tensors[name], tensors.get(name.replace("_index", "_bias_table"))
+    return not index.is_floating_point() and table is not None and bool(index.min() >= 0) and bool(index.max() < len(table))
 
 
 def new_parts(preset: FoundationPreset, names: Iterable[str]) -> frozenset[str]:

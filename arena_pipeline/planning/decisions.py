@@ -106,11 +106,17 @@ def _adaptation(preset: FoundationPreset, machine: Machine) -> tuple[AdaptationS
     estimate = f"about {memory.training_patch_bytes(preset) / GIB:.1f} GiB per patch in {_memory_words(machine)}"
     if fitting >= patches:
         return settings, f"all {patches} patches of a volume fit at once: {estimate}"
+    changes: dict[str, int | bool] = {}
+    doubt = ""
+    if not fitting:
+        fitting = memory.training_patches_that_fit(preset, machine, recompute=True)
+        changes["recompute_activations"] = True
+        doubt = f"; one alone is not sure to fit, so activations are computed twice (about {memory.training_patch_bytes(preset, True) / GIB:.1f} GiB)"
+        doubt += "" if fitting else "; even so it is not sure to fit: a smaller foundation or a device with more memory may be needed"
     # As few passes as the memory allows, all of the same size: five that fit make 6 patches 3 + 3, not 5 + 1.
     passes = math.ceil(patches / max(1, fitting))
-    micro_batch = math.ceil(patches / passes)
-    doubt = "" if fitting else "; not even one is sure to fit: a smaller foundation or a device with more memory may be needed"
-    return settings.model_copy(update={"micro_batch": micro_batch}), f"{estimate}: {passes} passes for the {patches} patches of a volume{doubt}"
+    changes["micro_batch"] = math.ceil(patches / passes)
+    return settings.model_copy(update=changes), f"{estimate}: {passes} passes for the {patches} patches of a volume{doubt}"
 
 
 def _inference(preset: FoundationPreset, machine: Machine, channels: int, reasons: dict[str, str]) -> InferencePlan:

@@ -23,6 +23,8 @@ from arena_pipeline.machine import Machine
 
 TRAINING_BYTES = 200
 """Per voxel of a patch and unit of feature_size, forward and backward."""
+RECOMPUTING_BYTES = 100
+"""Likewise with activations computed again in the backward pass (arena_pipeline.model.recompute)."""
 PREDICTION_BYTES = 70
 """Likewise, forward alone."""
 PARAMETERS_PER_SQUARED_FEATURE = 27_000
@@ -48,15 +50,25 @@ def network_memory_bytes(machine: Machine) -> int:
     return int(DEVICE_SHARE * machine.device_memory_bytes)
 
 
-def training_patch_bytes(preset: FoundationPreset) -> int:
+def training_patch_bytes(preset: FoundationPreset, recompute: bool = False) -> int:
     """Activations and gradients of one patch."""
-    return TRAINING_BYTES * preset.architecture.feature_size * math.prod(preset.scheme.patch_size_voxels)
+    return (RECOMPUTING_BYTES if recompute else TRAINING_BYTES) * preset.architecture.feature_size * math.prod(preset.scheme.patch_size_voxels)
 
 
-def training_patches_that_fit(preset: FoundationPreset, machine: Machine) -> int:
+def training_patches_that_fit(preset: FoundationPreset, machine: Machine, recompute: bool = False) -> int:
     """Patches of one micro-batch beside a network whose weights are all trained; 0 where not even one is sure to fit."""
     network = TRAINED_PARAMETER_BYTES * PARAMETERS_PER_SQUARED_FEATURE * preset.architecture.feature_size**2
-    return max(0, network_memory_bytes(machine) - network) // training_patch_bytes(preset)
+    return max(0, network_memory_bytes(machine) - network) // training_patch_bytes(preset, recompute)
+
+
+def adaptation_bytes(preset: FoundationPreset, patches: int) -> int:
+    """An adaptation that runs `patches` at once and trains all weights; one that trains fewer takes less."""
+    return TRAINED_PARAMETER_BYTES * PARAMETERS_PER_SQUARED_FEATURE * preset.architecture.feature_size**2 + patches * training_patch_bytes(preset)
+
+
+def window_bytes(preset: FoundationPreset) -> int:
+    """Activations of one window in prediction."""
+    return PREDICTION_BYTES * preset.architecture.feature_size * math.prod(preset.scheme.patch_size_voxels)
 
 
 def windows_that_fit(preset: FoundationPreset, machine: Machine, out_channels: int) -> int:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from arena_pipeline.errors import PlansError, UnknownStructure
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import write_json
-from arena_pipeline.io.dataset import Objective
+from arena_pipeline.io.dataset import Objective, check_structure_names
+from arena_pipeline.io.models import read_model
 from arena_pipeline.settings import AdaptationSettings, Frozen
 
 MULTICLASS_TASK = "multiclass"
@@ -106,6 +106,7 @@ class Plans(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Plans:
         self.scheme.require_network_patch()
+        check_structure_names(self.labels)
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("tasks: two tasks have the same name")
@@ -130,20 +131,8 @@ class Plans(Frozen):
     @classmethod
     def read(cls, path: Path) -> Plans:
         """Raises PlansError naming the file, the key and what is wrong with it."""
-        try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise PlansError(f"{path}: no such file; make plans with arena_plan_and_preprocess -d NUMBER") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise PlansError(f"{path}: not a readable JSON file ({error}); {MEND}") from None
-        except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'file'}: {_words(fault['type'], fault['msg'])}" for fault in error.errors())
-            raise PlansError(f"{path}: {faults}; {MEND}") from None
+        return read_model(path, cls, PlansError, "no such file; make plans with arena_plan_and_preprocess -d NUMBER", MEND)
 
     def write(self, path: Path) -> None:
         """Writes the file whole or not at all."""
         write_json(path, self.model_dump(mode="json"))
-
-
-def _words(kind: str, message: str) -> str:
-    return {"extra_forbidden": "unknown key", "missing": "missing key"}.get(kind, message.removeprefix("Value error, "))

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Image
+from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.predict.export import RunningMaximum, restore_probability
-from arena_pipeline.predict.windows import Activation, sliding_window
+from arena_pipeline.predict.memory import require_memory, working_parts
+from arena_pipeline.predict.windows import Activation, Network, Windows, mean_over_networks
 from arena_pipeline.preprocess.case import preprocess_image
 from arena_pipeline.preprocess.grid import GridMap
 
 logger = logging.getLogger(__name__)
 
 BACKGROUND = "background"
-Network = Callable[[Tensor], Tensor]
 Take = Callable[[str, np.ndarray], None]
 
 
@@ -43,6 +43,11 @@ class Task:
     competitors: dict[str, int] = field(default_factory=dict)
 
     @property
+    def out_channels(self) -> int:
+        """Of the networks, the background of a softmax among them."""
+        return len(self.channels) + (self.activation == "softmax")
+
+    @property
     def structures_by_channel(self) -> dict[str, int]:
         """The written structures -> channel, in order of their labels."""
         return {name: self.channels[name] for name in sorted(self.structures, key=lambda one: self.structures[one])}
@@ -58,6 +63,7 @@ class CaseSettings:
         window_batch: windows run at once.
         threshold: what a structure of independent (sigmoid) tasks must exceed.
         workers: threads of the export.
+        fitting: the windows that the device has room for.
     """
 
     scheme: Scheme
@@ -66,6 +72,14 @@ class CaseSettings:
     window_batch: int = 1
     threshold: float = 0.5
     workers: int = 1
+    fitting: FittingBatch = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fitting", FittingBatch(self.window_batch))
+
+    def windows(self, activation: Activation) -> Windows:
+        """How the windows run. All share `fitting`, so that what the device can't do is tried once."""
+        return Windows(self.scheme.patch_size_voxels, self.overlap, activation, self.fitting, self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,25 +123,34 @@ def mean_probabilities(maps: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def predict_case(image: Image, tasks: Sequence[Task], settings: CaseSettings, extras: Extras = Extras()) -> Prediction:
-    """The segmentation of one CT (in HU).
+    """The segmentation of one CT (in HU); see `predict_volume`."""
+    volume, grid = preprocess_image(image, settings.scheme)
+    return Prediction(predict_volume(volume, grid, tasks, settings, extras), grid)
+
+
+def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], settings: CaseSettings, extras: Extras = Extras()) -> np.ndarray:
+    """The segmentation, on the CT's own grid, of a volume preprocessed by `settings.scheme`.
 
     Either one softmax task, whose background competes, or any number of sigmoid tasks, merged by the highest probability
     above the threshold. All tasks share the preprocessed volume; a task's probabilities are freed before the next.
     """
     if len(tasks) != 1 and any(task.activation == "softmax" for task in tasks):
         raise ValueError("a softmax task can't be merged with others")
-    volume, grid = preprocess_image(image, settings.scheme)
     last = max(label for task in tasks for label in task.structures.values())
     highest = last + sum(len(task.competitors) for task in tasks)
     dtype = np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
     maximum: RunningMaximum | None = None
-    for task in sorted(tasks, key=lambda one: min(one.structures.values())):
-        probabilities = mean_probabilities(_folds(task, volume, settings))
+    in_order = sorted(tasks, key=lambda one: min(one.structures.values()))
+    for task in in_order:
+        require_memory(working_parts(volume.shape, grid.native_shape, settings.scheme.patch_size_voxels, task.out_channels, bool(extras.probability)))
+        probabilities = mean_over_networks(_folds(task), volume, settings.windows(task.activation))
         if maximum is None:
             rival = probabilities[0] if task.activation == "softmax" else settings.threshold
             maximum = RunningMaximum(grid, rival, settings.workers, dtype)
         for label, channel in _in_label_order(task, last):
             maximum.add(label, probabilities[channel])
+        if task is in_order[-1]:
+            maximum.finish()
         _hand_out(task, probabilities, grid, settings.threshold, extras)
         del probabilities
     if maximum is None:
@@ -135,7 +158,7 @@ def predict_case(image: Image, tasks: Sequence[Task], settings: CaseSettings, ex
     segmentation = maximum.segmentation
     if highest > last:
         segmentation[segmentation > last] = 0
-    return Prediction(segmentation, grid)
+    return segmentation
 
 
 def _hand_out(task: Task, probabilities: np.ndarray, grid: GridMap, threshold: float, extras: Extras) -> None:
@@ -145,17 +168,24 @@ def _hand_out(task: Task, probabilities: np.ndarray, grid: GridMap, threshold: f
         for name, channel in {**task.structures_by_channel, **task.competitors}.items():
             extras.probability(name, restore_probability(probabilities[channel], grid))
     if extras.mask is not None:
-        winner = probabilities.argmax(axis=0) if task.activation == "softmax" else None
+        winner = _winner(probabilities) if task.activation == "softmax" else None
         for name, channel in task.structures_by_channel.items():
             extras.mask(name, probabilities[channel] > threshold if winner is None else winner == channel)
 
 
-def _folds(task: Task, volume: np.ndarray, settings: CaseSettings) -> Iterator[np.ndarray]:
+def _winner(probabilities: np.ndarray) -> np.ndarray:
+    """The channel with the highest probability, (x, y, z) uint16; plane by plane, since numpy copies what it takes the argmax of."""
+    winner = np.empty(probabilities.shape[1:], np.uint16)
+    for x in range(len(winner)):
+        winner[x] = probabilities[:, x].argmax(axis=0)
+    return winner
+
+
+def _folds(task: Task) -> Iterator[Network]:
+    """Each fold's network, ready when it is asked for; the one before is no longer."""
     for number, make_ready in enumerate(task.networks):
         logger.debug("%s: network %d of %d", task.name, number + 1, len(task.networks))
-        yield sliding_window(
-            make_ready(), volume, settings.scheme.patch_size_voxels, settings.overlap, task.activation, settings.window_batch, settings.device
-        )
+        yield make_ready()
 
 
 def _in_label_order(task: Task, last: int) -> Iterator[tuple[int, int]]:

@@ -161,6 +161,10 @@ class RunningMaximum:
         with ThreadPoolExecutor(self._workers) as pool:
             list(pool.map(lambda number: self._add_to_tile(number, label, probability), range(len(self._tiles))))
 
+    def finish(self) -> None:
+        """Gives back the memory of the probabilities won so far: no structure will follow."""
+        self._best.clear()
+
     def _add_to_tile(self, number: int, label: int, probability: np.ndarray) -> None:
         tile = self._tiles[number]
         if not self._can_win(probability, tile):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import colorsys
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, model_validator
 
 from arena_pipeline.errors import PlansError
 from arena_pipeline.io.atomic import write_json, write_text
+from arena_pipeline.io.models import read_model
 from arena_pipeline.settings import Frozen
 
 JSON_NAME = "labels.json"
@@ -34,6 +34,12 @@ class LabelMap(Frozen):
     colours_rgb: dict[str, RGB]
     source: dict[str, str] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _check(self) -> LabelMap:
+        if missing := [name for name in self.structures if name not in self.colours_rgb]:
+            raise ValueError(f"colours_rgb: no colour for {', '.join(missing)}")
+        return self
+
     @classmethod
     def of(cls, labels: Mapping[str, int], source: Mapping[str, str]) -> LabelMap:
         named = {"background": 0, **{name: label for name, label in labels.items() if label}}
@@ -46,13 +52,8 @@ class LabelMap(Frozen):
     @classmethod
     def read(cls, folder: Path) -> LabelMap:
         """Raises PlansError naming the file."""
-        path = folder / JSON_NAME
-        try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise PlansError(f"{path}: no such file; arena_predict writes it beside the segmentations") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
-            raise PlansError(f"{path}: not a label map ({error}); predict again, or copy it from where the segmentations came") from None
+        missing = "no such file; arena_predict writes it beside the segmentations"
+        return read_model(folder / JSON_NAME, cls, PlansError, missing, "predict again, or copy it from where the segmentations came")
 
     def write(self, folder: Path) -> None:
         """Writes labels.json and labels.txt."""

@@ -17,6 +17,7 @@ from arena_pipeline.workspace import DATASET_FOLDER, Workspace, fold_folder
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_METHOD = "arena"
 LISTED = 8  # structures named in a message before "and n more"
 
 MODEL_FOLDER = re.compile(r"(.+)_(\d+)shots")
@@ -33,8 +34,8 @@ class ModelFolder:
     method: str
     shots: int
 
-    def matches(self, dataset_id: int | None, shots: int | None, foundation: str | None) -> bool:
-        asked = ((dataset_id, self.dataset_id), (shots, self.shots), (foundation, self.foundation))
+    def matches(self, dataset_id: int | None, shots: int | None, foundation: str | None, method: str) -> bool:
+        asked = ((dataset_id, self.dataset_id), (shots, self.shots), (foundation, self.foundation), (method, self.method))
         return all(wanted is None or wanted == own for wanted, own in asked)
 
 
@@ -73,8 +74,10 @@ def list_models(workspace: Workspace) -> list[ModelFolder]:
     return found
 
 
-def choose_model(workspace: Workspace, command: str, dataset_id: int | None, shots: int | None, foundation: str | None) -> Path:
-    """The one adapted model that fits; None stands for any.
+def choose_model(
+    workspace: Workspace, command: str, dataset_id: int | None, shots: int | None, foundation: str | None, method: str = DEFAULT_METHOD
+) -> Path:
+    """The one model adapted by `method` that fits; None stands for any.
 
     Args:
         command: what the user typed without the choice, to which the error adds each possible one.
@@ -83,42 +86,50 @@ def choose_model(workspace: Workspace, command: str, dataset_id: int | None, sho
         AdapterError: none fits (says what to run), or several do (lists the command for each).
     """
     models = list_models(workspace)
-    fitting = [model for model in models if model.matches(dataset_id, shots, foundation)]
+    fitting = [model for model in models if model.matches(dataset_id, shots, foundation, method)]
     if len(fitting) == 1:
         return fitting[0].path
     if fitting:
         commands = "; ".join(f"{command} {_arguments(model, models)}" for model in fitting)
         raise AdapterError(f"{len(fitting)} adapted models fit; choose one with its command: {commands}")
+    to_run = _to_run(workspace, dataset_id, shots, method)
     if models:
         commands = "; ".join(f"{command} {_arguments(model, models)}" for model in models)
-        asked = _asked(dataset_id, shots, foundation)
-        raise AdapterError(f"no adapted model with {asked} in {workspace.results}; {_to_run(workspace, dataset_id, shots)}. There are: {commands}")
-    raise AdapterError(f"no adapted model in {workspace.results}; {_to_run(workspace, dataset_id, shots)}. Without adapting: --zero_shot STRUCTURE")
+        asked = _asked(dataset_id, shots, foundation, method)
+        raise AdapterError(f"no adapted model with {asked} in {workspace.results}; {to_run}. There are: {commands}")
+    raise AdapterError(f"no adapted model in {workspace.results}; {to_run}. Without adapting: --zero_shot STRUCTURE")
 
 
 def _arguments(model: ModelFolder, models: Sequence[ModelFolder]) -> str:
     """The fewest options that single this model out."""
     options = {"-d": model.dataset_id, "-shots": model.shots, "-foundation": model.foundation}
+    models = [other for other in models if other.method == model.method]
+    method = _method_option(model.method)
     for names in (["-d"], ["-d", "-shots"], ["-d", "-foundation"], ["-d", "-shots", "-foundation"]):
         wanted = {name: options[name] for name in names}
         if sum(wanted.items() <= {"-d": other.dataset_id, "-shots": other.shots, "-foundation": other.foundation}.items() for other in models) == 1:
-            return " ".join(f"{name} {value}" for name, value in wanted.items())
+            return " ".join(f"{name} {value}" for name, value in wanted.items()) + method
     return f"-m {shlex.quote(str(model.path))}"
 
 
-def _asked(dataset_id: int | None, shots: int | None, foundation: str | None) -> str:
-    parts = [("dataset", dataset_id), ("shots", shots), ("foundation", foundation)]
+def _method_option(method: str) -> str:
+    return "" if method == DEFAULT_METHOD else f" -method {method}"
+
+
+def _asked(dataset_id: int | None, shots: int | None, foundation: str | None, method: str) -> str:
+    parts = [("dataset", dataset_id), ("shots", shots), ("foundation", foundation), ("method", method)]
     return ", ".join(f"{name} {value}" for name, value in parts if value is not None)
 
 
-def _to_run(workspace: Workspace, dataset_id: int | None, shots: int | None) -> str:
+def _to_run(workspace: Workspace, dataset_id: int | None, shots: int | None, method: str) -> str:
     known = [int(name[7:10]) for name in workspace.dataset_names()]
     number = dataset_id if dataset_id is not None else known[0] if len(known) == 1 else "NUMBER"
+    adapt = f"arena_adapt -d {number} -shots {shots or 5}{_method_option(method)}"
     if not known:
-        return f"put a dataset into {workspace.raw}, then run: arena_plan_and_preprocess -d {number} and arena_adapt -d {number} -shots {shots or 5}"
+        return f"put a dataset into {workspace.raw}, then run: arena_plan_and_preprocess -d {number} and {adapt}"
     planned = any(workspace.preprocessed.glob(f"Dataset{number:03d}_*/*/plans.json")) if isinstance(number, int) else False
     first = "" if planned else f"arena_plan_and_preprocess -d {number}, then "
-    return f"run: {first}arena_adapt -d {number} -shots {shots or 5}"
+    return f"run: {first}{adapt}"
 
 
 def load_model(path: Path, folds: Sequence[int] | None = None, structures: Sequence[str] | None = None) -> AdaptedModel:
@@ -141,7 +152,7 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
         if not finished and structures is None:
             left_out.append(name)
             continue
-        tasks.append(_task(path, name, finished, folds))
+        tasks.append(_task(path, plans, name, finished, folds))
     if not tasks:
         raise AdapterError(f"{path}: no finished fold; run arena_adapt to its end")
     if left_out:
@@ -167,7 +178,7 @@ def _finished_folds(path: Path, task: str) -> dict[int, Path]:
     return {int(number): folders[number] for number in sorted(folders, key=int) if (folders[number] / RECORD).is_file()}
 
 
-def _task(path: Path, name: str, finished: dict[int, Path], folds: Sequence[int] | None) -> AdaptedTask:
+def _task(path: Path, plans: Plans, name: str, finished: dict[int, Path], folds: Sequence[int] | None) -> AdaptedTask:
     chosen = dict(finished) if folds is None else {fold: finished[fold] for fold in folds if fold in finished}
     missing = [] if folds is None else [fold for fold in folds if fold not in finished]
     if missing or not chosen:
@@ -178,11 +189,35 @@ def _task(path: Path, name: str, finished: dict[int, Path], folds: Sequence[int]
     if lost := [str(folder / TENSORS) for folder in chosen.values() if not (folder / TENSORS).is_file()]:
         raise AdapterError(f"{name}: {', '.join(lost)} is missing; run arena_adapt for this fold again, with --overwrite")
     records = [read_record(folder) for folder in chosen.values()]
+    for folder, record in zip(chosen.values(), records, strict=True):
+        check_same_plans(record, folder, plans, path / "plans.json")
     if any((other.structures, other.activation) != (records[0].structures, records[0].activation) for other in records):
         raise AdapterError(f"{name}: its folds in {path / name} have different structures; adapt them again from one plan")
     if any(other.settings != records[0].settings for other in records):
         logger.warning("%s: folds %s were adapted with different settings and are averaged all the same", name, ", ".join(map(str, chosen)))
     return AdaptedTask(records[0], chosen)
+
+
+def check_same_plans(record: AdapterRecord, folder: Path, plans: Plans, plans_file: Path) -> None:
+    """Checks what an adapter's output means, and how its input is prepared, against the plans beside it.
+
+    Raises:
+        AdapterError: the adapter in `folder` was made with other plans; names both, and each decision that differs.
+    """
+    task = next((task for task in plans.tasks if task.name == record.task), None)
+    decisions = {
+        "dataset_name": (record.dataset_name, plans.dataset_name),
+        "foundation": (record.foundation, plans.foundation),
+        "foundation_sha256": (record.foundation_sha256, plans.foundation_sha256),
+        "labels": (record.dataset_labels, plans.labels),
+        "scheme": (record.scheme, plans.scheme),
+        f"structures of {record.task}": (record.structures, task.structures if task is not None else None),
+    }
+    differing = [f"{name} {made} there, {planned} here" for name, (made, planned) in decisions.items() if made != planned]
+    if differing or folder.parent.name != record.task:
+        where = f"{folder}: the adapter of {record.dataset_name}/{record.task} for {record.foundation} was made with other plans"
+        here = f"than {plans_file} of {plans.dataset_name} for {plans.foundation}"
+        raise AdapterError(f"{where} (SHA-256 {record.plans_sha256[:12]}...) {here}: {'; '.join(differing)}; run arena_adapt for it again")
 
 
 def _check_alike(path: Path, tasks: list[AdaptedTask]) -> None:

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.geometry import Image
+from arena_pipeline.io.labels import count_labels
 from arena_pipeline.predict.labels import RGB
 
 PREVIEW_FOLDER = "previews"
@@ -147,7 +148,7 @@ def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _legend(figure: Figure, labelled: np.ndarray, labels: Mapping[str, tuple[int, RGB]], voxel_ml: float) -> None:
-    counts = np.bincount(labelled.ravel(order="K"), minlength=max((label for label, _ in labels.values()), default=0) + 1)
+    counts = count_labels(labelled, minlength=max((label for label, _ in labels.values()), default=0) + 1)
     lines, names = [], []
     for name, (label, colour) in labels.items():
         lines.append(Line2D([], [], color=_unit(colour), linewidth=3))

@@ -2,21 +2,46 @@
 
 Overlapping windows are averaged as logits, each voxel weighted by a gaussian around its window's centre; the activation
 comes once, after the average. (Averaging first is what the published evaluation does: the activation follows the window.)
+
+Windows go along the volume layer by layer: sums are held for one layer's depth only, and what no later window touches is
+finished and handed out. So beside the probabilities themselves little is in memory, however long the volume.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from arena_pipeline.model.out_of_memory import FittingBatch
+
 Activation = Literal["sigmoid", "softmax"]
+Network = Callable[[Tensor], Tensor]
+Box = tuple[slice, ...]
 SIGMA_SHARE = 0.125  # of the patch's edge
+PIECE_VOXELS = 32  # along x: what is finished is handed out in pieces, since the activation copies its input more than once
 LEAST_IMPORTANCE = 1e-3  # of a voxel in a window's corner: keeps the division by the summed weights well conditioned
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """How a volume is covered.
+
+    Attributes:
+        overlap: share of the patch that neighbouring windows have in common, in [0, 1).
+        batch: windows run at once.
+    """
+
+    patch_size: tuple[int, int, int]
+    overlap: float
+    activation: Activation
+    batch: FittingBatch
+    device: torch.device
 
 
 def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) -> list[tuple[int, ...]]:
@@ -24,11 +49,15 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) ->
 
     Along an axis they step by int(patch * (1 - overlap)), at least 1; the last one is moved back to end with the volume.
     """
+    return list(itertools.product(*_starts(shape, patch, overlap)))
+
+
+def _starts(shape: Sequence[int], patch: Sequence[int], overlap: float) -> list[list[int]]:
     axes = []
     for length, edge in zip(shape, patch, strict=True):
         step = max(int(edge * (1 - overlap)), 1)
         axes.append([*range(0, length - edge, step), length - edge])
-    return list(itertools.product(*axes))
+    return axes
 
 
 def importance(patch: Sequence[int]) -> Tensor:
@@ -40,9 +69,8 @@ def importance(patch: Sequence[int]) -> Tensor:
     return weights.clamp(min=LEAST_IMPORTANCE)
 
 
-@torch.inference_mode()
 def sliding_window(
-    network: Callable[[Tensor], Tensor],
+    network: Network,
     volume: np.ndarray,
     patch_size: tuple[int, int, int],
     overlap: float,
@@ -50,25 +78,55 @@ def sliding_window(
     batch: int,
     device: torch.device,
 ) -> np.ndarray:
-    """Probabilities of a whole volume.
+    """Probabilities of a whole volume, (channels, x, y, z) float32 in [0, 1]; see `probability_slabs`."""
+    return mean_over_networks([network], volume, Windows(patch_size, overlap, activation, FittingBatch(batch), device))
+
+
+def mean_over_networks(networks: Iterator[Network] | Sequence[Network], volume: np.ndarray, windows: Windows) -> np.ndarray:
+    """The mean of several networks' probabilities, (channels, x, y, z) float32; however many they are, it is in memory once."""
+    total: np.ndarray | None = None
+    count = 0
+    for network in networks:
+        count += 1
+        for box, slab in probability_slabs(network, volume, windows):
+            if total is None:
+                total = np.zeros((len(slab), *volume.shape), np.float32)
+            if len(slab) != len(total):
+                raise ValueError(f"probabilities of {len(total)} and {len(slab)} channels can't be averaged")
+            total[(slice(None), *box)] += slab
+    if total is None:
+        raise ValueError("no probabilities to average")
+    if count > 1:
+        total /= count
+    return total
+
+
+@torch.inference_mode()
+def probability_slabs(network: Network, volume: np.ndarray, windows: Windows) -> Iterator[tuple[Box, np.ndarray]]:
+    """Probabilities of a whole volume, part by part.
 
     Args:
-        network: (batch, 1, *patch_size) -> logits (batch, channels, *patch_size), on `device`, in eval mode.
+        network: (batch, 1, *patch_size) -> logits (batch, channels, *patch_size), on the windows' device, in eval mode.
         volume: (x, y, z) float32, preprocessed; zero-padded on both sides where it is smaller than the patch.
-        overlap: share of the patch that neighbouring windows have in common, in [0, 1).
-        batch: windows run at once.
 
-    Returns:
-        (channels, x, y, z) float32 in [0, 1].
+    Yields:
+        disjoint boxes that make up the volume, and each one's (channels, x, y, z) float32 in [0, 1].
     """
-    padded, offset = _pad(volume, patch_size)
-    logits = _weighted_logits(network, padded, (patch_size, overlap, batch), device)
-    inside = tuple(slice(start, start + length) for start, length in zip(offset, volume.shape, strict=True))
-    logits = logits[(slice(None), *inside)]
-    for x in range(0, logits.shape[1], patch_size[0]):  # in slabs: a softmax of all at once would double the memory
-        slab = logits[:, x : x + patch_size[0]]
-        slab.copy_(torch.softmax(slab, dim=0) if activation == "softmax" else torch.sigmoid(slab))
-    return logits.contiguous().cpu().numpy()
+    padded, offset = _pad(volume, windows.patch_size)
+    along = int(np.argmin([edge / length for edge, length in zip(windows.patch_size, padded.shape, strict=True)]))
+    for first, logits in _finished_logits(network, padded, windows, along):
+        begins = [first if axis == along else 0 for axis in range(3)]
+        inside = [
+            slice(max(0, before - begin), min(length, before + inner - begin))
+            for begin, length, before, inner in zip(begins, logits.shape[1:], offset, volume.shape, strict=True)
+        ]
+        part = logits[(slice(None), *inside)]
+        x, y, z = (begin + where.start - before for begin, where, before in zip(begins, inside, offset, strict=True))
+        for piece in part.split(PIECE_VOXELS, dim=1) if part.numel() else ():
+            probabilities = torch.softmax(piece, dim=0) if windows.activation == "softmax" else torch.sigmoid(piece)
+            box = tuple(slice(start, start + length) for start, length in zip((x, y, z), piece.shape[1:], strict=True))
+            x += piece.shape[1]
+            yield box, probabilities.cpu().numpy()
 
 
 def _pad(volume: np.ndarray, patch: tuple[int, int, int]) -> tuple[Tensor, list[int]]:
@@ -79,35 +137,50 @@ def _pad(volume: np.ndarray, patch: tuple[int, int, int]) -> tuple[Tensor, list[
     return torch.from_numpy(array.astype(np.float32, copy=False)), [before for before, _ in padding]
 
 
-def _weighted_logits(
-    network: Callable[[Tensor], Tensor], volume: Tensor, settings: tuple[tuple[int, int, int], float, int], device: torch.device
-) -> Tensor:
-    """(channels, x, y, z) logits averaged over the windows; on the device if that has room, else in main memory."""
-    patch, overlap, batch = settings
-    weights = importance(patch).to(device)
-    windows = [_box(start, patch) for start in window_starts(volume.shape, patch, overlap)]
-    total: Tensor | None = None
-    weight_sum = torch.zeros(())
-    for boxes in _batches(windows, batch):
-        inputs = torch.stack([volume[box] for box in boxes])[:, None].to(device)
-        outputs = network(inputs).float() * weights
-        if total is None:
-            home = _room_for(outputs.shape[1] * volume.numel() * 4, device)
-            total = torch.zeros((outputs.shape[1], *volume.shape), device=home)
-            weight_sum = torch.zeros(volume.shape, device=home)
-        for box, output in zip(boxes, outputs, strict=True):
-            total[(slice(None), *box)] += output.to(total.device)
-            weight_sum[box] += weights.to(total.device)
-    if total is None:
-        raise ValueError(f"no windows in a volume of shape {tuple(volume.shape)}")
-    return total.div_(weight_sum)
+def _finished_logits(network: Network, volume: Tensor, windows: Windows, along: int) -> Iterator[tuple[int, Tensor]]:
+    """(first voxel on axis `along`, (channels, x, y, z) averaged logits from there on), in order; valid until the next one.
+
+    Sums and weights cover one layer of windows. After each layer, what lies before the next one is finished and moves out.
+    """
+    patch, starts = windows.patch_size, _starts(volume.shape, windows.patch_size, windows.overlap)
+    importances = importance(patch).to(windows.device)
+    across = [[0] if axis == along else starts[axis] for axis in range(3)]
+    depth = [patch[axis] if axis == along else volume.shape[axis] for axis in range(3)]
+    sums = weights = torch.zeros(())
+    for first, following in itertools.pairwise([*starts[along], volume.shape[along]]):
+        layer = volume.narrow(along, first, patch[along])
+        for boxes in _batches([_box(start, patch) for start in itertools.product(*across)], windows.batch.size or 1):
+            outputs = _run(network, torch.stack([layer[box] for box in boxes])[:, None].to(windows.device), windows.batch) * importances
+            if not sums.ndim:
+                home = _room_for(outputs.shape[1] * int(np.prod(depth)) * 4, windows.device)
+                sums, weights = torch.zeros((outputs.shape[1], *depth), device=home), torch.zeros(depth, device=home)
+            for box, output in zip(boxes, outputs, strict=True):
+                sums[(slice(None), *box)] += output.to(sums.device)
+                weights[box] += importances.to(sums.device)
+        finished = following - first
+        yield first, sums.narrow(along + 1, 0, finished).div_(weights.narrow(along, 0, finished))
+        for held, axis in ((sums, along + 1), (weights, along)):
+            _shift_(held, axis, finished)
 
 
-def _box(start: tuple[int, ...], patch: tuple[int, int, int]) -> tuple[slice, ...]:
+def _run(network: Network, inputs: Tensor, batch: FittingBatch) -> Tensor:
+    """The network on all inputs, as many at once as the device has room for."""
+    return batch.run(lambda size: torch.cat([network(part).float() for part in inputs.split(size or len(inputs))]))
+
+
+def _shift_(tensor: Tensor, axis: int, by: int) -> None:
+    """Moves the content towards the beginning of `axis`; zeros follow."""
+    kept = tensor.shape[axis] - by
+    if kept:
+        tensor.narrow(axis, 0, kept).copy_(tensor.narrow(axis, by, kept).clone())
+    tensor.narrow(axis, kept, by).zero_()
+
+
+def _box(start: tuple[int, ...], patch: tuple[int, int, int]) -> Box:
     return tuple(slice(first, first + edge) for first, edge in zip(start, patch, strict=True))
 
 
-def _batches(windows: list[tuple[slice, ...]], batch: int) -> Iterator[list[tuple[slice, ...]]]:
+def _batches(windows: list[Box], batch: int) -> Iterator[list[Box]]:
     for first in range(0, len(windows), batch):
         yield windows[first : first + batch]
 

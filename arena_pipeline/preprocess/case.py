@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from arena_pipeline.errors import ImageError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Image
+from arena_pipeline.machine import memory_bytes
 from arena_pipeline.preprocess.crop import bounding_box
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.intensity import window_to_unit_
 from arena_pipeline.preprocess.orientation import to_ras
-from arena_pipeline.preprocess.resample import effective_spacing, resample_linear, resample_nearest
+from arena_pipeline.preprocess.resample import effective_spacing, resample_linear, resample_nearest, resampled_size
 
 
 def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np.ndarray, GridMap]:
@@ -29,10 +32,11 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
         (x, y, z) float32 in [0, 1], C-contiguous; the GridMap.
 
     Raises:
-        ImageError: no voxel lies above the window's lower end.
+        ImageError: no voxel lies above the window's lower end, or the resampled volume is larger than the memory.
     """
     array, order = to_ras(image.array, image.geometry.affine)
     x, y, z = (image.geometry.spacing_mm[axis] for axis in order.axes)
+    _check_memory(array.shape, (x, y, z), scheme)
     resampled = resample_linear(array, (x, y, z), scheme.spacing_mm, threads)
     low, high = scheme.window_hu
     box = bounding_box(resampled > low)
@@ -52,6 +56,18 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
         crop_stop=box[1],
     )
     return window_to_unit_(np.array(resampled[grid.crop], order="C"), scheme.window_hu), grid
+
+
+def _check_memory(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], scheme: Scheme) -> None:
+    """A wrong voxel size, 50 mm for 0.5, makes a volume of a million times the voxels."""
+    size = [resampled_size(n, old, new) for n, old, new in zip(shape, spacing_mm, scheme.spacing_mm, strict=True)]
+    needed = 4 * math.prod(size)
+    if needed > memory_bytes():
+        spacing, there = " x ".join(f"{mm:.3g}" for mm in spacing_mm), memory_bytes() / 2**30
+        raise ImageError(
+            f"voxels of {spacing} mm make {' x '.join(map(str, size))} voxels at the foundation's spacing, {needed / 2**30:,.1f} GiB, where this "
+            f"machine has {there:.1f}; correct the header's voxel size, or use a larger machine"
+        )
 
 
 def preprocess_segmentation(array: np.ndarray, grid: GridMap) -> np.ndarray:

@@ -1,25 +1,27 @@
 """Preprocessed cases on disk: compressed arrays that patches are read from without unpacking the rest.
 
-    CASE.b2nd       image, float32 in [0, 1], (x, y, z), in blosc2 blocks of 16^3
-    CASE_seg.b2nd   segmentation, uint8 or uint16, on the same grid; absent for a case without labels
-    CASE.npz        voxel positions to centre patches on, per label and of tissue
-    CASE.json       what it was made from and how; written last, so a case is complete if and only if this file is there
+CASE.b2nd       image, float32 in [0, 1], (x, y, z), in blosc2 blocks of 16^3
+CASE_seg.b2nd   segmentation, uint8 or uint16, on the same grid; absent for a case without labels
+CASE.npz        voxel positions to centre patches on, per label and of tissue
+CASE.json       what it was made from and how; written last, so a case is complete if and only if this file is there
 """
 
 from __future__ import annotations
 
-import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import blosc2
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field
 
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.io.filestate import SourceFile, WrittenFile
+from arena_pipeline.io.models import read_model
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.settings import Frozen
 
@@ -32,15 +34,6 @@ CHUNK_VOXELS = 64
 BLOCK_VOXELS = 16  # a 96^3 patch off the block grid unpacks at most 7^3 blocks, 1.6 times its own voxels; larger blocks more
 
 
-class SourceFile(Frozen):
-    """A raw file as it was when the case was made from it."""
-
-    name: str
-    bytes: int
-    modified_ns: int
-    sha256: str
-
-
 class Source(Frozen):
     """What a stored case was made from, and by which scheme."""
 
@@ -50,7 +43,13 @@ class Source(Frozen):
 
 
 class CaseRecord(Frozen):
-    """CASE.json. `labels`: those present after preprocessing, without the background. `source`: None for a case made in memory."""
+    """CASE.json.
+
+    Attributes:
+        labels: those present after preprocessing, without the background.
+        files: of the case, by the end of their names (_seg.b2nd), as they were written; empty in records of version 0.1.
+        source: None for a case made in memory.
+    """
 
     format_version: int = FORMAT_VERSION
     identifier: str
@@ -58,12 +57,16 @@ class CaseRecord(Frozen):
     has_segmentation: bool
     labels: tuple[int, ...]
     grid: GridMap
+    files: dict[str, WrittenFile] = Field(default_factory=dict)
     source: Source | None = None
 
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Of the case's files besides the record."""
+        return (".b2nd", ".npz", "_seg.b2nd") if self.has_segmentation else (".b2nd", ".npz")
 
-def write_case(
-    folder: Path, identifier: str, image: np.ndarray, segmentation: np.ndarray | None, grid: GridMap, rng: np.random.Generator
-) -> None:
+
+def write_case(folder: Path, identifier: str, image: np.ndarray, segmentation: np.ndarray | None, grid: GridMap, rng: np.random.Generator) -> None:
     """Stores a case made in memory. Each file is written whole or not at all, CASE.json last.
 
     Args:
@@ -77,9 +80,7 @@ def write_case(
     write_record(folder, write_arrays(folder, identifier, (image, segmentation), grid, rng))
 
 
-def write_arrays(
-    folder: Path, identifier: str, arrays: tuple[np.ndarray, np.ndarray | None], grid: GridMap, rng: np.random.Generator
-) -> CaseRecord:
+def write_arrays(folder: Path, identifier: str, arrays: tuple[np.ndarray, np.ndarray | None], grid: GridMap, rng: np.random.Generator) -> CaseRecord:
     """Everything of `write_case` but CASE.json, whose content is returned; an older CASE.json is removed first."""
     image, segmentation = arrays
     if segmentation is not None and segmentation.shape != image.shape:
@@ -94,7 +95,8 @@ def write_arrays(
     with replace_when_done(folder / f"{identifier}.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **positions)  # type: ignore[arg-type]  # numpy < 2 has no allow_pickle, which mypy takes them for
     labels = tuple(int(name) for name in positions if name != "tissue")
-    return CaseRecord(identifier=identifier, shape=image.shape, has_segmentation=segmentation is not None, labels=labels, grid=grid)
+    record = CaseRecord(identifier=identifier, shape=image.shape, has_segmentation=segmentation is not None, labels=labels, grid=grid)
+    return record.model_copy(update={"files": {ending: WrittenFile.of(folder / f"{identifier}{ending}") for ending in record.endings}})
 
 
 def discard(folder: Path, identifier: str) -> None:
@@ -111,12 +113,26 @@ def write_record(folder: Path, record: CaseRecord) -> None:
 def read_record(folder: Path, identifier: str) -> CaseRecord | None:
     """CASE.json, or None where the case is not complete or was made by another version."""
     try:
-        record = CaseRecord.model_validate(json.loads((folder / f"{identifier}.json").read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValidationError, ValueError):
+        record = read_model(folder / f"{identifier}.json", CaseRecord, DatasetError, "not preprocessed", "run arena_preprocess")
+    except DatasetError:
         return None
-    needed = [".b2nd", ".npz"] + (["_seg.b2nd"] if record.has_segmentation else [])
-    complete = record.format_version == FORMAT_VERSION and all((folder / f"{identifier}{ending}").is_file() for ending in needed)
+    if record.identifier != identifier:  # a copy under another name: its record would lead to the other case's files
+        return None
+    complete = record.format_version == FORMAT_VERSION and all((folder / f"{identifier}{ending}").is_file() for ending in record.endings)
     return record if complete else None
+
+
+def is_whole(folder: Path, record: CaseRecord) -> bool:
+    """Whether the case's files are what was written: files that changed after the record are read and compared by their checksums."""
+    place = folder / f"{record.identifier}.json"
+    return all(ending in record.files and record.files[ending].is_still(folder / f"{record.identifier}{ending}", place) for ending in record.endings)
+
+
+def _check_sizes(folder: Path, record: CaseRecord) -> None:
+    for ending in record.endings:
+        path, written = folder / f"{record.identifier}{ending}", record.files.get(ending)
+        if written is not None and (found := path.stat().st_size) != written.bytes:
+            raise DatasetError(_damaged(record.identifier, path, f"{found:,} bytes, expected {written.bytes:,}"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +159,7 @@ class StoredCase:
         record = read_record(folder, identifier)
         if record is None:
             raise DatasetError(f"{identifier}: not preprocessed in {folder}, or not completely; run arena_preprocess (or arena_plan_and_preprocess)")
+        _check_sizes(folder, record)
         image = _open_array(folder / f"{identifier}.b2nd", record, threads)
         segmentation = _open_array(folder / f"{identifier}_seg.b2nd", record, threads) if record.has_segmentation else None
         return cls(folder, record, image, segmentation)
@@ -166,21 +183,21 @@ class StoredCase:
 
     def image(self) -> np.ndarray:
         """The whole image, (x, y, z) float32."""
-        whole: np.ndarray = self._image[:]
-        return whole
+        return self._unpacked(".b2nd", lambda: self._image[:])
 
     def segmentation(self) -> np.ndarray:
         """The whole segmentation, (x, y, z); DatasetError for a case without one."""
-        whole: np.ndarray = self._require_segmentation()[:]
-        return whole
+        array = self._require_segmentation()
+        return self._unpacked("_seg.b2nd", lambda: array[:])
 
     def image_patch(self, start: Index, size: Index) -> np.ndarray:
         """`size` voxels (x, y, z) from `start`, which may be negative; zero outside the volume. A fresh array."""
-        return _patch(self._image, start, size)
+        return self._unpacked(".b2nd", lambda: _patch(self._image, start, size))
 
     def segmentation_patch(self, start: Index, size: Index) -> np.ndarray:
         """Like `image_patch`; DatasetError for a case without a segmentation."""
-        return _patch(self._require_segmentation(), start, size)
+        array = self._require_segmentation()
+        return self._unpacked("_seg.b2nd", lambda: _patch(array, start, size))
 
     def positions(self, label: int) -> np.ndarray:
         """(n, 3) int32 voxels of this label: all, or a uniform draw of 20,000; n = 0 where it is absent."""
@@ -200,6 +217,13 @@ class StoredCase:
             except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
                 raise DatasetError(_damaged(self.identifier, path, error)) from None
         return self._positions[name]
+
+    def _unpacked(self, ending: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+        """blosc2 notices a damaged block when it unpacks it."""
+        try:
+            return read()
+        except RuntimeError as error:
+            raise DatasetError(_damaged(self.identifier, self.folder / f"{self.identifier}{ending}", error)) from None
 
     def _require_segmentation(self) -> blosc2.NDArray:
         if self._segmentation is None:

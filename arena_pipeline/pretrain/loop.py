@@ -1,11 +1,12 @@
-"""The pre-training loop, resumable to the same result."""
+"""The pre-training loop, resumable to the same result, by one process or several."""
 
 from __future__ import annotations
 
 import csv
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +15,59 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from arena_pipeline.errors import ArenaError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.pretrain.loss import softmax_loss
-from arena_pipeline.pretrain.patches import PatchSteps
+from arena_pipeline.pretrain.loss import CROSS_ENTROPY, sigmoid_loss, softmax_loss
+from arena_pipeline.pretrain.patches import Batch, PatchSteps
+from arena_pipeline.pretrain.processes import ALONE, Processes
 from arena_pipeline.pretrain.settings import PretrainSettings
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_STEPS = 100
+GRADIENT_NORM = 12.0
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Batch], Tensor]
+
+
+def batch_loss(preset: FoundationPreset, settings: PretrainSettings, processes: Processes = ALONE) -> Loss:
+    """The loss of (logits, batch) for the foundation's head; of several processes, each gets its part of the whole batch's."""
+    cross_entropy = CROSS_ENTROPY[settings.loss]
+    if preset.head == "sigmoid":
+        return lambda logits, batch: sigmoid_loss(logits, batch.targets, batch.annotated, cross_entropy != "none", processes.total)
+    return lambda logits, batch: softmax_loss(logits, batch.targets, cross_entropy, processes.total)
 
 
 class Pretraining:
     """The state of a run: network, optimizer, averaged weights and the number of steps done."""
 
-    def __init__(self, network: nn.Module, settings: PretrainSettings) -> None:
+    def __init__(self, network: nn.Module, settings: PretrainSettings, processes: Processes = ALONE) -> None:
         self.network = network
         self.settings = settings
+        self.processes = processes
+        self.device, self.dtype = (parameter := next(network.parameters())).device, parameter.dtype
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.averaged = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
         self.done = 0
+        self._shared = processes.sharing(network)
 
-    def step(self, images: Tensor, targets: Tensor, loss: Loss) -> float:
-        """One step of AdamW; returns the loss before it."""
+    def step(self, batch: Batch, loss: Loss) -> float:
+        """One step of AdamW; returns the whole batch's loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * rate_factor(self.done, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
-        value = loss(self.network(images.to(memory_format=torch.channels_last_3d)), targets)
-        value.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 12.0)
+        here = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.autocast):
+            logits = self._shared(here.images.to(self.dtype, memory_format=torch.channels_last_3d))
+        part = loss(logits.float() if self.settings.autocast else logits, here)
+        (part * self.processes.size).backward()  # gradients are averaged over the processes, and the parts add up
+        nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
         self.optimizer.step()
         self.done += 1
         self._average_()
-        return float(value.detach())
+        return float(self.processes.total(part.detach()))
 
     @torch.no_grad()
     def _average_(self) -> None:
@@ -68,8 +86,8 @@ class Pretraining:
         self.done = state["done"]
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """The network's state dict with the averaged parameters."""
-        return {**self.network.state_dict(), **self.averaged}
+        """The network's state dict with the averaged parameters, on the CPU."""
+        return {name: tensor.cpu() for name, tensor in {**self.network.state_dict(), **self.averaged}.items()}
 
 
 def rate_factor(step: int, settings: PretrainSettings) -> float:
@@ -81,40 +99,57 @@ def rate_factor(step: int, settings: PretrainSettings) -> float:
 
 
 def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, folder: Path, workers: int) -> None:
-    """Trains until the settings' last step, from where the checkpoint in `folder` stands; logs a row per step to training_log.csv."""
+    """Trains until the settings' last step, from where the checkpoint in `folder` stands; logs a row per step to training_log.csv.
+
+    Raises:
+        ArenaError: the loss is not a number any more.
+    """
     settings, checkpoint = run.settings, folder / CHECKPOINT
     if checkpoint.is_file():
-        run.load_state_dict(torch.load(checkpoint, weights_only=True))
+        run.load_state_dict(torch.load(checkpoint, map_location=run.device, weights_only=True))
         logger.info("continues at step %d of %d", run.done, settings.steps)
-    with_cross_entropy = settings.loss == "dice_ce"
-
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        return softmax_loss(logits, targets, with_cross_entropy)
-
     loader = DataLoader(
         Subset(steps, range(run.done, settings.steps)),
         batch_size=None,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=(4 if workers == 1 else 2) if workers else None,
+        pin_memory=run.device.type == "cuda",
     )
-    log = folder / "training_log.csv"
-    _cut_log(log, run.done)
-    bar = tqdm(total=settings.steps, initial=run.done, desc=preset.name, unit="step", disable=None)
-    with log.open("a", newline="", encoding="utf-8") as file, bar:
-        writer = csv.writer(file)
-        for images, targets in loader:
-            value = run.step(images, targets, loss)
-            writer.writerow([run.done, f"{value:.5f}"])
+    loss = batch_loss(preset, settings, run.processes)
+    bar = tqdm(total=settings.steps, initial=run.done, desc=preset.name, unit="step", disable=None if run.processes.is_first else True)
+    with _log(folder / "training_log.csv", run) as write, bar:
+        for batch in loader:
+            value = run.step(batch, loss)
+            if not math.isfinite(value):
+                raise ArenaError(f"foundation {preset.name}: the loss of step {run.done} is {value}; start again with a lower --learning_rate")
+            write(value)
             bar.set_postfix(loss=f"{value:.3f}")
             bar.update()
             if run.done % CHECKPOINT_STEPS == 0 or run.done == settings.steps:
-                file.flush()
-                with replace_when_done(checkpoint) as temporary:
-                    torch.save(run.state_dict(), temporary)
+                _save(run, checkpoint)
+    run.processes.wait()
 
 
-def _cut_log(log: Path, done: int) -> None:
-    """Drops the rows after the checkpoint, whose steps run again."""
-    rows = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
-    log.write_text("".join(["step,loss\n", *rows[1 : done + 1]]), encoding="utf-8")
+def _save(run: Pretraining, checkpoint: Path) -> None:
+    if run.processes.is_first:
+        with replace_when_done(checkpoint) as temporary:
+            torch.save(run.state_dict(), temporary)
+
+
+@contextmanager
+def _log(path: Path, run: Pretraining) -> Iterator[Callable[[float], None]]:
+    """Writes a row per step, after dropping those behind the checkpoint, whose steps run again. Nothing but in the first process."""
+    if not run.processes.is_first:
+        yield lambda _: None
+        return
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    path.write_text("".join(["step,loss\n", *rows[1 : run.done + 1]]), encoding="utf-8")
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+
+        def write(value: float) -> None:
+            writer.writerow([run.done, f"{value:.5f}"])
+            file.flush()  # no checkpoint without its rows
+
+        yield write

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,13 +25,33 @@ from arena_pipeline.pretrain.settings import PretrainSettings
 MARGIN = 1.25  # a patch is cut this much larger, so that rotating and scaling it does not draw in empty corners
 
 
+class Batch(NamedTuple):
+    """Patches, or the part of them that one process has.
+
+    Attributes:
+        images: (batch, 1, x, y, z) float32 in [0, 1].
+        targets: (batch, x, y, z) int64, as the loss of the foundation's head takes them; 0 is background.
+        annotated: (batch, structures) bool, as `sigmoid_loss` takes it.
+    """
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    annotated: torch.Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class PretrainingVolume:
-    """A stored case by its place, so that worker processes can open it, and its labels' channels in the foundation's head."""
+    """A stored case by its place, so that worker processes can open it, and what its labels mean to the foundation.
+
+    Attributes:
+        targets: label in the segmentation -> value in `Batch.targets`, of the structures annotated here; other labels are background.
+        annotated: per structure of the foundation, in the order of its channels.
+    """
 
     folder: Path
     identifier: str
-    channels: Mapping[int, int]
+    targets: Mapping[int, int]
+    annotated: tuple[bool, ...]
 
     @property
     def case(self) -> StoredCase:
@@ -44,26 +65,33 @@ def _opened(folder: Path, identifier: str) -> StoredCase:
 
 
 class PatchSteps(Dataset):
-    """Item i is batch i of the run: images (batch, 1, x, y, z) float32 and targets (batch, x, y, z) int64.
+    """Item i is batch i of the run, or the patches of it at `places`.
 
     `datasets` are lists of volumes; every patch draws its dataset uniformly, then a volume of it.
     """
 
-    def __init__(self, datasets: Sequence[Sequence[PretrainingVolume]], patch_size: tuple[int, int, int], settings: PretrainSettings) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[Sequence[PretrainingVolume]],
+        patch_size: tuple[int, int, int],
+        settings: PretrainSettings,
+        places: range | None = None,
+    ) -> None:
         self.datasets = datasets
         self.patch_size = patch_size
         self.settings = settings
+        self.places = range(settings.batch_size) if places is None else places
         self.transform = augmentation(patch_size)
 
     def __len__(self) -> int:
         return self.settings.steps
 
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        pairs = [self._patch(np.random.default_rng((self.settings.seed, step, place))) for place in range(self.settings.batch_size)]
-        images, targets = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
-        return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(targets)
+    def __getitem__(self, step: int) -> Batch:
+        patches = [self._patch(np.random.default_rng((self.settings.seed, step, place))) for place in self.places]
+        images, targets, annotated = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*patches, strict=True))
+        return Batch(images.unsqueeze(1), targets, annotated)
 
-    def _patch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _patch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         volumes = self.datasets[int(rng.integers(len(self.datasets)))]
         volume = volumes[int(rng.integers(len(volumes)))]
         size = _index(np.ceil(np.array(self.patch_size) * MARGIN))
@@ -71,15 +99,16 @@ class PatchSteps(Dataset):
         image = volume.case.image_patch(start, size)
         stored = volume.case.segmentation_patch(start, size)
         target = np.zeros(stored.shape, dtype=np.float32)
-        for label, channel in volume.channels.items():
-            target[stored == label] = channel
+        for label, value in volume.targets.items():
+            target[stored == label] = value
         with _global_generators(rng):
             done = self.transform(data=image[None, None], seg=target[None, None])
-        return done["data"][0, 0].clip(0, 1).astype(np.float32), np.rint(done["seg"][0, 0]).astype(np.int64)
+        image, target = done["data"][0, 0].clip(0, 1).astype(np.float32), np.rint(done["seg"][0, 0]).astype(np.int64)
+        return image, target, np.array(volume.annotated)
 
     def _centre(self, volume: PretrainingVolume, rng: np.random.Generator) -> np.ndarray:
         """A voxel of a structure drawn uniformly from those present, or of any tissue; kept half a patch inside the volume."""
-        present = [label for label in volume.channels if len(volume.case.positions(label))]
+        present = [label for label in volume.targets if len(volume.case.positions(label))]
         if present and rng.random() < self.settings.foreground_share:
             centre = rng.choice(volume.case.positions(present[rng.integers(len(present))]))
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,20 +11,27 @@ import torch
 from tqdm import tqdm
 
 from arena_pipeline.adapt.batches import SupportVolume
-from arena_pipeline.adapt.loop import Epoch, History, adapt
+from arena_pipeline.adapt.checkpoint import Checkpoints, read_checkpoint
+from arena_pipeline.adapt.loop import Adaptation, Epoch, History
+from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.report import TrainingLog, plot_progress
-from arena_pipeline.adapt.trainable import Trainable, prepare_
-from arena_pipeline.io.atomic import write_text
+from arena_pipeline.adapt.trainable import Trainable
+from arena_pipeline.io.atomic import remove_unfinished, write_text
 from arena_pipeline.io.dataset import DatasetJson
+from arena_pipeline.io.lock import all_locked, locked
+from arena_pipeline.io.space import require_space
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, discard_adapter, write_adapter
-from arena_pipeline.model.allocator import keep_freed_memory
+from arena_pipeline.model.allocator import keep_freed_memory, release_freed_memory
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.network import to_device
+from arena_pipeline.model.recompute import recompute_activations_
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.preprocess.store import StoredCase
-from arena_pipeline.records import note, stage, versions
-from arena_pipeline.stages.adaptation_jobs import Job, list_jobs
-from arena_pipeline.workspace import Workspace
+from arena_pipeline.records import RunRecord, note, stage, versions
+from arena_pipeline.settings import MethodName
+from arena_pipeline.stages.adaptation_jobs import Job, Planned, read_planned
+from arena_pipeline.stages.model_package import require_own
+from arena_pipeline.workspace import CHECKPOINT, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -40,68 +46,134 @@ def adapt_dataset(
     folds: Sequence[int] = DEFAULT_FOLDS,
     structures: Sequence[str] | None = None,
     foundation: str | None = None,
+    method: MethodName | None = None,
     rank: int | None = None,
     max_epochs: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    continue_unfinished: bool = False,
 ) -> Path:
     """Adapts every fold of every task (of `structures`, where given) and returns the model folder.
 
-    A fold that is there, finished and made with the same plans, settings and support set is kept unless `overwrite`.
+    A fold that is there, finished and made with the same plans, settings and support set is kept unless `overwrite`. One that was
+    interrupted starts anew, or with `continue_unfinished` goes on from its last finished epoch, to the same bits (on a CPU).
 
     Raises:
-        ArenaError: no plans, an unknown structure, too few cases, a missing foundation; nothing is written then.
+        ArenaError: no plans, an unknown structure, too few cases, a missing foundation, another command at work on one of the folds, a
+            checkpoint that is damaged or of other plans or settings; no adapter is touched then.
     """
     keep_freed_memory()
     target = pick_device(device)
     note("device", str(target))
-    jobs = list_jobs(dataset_id, shots, workspace, folds, structures, foundation, {"rank": rank, "max_epochs": max_epochs})
+    planned = read_planned(dataset_id, workspace, foundation)
+    jobs = planned.jobs(shots, folds, structures, {"method": method, "rank": rank, "max_epochs": max_epochs})
     load_foundation_network(jobs[0].preset, jobs[0].weights)  # weights that do not fit are told before anything is written
     model = workspace.model(jobs[0].plans.dataset_name, jobs[0].preset.name, jobs[0].settings.method, shots)
-    model.mkdir(parents=True, exist_ok=True)
-    write_text(model / "plans.json", workspace.plans(jobs[0].plans.dataset_name, jobs[0].preset.name).read_text(encoding="utf-8"))
-    DatasetJson.read(workspace.raw_dataset(jobs[0].plans.dataset_name) / "dataset.json").write(model / "dataset.json")
-    for job in jobs:
-        if not overwrite and job.is_done():
-            logger.info("%s, fold %d: already adapted with these plans and settings, kept (--overwrite adapts it again)", job.task.name, job.fold)
-            continue
-        with stage(f"adapt {job.task.name} fold {job.fold}"):
-            _run(job, target)
+    to_do = [job for job in jobs if overwrite or not _is_kept(job)]
+    with all_locked([job.folder for job in to_do]):
+        for job in to_do:
+            _check_checkpoint(job, continue_unfinished)
+        describe_model(planned, model)
+        for job in to_do:
+            with stage(f"adapt {job.task.name} fold {job.fold}"):
+                run_job(job, target, continue_unfinished=continue_unfinished)
     return model
 
 
-def _run(job: Job, device: torch.device) -> None:
-    started = time.perf_counter()
-    discard_adapter(job.folder)  # an older one must not stand beside the new run's log
-    logger.info("%s, fold %d: support %s", job.task.name, job.fold, ", ".join(job.support_ids))
-    seeds = np.random.SeedSequence(job.fold)
-    network = to_device(load_foundation_network(job.preset, job.weights), device)
-    generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
-    trainable = prepare_(network, job.preset, job.task, job.settings, generator)
-    network.to(device)
-    labels = list(job.task.structures.values())
-    support = [SupportVolume.open(StoredCase.open(job.cases, identifier), labels) for identifier in job.support_ids]
-    with (
-        TrainingLog(job.folder / "training_log.csv") as log,
-        tqdm(total=job.settings.max_epochs, desc=f"{job.task.name} fold {job.fold}", unit="epoch", disable=None) as bar,
-    ):
+def _is_kept(job: Job) -> bool:
+    if not job.is_done():
+        return False
+    (job.folder / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed just after its last step
+    logger.info("%s, fold %d: already adapted with these plans and settings, kept (--overwrite adapts it again)", job.task.name, job.fold)
+    return True
 
-        def on_epoch(epoch: Epoch) -> None:
-            log.add(epoch)
-            bar.set_postfix(loss=f"{epoch.loss:.3f}", rank=sum(epoch.effective_rank.values()))
-            bar.update()
 
-        history = adapt(network, trainable, support, job.settings, job.plans.scheme.patch_size_voxels, np.random.default_rng(seeds), on_epoch)
-    title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {job.shots} shots"
-    plot_progress(job.folder / "progress.png", history.epochs, job.settings.stop_smoothing, title)
-    adapter = Adapter(_record(job, trainable, history, time.perf_counter() - started), trainable.tensors())
-    write_adapter(job.folder, adapter)
+def _check_checkpoint(job: Job, continue_unfinished: bool) -> None:
+    """Refuses a checkpoint that can't be continued before the first fold starts."""
+    path = job.folder / CHECKPOINT
+    if path.is_file() and continue_unfinished:
+        read_checkpoint(path, job.checkpoint_identity())
+    elif path.is_file():
+        logger.warning("%s, fold %d: an unfinished adaptation is there and starts anew; --continue goes on with it", job.task.name, job.fold)
+
+
+def describe_model(planned: Planned, model: Path) -> None:
+    """Makes a model folder, with the plans and the dataset's description as they are now; AdapterError for one that was installed."""
+    require_own(model)
+    name = planned.plans.dataset_name
+    write_text(model / "plans.json", planned.workspace.plans(name, planned.preset.name).read_text(encoding="utf-8"))
+    DatasetJson.read(planned.workspace.raw_dataset(name) / "dataset.json").write(model / "dataset.json")
+
+
+def run_job(job: Job, device: torch.device, progress: bool = True, continue_unfinished: bool = False) -> None:
+    """Adapts one fold of one task and writes its folder.
+
+    Args:
+        progress: with a bar of its own.
+        continue_unfinished: from its checkpoint, where there is one.
+    """
+    with locked(job.folder):
+        for path in remove_unfinished(job.folder):
+            logger.debug("removed %s, left by a run that was killed", path)
+        release_freed_memory()  # what an earlier job left behind is not this one's peak
+        with RunRecord("adapt", {}) as measured:
+            discard_adapter(job.folder)  # an older one must not stand beside the new run's log
+            adaptation = _prepared(job, device)
+            checkpoints = Checkpoints(job.folder, job.checkpoint_identity(), adaptation)
+            if continue_unfinished and checkpoints.resume_():
+                logger.info("%s, fold %d: goes on after %d epochs", job.task.name, job.fold, len(adaptation.epochs))
+            history = _run(job, adaptation, checkpoints, progress)
+        record = _record(job, adaptation.trainable, history, measured).model_copy(update={"seconds": round(checkpoints.seconds, 3)})
+        write_adapter(job.folder, Adapter(record, adaptation.trainable.tensors()))
+        checkpoints.remove()
     logger.info(
         "%s, fold %d: %s after %d epochs, loss %.3f", job.task.name, job.fold, history.stop_reason, len(history.epochs), history.epochs[-1].loss
     )
 
 
-def _record(job: Job, trainable: Trainable, history: History, seconds: float) -> AdapterRecord:
+def _prepared(job: Job, device: torch.device) -> Adaptation:
+    """Everything ready for the first epoch."""
+    logger.info("%s, fold %d: support %s", job.task.name, job.fold, ", ".join(job.support_ids))
+    seeds = np.random.SeedSequence(job.fold)
+    network = to_device(load_foundation_network(job.preset, job.weights), device)
+    generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+    trainable = prepare_(network, job.preset, job.task, job.settings, generator, len(job.support_ids))
+    network.to(device)
+    if job.settings.recompute_activations:
+        recompute_activations_(network)
+    # a checkpoint has weights and AdamW's two moments, and while a new one is written there are two; then the adapter
+    require_space(job.folder, 7 * 4 * trainable.parameter_count, f"adapting {job.task.name}")
+    labels = list(job.task.structures.values())
+    support = [SupportVolume.open(StoredCase.open(job.cases, identifier), labels) for identifier in job.support_ids]
+    return Adaptation(network, trainable, support, job.settings, job.plans.scheme.patch_size_voxels, np.random.default_rng(seeds))
+
+
+def _run(job: Job, adaptation: Adaptation, checkpoints: Checkpoints, progress: bool) -> History:
+    name, done = f"{job.task.name} fold {job.fold}", len(adaptation.epochs)
+    with (
+        TrainingLog(job.folder / "training_log.csv", adaptation.epochs) as log,
+        tqdm(total=job.settings.max_epochs, initial=done, desc=name, unit="epoch", disable=None if progress else True) as bar,
+    ):
+
+        def on_epoch(epoch: Epoch) -> None:
+            checkpoints.keep()
+            log.add(epoch)
+            bar.set_postfix(loss=f"{epoch.loss:.3f}", rank=sum(epoch.effective_rank.values()))
+            bar.update()
+
+        try:
+            history = adaptation.run(on_epoch)
+        except BaseException:  # Ctrl-C, SIGTERM and faults alike lose no finished epoch
+            checkpoints.flush()
+            if adaptation.epochs:
+                logger.info("%s: stopped after %d epochs; run it again with --continue to go on from there", name, len(adaptation.epochs))
+            raise
+    title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {job.shots} shots"
+    plot_progress(job.folder / "progress.png", history.epochs, job.settings.stop_smoothing, title)
+    return history
+
+
+def _record(job: Job, trainable: Trainable, history: History, measured: RunRecord) -> AdapterRecord:
     return AdapterRecord(
         **job.identity(),
         plans_sha256=job.plans_sha256,
@@ -114,7 +186,8 @@ def _record(job: Job, trainable: Trainable, history: History, seconds: float) ->
         epochs=len(history.epochs),
         stop_reason=history.stop_reason,
         final_loss=history.epochs[-1].loss,
-        seconds=round(seconds, 3),
+        seconds=round(measured.total.seconds, 3),
+        peak_memory_mib=round(measured.total.peak_bytes / 2**20, 1),
         versions=versions(),
         licence=job.preset.licence,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from arena_pipeline.adapt.methods import method_settings
 from arena_pipeline.errors import AdapterError, PlansError, SupportSetError
 from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
 from arena_pipeline.io.splits import draw_support_set
@@ -61,6 +62,15 @@ class Job:
             "settings": self.settings,
         }
 
+    def checkpoint_identity(self) -> dict[str, Any]:
+        """All that an unfinished adaptation depends on: its checkpoint is of use only while all of this is the same."""
+        sources = {name: StoredCase.open(self.cases, name).record.source for name in self.support_ids}
+        volumes = {
+            name: None if source is None else (source.image.sha256, source.segmentation and source.segmentation.sha256)
+            for name, source in sources.items()
+        }
+        return self.identity() | {"plans_sha256": self.plans_sha256, "support_volumes": volumes}
+
     def is_done(self) -> bool:
         """Whether the fold's folder holds a whole adapter of this identity."""
         try:
@@ -70,18 +80,48 @@ class Job:
         return all(getattr(record, name) == value for name, value in self.identity().items())
 
 
-def list_jobs(
-    dataset_id: int,
-    shots: int,
-    workspace: Workspace,
-    folds: Sequence[int],
-    structures: Sequence[str] | None,
-    foundation: str | None,
-    changes: dict[str, int | None],
-) -> list[Job]:
-    """Every fold to adapt, checked before the first one starts."""
+@dataclass(frozen=True)
+class Planned:
+    """One dataset as it is planned for one foundation: what all its jobs share."""
+
+    workspace: Workspace
+    plans: Plans
+    plans_sha256: str
+    preset: FoundationPreset
+    weights: Path
+    cases: Path
+
+    def settings(self, changes: dict[str, Any]) -> AdaptationSettings:
+        """The planned settings with `changes` to some of them; None leaves one as planned.
+
+        Raises:
+            PlansError: an impossible value.
+        """
+        return _changed(self.plans.adaptation, changes)
+
+    def jobs(self, shots: int, folds: Sequence[int], structures: Sequence[str] | None, changes: dict[str, Any]) -> list[Job]:
+        """Every fold of every task (of `structures`, where given), checked before the first one starts; `changes` to the planned settings."""
+        settings = self.settings(changes)
+        model = self.workspace.model(self.plans.dataset_name, self.preset.name, settings.method, shots)
+        same = (self.plans, self.plans_sha256, self.preset, self.weights, self.cases)
+        jobs = [
+            Job(*same, task, fold, shots, _draw(task, shots, fold), settings, fold_folder(model, task.name, fold))
+            for task in _tasks(self.plans, structures, shots)
+            for fold in folds
+        ]
+        for job in jobs:
+            _check_support(job)
+        return jobs
+
+
+def read_planned(dataset_id: int, workspace: Workspace, foundation: str | None) -> Planned:
+    """The plans of a dataset and the weights they were made for.
+
+    Raises:
+        ArenaError: there are none, or the weights are others now.
+    """
     name = workspace.dataset_name(dataset_id)
-    preset = load_preset(planned_foundation(workspace, name, foundation))
+    preset = load_preset(planned_foundation(workspace, name, foundation), workspace.foundations)
     path = workspace.plans(name, preset.name)
     plans = Plans.read(path)
     weights = weights_file(preset, workspace.installed_foundation(preset.name))
@@ -90,20 +130,7 @@ def list_jobs(
             f"{path}: made for other weights of {preset.name} than {weights} holds; "
             f"run arena_plan_and_preprocess -d {dataset_id} -foundation {preset.name} again"
         )
-    settings = _changed(plans.adaptation, changes)
-    model = workspace.model(name, preset.name, settings.method, shots)
-    tasks, cases = _tasks(plans, structures, shots), workspace.cases(name, preset.name)
-    plans_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    jobs = []
-    for task in tasks:
-        for fold in folds:
-            support_ids = _draw(task, shots, fold)
-            jobs.append(
-                Job(plans, plans_sha256, preset, weights, cases, task, fold, shots, support_ids, settings, fold_folder(model, task.name, fold))
-            )
-    for job in jobs:
-        _check_support(job)
-    return jobs
+    return Planned(workspace, plans, hashlib.sha256(path.read_bytes()).hexdigest(), preset, weights, workspace.cases(name, preset.name))
 
 
 def _draw(task: TaskPlan, shots: int, fold: int) -> tuple[str, ...]:
@@ -115,8 +142,10 @@ def _draw(task: TaskPlan, shots: int, fold: int) -> tuple[str, ...]:
 
 def _check_support(job: Job) -> None:
     """Tells now what would fail hours later: a case not preprocessed, made by another scheme, or without the structure."""
+    shown: set[int] = set()
     for identifier in job.support_ids:
         record = StoredCase.open(job.cases, identifier).record
+        shown.update(record.labels)
         if record.source is not None and not makes_same_cases(record.source.scheme, job.plans.scheme):
             raise PlansError(
                 f"{identifier}: preprocessed by another scheme than the plans have now; run arena_preprocess for {job.plans.dataset_name}"
@@ -127,13 +156,19 @@ def _check_support(job: Job) -> None:
                 f"{identifier}: no voxel of {', '.join(job.task.structures)} is left at {spacing} mm; "
                 f"take the case out of the candidates of {job.task.name} in plans.json, or use a foundation with finer voxels"
             )
+    if absent := [name for name, label in job.task.structures.items() if label not in shown]:
+        logger.warning(
+            "%s, fold %d: %s in none of the support cases (%s), so it can't be learned from them; more shots, or another fold with -f, may have it",
+            *(job.task.name, job.fold, ", ".join(absent), ", ".join(job.support_ids)),
+        )
 
 
-def _changed(settings: AdaptationSettings, changes: dict[str, int | None]) -> AdaptationSettings:
-    """The planned settings with those given on the command line."""
+def _changed(settings: AdaptationSettings, changes: dict[str, Any]) -> AdaptationSettings:
+    """The planned settings with those given on the command line, of which `method` and `rank` go together."""
     given = {name: value for name, value in changes.items() if value is not None}
+    method, rank = given.pop("method", None), given.pop("rank", None)
     try:
-        return AdaptationSettings.model_validate(settings.model_dump() | given)
+        return method_settings(AdaptationSettings.model_validate(settings.model_dump() | given), method, rank)
     except ValidationError as error:
         faults = "; ".join(f"{fault['loc'][0]} {fault['input']}: {fault['msg']}" for fault in error.errors())
         raise PlansError(f"impossible settings: {faults}") from None

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from arena_pipeline.ensemble import ensemble_segmentation
 from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.images import read_geometry, write_segmentation
+from arena_pipeline.io.lock import locked
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.probabilities import SUFFIX, ProbabilityFile
@@ -33,7 +34,7 @@ def ensemble(input_folders: Sequence[str | Path], output_folder: str | Path) -> 
     if out.resolve() in {folder.resolve() for folder in folders}:
         raise DatasetError(f"{out}: the ensemble would overwrite one of its members; choose another output folder")
     written: dict[str, Path] = {}
-    with tqdm(cases, unit="case", disable=None) as bar:
+    with locked(out), tqdm(cases, unit="case", disable=None) as bar:
         for case in bar:
             bar.set_description(case)
             with stage("ensemble"):

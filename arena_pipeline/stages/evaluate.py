@@ -15,12 +15,14 @@ from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.evaluate import Protocol, StructureScore, score_table, structure_table, summarise
 from arena_pipeline.foundations import Scheme, load_preset
 from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.io.lock import locked
 from arena_pipeline.io.parallel import map_cases
-from arena_pipeline.machine import memory_bytes, usable_cores
+from arena_pipeline.machine import workers_for
 from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.masks import masks_file
 from arena_pipeline.records import stage
 from arena_pipeline.stages.evaluation_cases import EvaluationCase, find_cases, match_labels, predicted_labels, read_description
+from arena_pipeline.stages.evaluation_journal import Journal
 from arena_pipeline.stages.evaluation_scoring import Scoring, score_case
 from arena_pipeline.workspace import Workspace
 
@@ -64,7 +66,7 @@ def evaluate(
     ignore_split: bool = False,
     workspace: Workspace | None = None,
 ) -> Evaluation:
-    """Scores every case and structure, and writes nnU-Net's summary.json and a CSV.
+    """Scores every case and structure, and writes nnU-Net's summary.json and a CSV. Interrupted, the same call goes on where it stopped.
 
     Args:
         reference, prediction: folders with one segmentation per case; files match by case identifier, structures by name.
@@ -84,21 +86,24 @@ def evaluate(
     predicted = predicted_labels(prediction, description)
     labels = match_labels(predicted, description, structures)
     cases, missing = find_cases(reference, prediction, description, list(labels), chill, ignore_split)
-    scheme = _scheme(protocol, approximate, model, foundation)
+    scheme = _scheme(protocol, approximate, model, foundation, workspace or Workspace.find())
     if protocol == "published" and scheme is None:
         _require_masks(prediction, cases)
     scoring = Scoring(labels, description.structures, predicted, protocol, scheme, largest_component=description.objective == "binary")
-    with stage("evaluate"):
-        scores = _score(cases, scoring, workers)
-    files = {case.identifier: (str(case.reference), str(case.prediction)) for case in cases}
-    summary = summarise(scores, {name: pair.reference for name, pair in labels.items()}, files, protocol)
-    summary |= {"protocol": scoring.sentence, "missing_predictions": missing}
     path = output or prediction / ("summary.json" if protocol == "native" else "summary_published.json")
-    csv_file = _write(path, summary, score_table(scores, protocol))
+    with locked(path.parent, f"_{path.stem}"):
+        journal = Journal(path, scoring)
+        with stage("evaluate"):
+            scores = _score(cases, scoring, workers, journal)
+        files = {case.identifier: (str(case.reference), str(case.prediction)) for case in cases}
+        summary = summarise(scores, {name: pair.reference for name, pair in labels.items()}, files, protocol)
+        summary |= {"protocol": scoring.sentence, "missing_predictions": missing}
+        csv_file = _write(path, summary, score_table(scores, protocol))
+        journal.remove()
     return Evaluation(scores, structure_table(scores, protocol), scoring.sentence, missing, path, csv_file)
 
 
-def _scheme(protocol: Protocol, approximate: bool, model: Path | None, foundation: str | None) -> Scheme | None:
+def _scheme(protocol: Protocol, approximate: bool, model: Path | None, foundation: str | None, workspace: Workspace) -> Scheme | None:
     """The scheme to approximate the preprocessed grid with; None where nothing is to be approximated."""
     if not approximate:
         return None
@@ -106,7 +111,7 @@ def _scheme(protocol: Protocol, approximate: bool, model: Path | None, foundatio
         raise DatasetError("--approximate belongs to --protocol published; the native protocol needs no other grid")
     if (model is None) == (foundation is None):
         raise DatasetError("--approximate needs the preprocessing scheme: give one of -m MODEL_FOLDER and -foundation NAME")
-    return Plans.read(model / "plans.json").scheme if model is not None else load_preset(str(foundation)).scheme
+    return Plans.read(model / "plans.json").scheme if model is not None else load_preset(str(foundation), workspace.foundations).scheme
 
 
 def _require_masks(predictions: Path, cases: list[EvaluationCase]) -> None:
@@ -119,20 +124,24 @@ def _require_masks(predictions: Path, cases: list[EvaluationCase]) -> None:
         )
 
 
-def _score(cases: list[EvaluationCase], scoring: Scoring, workers: int | None) -> list[StructureScore]:
-    """All scores, by case in the order of `cases`.
+def _score(cases: list[EvaluationCase], scoring: Scoring, workers: int | None, journal: Journal) -> list[StructureScore]:
+    """All scores, by case in the order of `cases`; those in the journal are not computed again.
 
     Raises:
         DatasetError: some cases can't be scored; names each with its reason.
     """
-    workers = workers or max(1, min(usable_cores(), memory_bytes() // BYTES_PER_WORKER))
-    results: dict[str, list[StructureScore]] = {}
+    workers = workers_for(BYTES_PER_WORKER) if workers is None else workers
+    results = {case.identifier: scores for case in cases if (scores := journal.scores(case)) is not None}
+    if results:
+        logger.info("%d of %d cases were scored before an interruption, kept", len(results), len(cases))
+    to_do = {case.identifier: case for case in cases if case.identifier not in results}
     failed: list[ArenaError] = []
-    for identifier, result in map_cases(partial(score_case, scoring=scoring), {case.identifier: case for case in cases}, workers, "evaluate"):
+    for identifier, result in map_cases(partial(score_case, scoring=scoring), to_do, workers, "evaluate"):
         if isinstance(result, ArenaError):
             failed.append(result)
         else:
             results[identifier] = result
+            journal.add(to_do[identifier], result)
     if failed:
         raise DatasetError(f"{len(failed)} of {len(cases)} cases can't be evaluated: " + " | ".join(str(error) for error in failed))
     return [score for case in cases for score in results[case.identifier]]

@@ -104,7 +104,7 @@ def find_cases(
         raise DatasetError(f"{reference}: no segmentation CASE{description.file_ending} in it; -ref is the folder of the reference segmentations")
     cases, missing = [], []
     for identifier, path in references.items():
-        asked = tuple(s for s in structures if ignore_split or _is_query(description, identifier, s))
+        asked = tuple(s for s in structures if ignore_split or is_query(description, identifier, s))
         if not asked:
             continue
         annotated = tuple(s for s in asked if description.is_annotated(identifier, s))
@@ -134,7 +134,7 @@ def _report_missing(predictions: Path, missing: list[str], found: int, chill: bo
     logger.warning("%s: no prediction of %s; evaluated without them", predictions, _shortened(missing))
 
 
-def _is_query(description: DatasetJson, case: str, structure: str) -> bool:
+def is_query(description: DatasetJson, case: str, structure: str) -> bool:
     """Whether dataset.json's split makes this a test case of this structure; without a split for it, every case is."""
     split = description.split.get(structure) or description.split.get("*")
     return split is None or not split.test or case in split.test

@@ -10,6 +10,7 @@ from arena_pipeline.fingerprint import Fingerprint, dataset_state
 from arena_pipeline.fingerprint import extract_fingerprint as measure
 from arena_pipeline.foundations import choose_foundation, load_preset
 from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.lock import locked
 from arena_pipeline.machine import workers_for
 from arena_pipeline.records import stage
 from arena_pipeline.workspace import Workspace
@@ -35,16 +36,16 @@ def extract_fingerprint(
     if foundation is None:
         foundation, reason = choose_foundation(workspace.foundations)
         logger.info("foundation: %s (another one: -foundation NAME)", reason)
-    preset = load_preset(foundation)
+    preset = load_preset(foundation, workspace.foundations)
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
     fingerprints = []
     for name in names:
-        with stage("fingerprint"):
+        with locked(workspace.preprocessed_dataset(name)), stage("fingerprint"):
             raw = RawDataset.open(workspace.raw_dataset(name))
             path = workspace.fingerprint(name)
             fingerprint = None if clean else _up_to_date(workspace, name, dataset_state(raw, preset))
             if fingerprint is None:
-                fingerprint = measure(raw, preset, workers or workers_for(BYTES_PER_WORKER))
+                fingerprint = measure(raw, preset, workers_for(BYTES_PER_WORKER) if workers is None else workers)
                 fingerprint.write(path)
             else:
                 logger.info("%s: the fingerprint there is up to date, kept (--clean measures again)", name)

@@ -11,8 +11,9 @@ from arena_pipeline.errors import DatasetError, FoundationError, PlansError
 from arena_pipeline.foundations import choose_foundation, load_preset, preset_names
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.planning import Plans
+from arena_pipeline.stages.model_package import is_installed
 from arena_pipeline.stages.selection import planned_foundation
-from arena_pipeline.workspace import Workspace
+from arena_pipeline.workspace import CHECKPOINT, Workspace
 
 USUAL_SHOTS = 5
 MODEL_FOLDER = re.compile(r"(?P<method>.+)_(?P<shots>\d+)shots")
@@ -61,7 +62,7 @@ class DatasetState:
 
 @dataclass(frozen=True)
 class ModelState:
-    """An adapted model: task -> folds with a whole adapter, and those that were begun only."""
+    """An adapted model: task -> folds with a whole adapter, and those that were begun only; `installed`: from a package of somebody's."""
 
     dataset: str
     foundation: str
@@ -71,6 +72,7 @@ class ModelState:
     folds: dict[str, tuple[int, ...]]
     unfinished: dict[str, tuple[int, ...]]
     next_command: str
+    installed: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def info(workspace: Workspace) -> WorkspaceReport:
     return WorkspaceReport(
         root=workspace.root,
         exists=workspace.root.is_dir(),
-        foundations=tuple(_foundation(workspace, name) for name in preset_names()),
+        foundations=tuple(_foundation(workspace, name) for name in preset_names(workspace.foundations)),
         default_foundation=default,
         datasets=tuple(_dataset(workspace, name, default) for name in workspace.dataset_names()),
         models=tuple(_models(workspace)),
@@ -111,7 +113,10 @@ def _command(workspace: Workspace, *words: str | int) -> str:
 
 
 def _foundation(workspace: Workspace, name: str) -> FoundationState:
-    preset = load_preset(name)
+    try:
+        preset = load_preset(name, workspace.foundations)
+    except FoundationError as error:
+        return FoundationState(name, str(error), "unknown", 0, "can't be used", False, None)
     installed = (workspace.installed_foundation(name) / "weights.safetensors").is_file()
     packaged = preset.weights.packaged is not None
     here = packaged or installed
@@ -126,7 +131,7 @@ def _dataset(workspace: Workspace, name: str, default: str) -> DatasetState:
     except DatasetError as error:
         return DatasetState(name, 0, 0, (), "", str(error), (), None)
     folder = workspace.preprocessed_dataset(name)
-    planned = sorted({p.parent.name for p in folder.glob("*/plans.json")} & set(preset_names()))
+    planned = sorted({p.parent.name for p in folder.glob("*/plans.json")} & set(preset_names(workspace.foundations)))
     prepared = tuple(_prepared(workspace, name, foundation, default) for foundation in planned)
     command = None if prepared else _command(workspace, "arena_plan_and_preprocess", "-d", _number(name))
     return DatasetState(name, len(raw.training), len(raw.queries), tuple(raw.json.structures), raw.json.objective, None, prepared, command)
@@ -161,13 +166,21 @@ def _models(workspace: Workspace) -> list[ModelState]:
         dataset, foundation, shots = folder.parts[-3], folder.parts[-2], int(match["shots"])
         if unfinished:
             numbers = sorted({fold for task in unfinished.values() for fold in task})
-            words = [*_which(dataset, foundation, ""), "-shots", shots, "-f", *numbers]
+            method = [] if match["method"] == "arena" else ["-method", match["method"]]
+            words = [*_which(dataset, foundation, ""), "-shots", shots, *method, "-f", *numbers]
             structures = [] if "multiclass" in unfinished else ["--structures", *unfinished]
-            command = _command(workspace, "arena_adapt", *words, *structures)
+            goes_on = ["--continue"] if any(folder.glob(f"*/fold_*/{CHECKPOINT}")) else []
+            command = _command(workspace, "arena_adapt", *words, *structures, *goes_on)
         else:
-            command = _command(workspace, "arena_predict", "-i", "in/", "-o", "out/", "-m", str(folder))
-        found.append(ModelState(dataset, foundation, match["method"], shots, folder, folds, unfinished, command))
+            command = _install_first(workspace, foundation) or _command(workspace, "arena_predict", "-i", "in/", "-o", "out/", "-m", str(folder))
+        found.append(ModelState(dataset, foundation, match["method"], shots, folder, folds, unfinished, command, is_installed(folder)))
     return found
+
+
+def _install_first(workspace: Workspace, foundation: str) -> str | None:
+    """What brings the weights that a model needs; None where they are here, or nobody knows the foundation."""
+    known = foundation in preset_names(workspace.foundations)
+    return _foundation(workspace, foundation).next_command if known else None
 
 
 def _folds(model: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:

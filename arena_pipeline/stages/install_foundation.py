@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from arena_pipeline.errors import FoundationError
-from arena_pipeline.foundations import FoundationPreset, load_preset, preset_names
+from arena_pipeline.foundations import INSTALLED_RECORD, FoundationPreset, find_preset, load_preset, preset_names
 from arena_pipeline.io.atomic import replace_when_done, write_json
 from arena_pipeline.model.checkpoints import Match, read_foundation
 from arena_pipeline.model.weights import load_foundation_network, sha256
@@ -20,7 +22,7 @@ from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, RECORD = "weights.safetensors", "foundation.json"
+WEIGHTS, RECORD = "weights.safetensors", INSTALLED_RECORD
 
 
 class FoundationRecord(Frozen):
@@ -66,12 +68,13 @@ def install_foundation(name: str, file: Path, workspace: Workspace, trust_checkp
     """Installs the checkpoint `file` as the foundation `name` in the workspace. What is there is replaced only by a valid one.
 
     Args:
+        name: of a preset in plans/, or a JSON file with a preset of one's own.
         trust_checkpoint: read a file even if that runs code which it names.
 
     Raises:
         FoundationError: an unknown name, one whose weights come with the package, or a file that does not fit; says which would.
     """
-    preset = load_preset(name)
+    preset = find_preset(name)
     if preset.weights.packaged is not None:
         raise FoundationError(f"foundation {name} comes with the package ({preset.weights.packaged}): there is nothing to install")
     return install_preset(preset, file, workspace, trust_checkpoint)
@@ -86,8 +89,7 @@ def install_preset(preset: FoundationPreset, file: Path, workspace: Workspace, t
     _warn_of_another_name(preset, file)
     previous = sha256(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
     with stage("write"), replace_when_done(folder / WEIGHTS) as weights:
-        # A copy of each tensor: views into shared memory can't be stored.
-        save_file({name: tensor.contiguous().clone() for name, tensor in found.tensors.items()}, weights)
+        save_file({name: _stored(tensor) for name, tensor in found.tensors.items()}, weights)
         load_foundation_network(preset, weights)  # raises before anything is replaced
         weights_sha256 = sha256(weights)
         record = _record(preset, file, found, (source_sha256, weights_sha256), trust_checkpoint)
@@ -98,6 +100,13 @@ def install_preset(preset: FoundationPreset, file: Path, workspace: Workspace, t
         text = "%s: other weights were here (SHA-256 %s...), and plans and adapters made with those need them back"
         logger.warning(text, preset.name, replaced[:12])
     return Installation(record, folder, replaced)
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """A copy, since views into shared memory can't be stored; of a type that is taken when the weights are read."""
+    if not tensor.is_floating_point():
+        return tensor.long().contiguous().clone()
+    return (tensor.float() if tensor.dtype == torch.float64 else tensor).contiguous().clone()
 
 
 def _record(preset: FoundationPreset, file: Path, found: Match, checksums: tuple[str, str], trusted: bool) -> FoundationRecord:

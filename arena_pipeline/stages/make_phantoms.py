@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from arena_pipeline.errors import DatasetError
+from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.phantoms.field_of_view import RANGES
@@ -58,14 +59,24 @@ def make_phantoms(
     missing = {case.identifier: case for case in cases if not case.image_path.is_file()}
     if len(missing) < number:
         logger.info("%s: %d of %d phantoms are there already", output, number - len(missing), number)
+    failed: list[ArenaError] = []
     with stage("make_phantoms"):
-        for name, result in map_cases(write_phantom_case, missing, workers, "phantoms"):
-            if isinstance(result, Exception):
-                raise result
-            logger.debug("%s: written", name)
+        for name, result in map_cases(write_phantom_case, missing, workers, "phantoms", folders=_folders(missing.values())):
+            if isinstance(result, ArenaError):
+                failed.append(result)
+            else:
+                logger.debug("%s: written", name)
+    if failed:
+        raise DatasetError(f"{len(failed)} of {len(missing)} phantoms are not made: " + "; ".join(map(str, failed)))
     if layout == "totalsegmentator":
         write_meta(output, cases)
     return [case.image_path for case in cases]
+
+
+def _folders(cases: Iterable[PhantomCase]) -> list[Path]:
+    """Where these cases' files go."""
+    folders = {folder for case in cases for folder in (case.image_path.parent, case.label_path.parent, case.label_path)}
+    return sorted(folder for folder in folders if folder.suffix != ".gz")
 
 
 def _check(number: int, test: int, start: int, layout: str, field_of_view: str | None) -> None:

@@ -13,6 +13,7 @@ from arena_pipeline.errors import DatasetError, PlansError
 from arena_pipeline.fingerprint import Finding, Fingerprint, dataset_state
 from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset, weights_file
 from arena_pipeline.io.dataset import Objective, RawDataset
+from arena_pipeline.io.lock import locked
 from arena_pipeline.machine import this_machine
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.weights import sha256
@@ -70,7 +71,7 @@ def plan(
     machine = this_machine(str(pick_device(device)))
     planned = []
     for name in names:
-        with stage("plan"):
+        with locked(workspace.preprocessed_dataset(name)), stage("plan"):
             raw = RawDataset.open(workspace.raw_dataset(name))
             fingerprint = _read_fingerprint(workspace, raw, preset)
             plans = make_plans(fingerprint, preset, foundation_sha256, raw.json, machine, objective)
@@ -85,7 +86,7 @@ def _read_fingerprint(workspace: Workspace, raw: RawDataset, preset: FoundationP
     name, number = raw.folder.name, int(raw.folder.name[7:10])
     path = workspace.fingerprint(name)
     fingerprint = Fingerprint.read(path)
-    if fingerprint.source_sha256 != dataset_state(raw, load_preset(fingerprint.foundation)):
+    if fingerprint.source_sha256 != dataset_state(raw, load_preset(fingerprint.foundation, workspace.foundations)):
         raise PlansError(f"{path}: the dataset has changed since; run arena_extract_fingerprint -d {number} -foundation {preset.name}")
     if fingerprint.foundation != preset.name:
         logger.warning(
@@ -98,10 +99,10 @@ def _read_fingerprint(workspace: Workspace, raw: RawDataset, preset: FoundationP
 def pick_foundation(workspace: Workspace, foundation: str | None) -> tuple[FoundationPreset, str]:
     """The preset named, else the most preferred one with weights, and why it is this one."""
     if foundation is not None:
-        return load_preset(foundation), f"{foundation} was asked for"
+        return load_preset(foundation, workspace.foundations), f"{foundation} was asked for"
     name, reason = choose_foundation(workspace.foundations)
     logger.info("foundation: %s (another one: -foundation NAME)", reason)
-    return load_preset(name), reason
+    return load_preset(name, workspace.foundations), reason
 
 
 def _check_candidates(plans: Plans) -> None:

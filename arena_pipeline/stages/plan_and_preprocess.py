@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from arena_pipeline.foundations import weights_file
 from arena_pipeline.io.dataset import Objective
+from arena_pipeline.io.lock import all_locked
 from arena_pipeline.stages.extract_fingerprint import extract_fingerprint
 from arena_pipeline.stages.plan import Planned, pick_foundation, plan
 from arena_pipeline.stages.preprocess import Preprocessed, preprocess
+from arena_pipeline.stages.verify_dataset import require_integrity
 from arena_pipeline.workspace import Workspace
 
 
@@ -31,20 +33,22 @@ def plan_and_preprocess(
         device: where networks will run; its memory decides the size of the micro-batches.
         objective: instead of the one in dataset.json.
         workers, fingerprint_workers: processes; None: chosen from cores and memory.
-        verify_dataset_integrity: read and check every case again, although its files have not changed.
+        verify_dataset_integrity: first read and check every file, as arena_verify_dataset does, and stop where one can't be used.
         clean: preprocess everything anew.
 
     Raises:
         ArenaError: as extract_fingerprint, plan and preprocess do; what an earlier step wrote stays.
     """
-    for dataset_id in dataset_ids:
-        workspace.dataset_name(dataset_id)  # a wrong number is told before the hours of work for the others
+    names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]  # a wrong number is told before the hours of work for the others
     preset, reason = pick_foundation(workspace, foundation)
     weights_file(preset, workspace.installed_foundation(preset.name))  # missing weights are told before the hours of work
     prepared = []
-    for dataset_id in dataset_ids:
-        extract_fingerprint([dataset_id], workspace, foundation=preset.name, workers=fingerprint_workers, clean=verify_dataset_integrity)
-        (planned,) = plan([dataset_id], workspace, preset.name, device, objective, reason)
-        (stored,) = preprocess([dataset_id], workspace, preset.name, workers, clean)
-        prepared.append((planned, stored))
+    with all_locked([workspace.preprocessed_dataset(name) for name in names]):
+        for dataset_id in dataset_ids:
+            if verify_dataset_integrity:
+                require_integrity(dataset_id, workspace, fingerprint_workers)
+            extract_fingerprint([dataset_id], workspace, foundation=preset.name, workers=fingerprint_workers)
+            (planned,) = plan([dataset_id], workspace, preset.name, device, objective, reason)
+            (stored,) = preprocess([dataset_id], workspace, preset.name, workers, clean)
+            prepared.append((planned, stored))
     return prepared

@@ -6,12 +6,12 @@ import logging
 import shutil
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from arena_pipeline.errors import DatasetError, PlansError
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.io.images import read_segmentation, write_segmentation
+from arena_pipeline.io.images import labels_present, read_segmentation, write_segmentation
+from arena_pipeline.io.lock import locked
 from arena_pipeline.planning import Plans
 from arena_pipeline.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING, find_inputs
@@ -42,15 +42,15 @@ def postprocess(
         raise DatasetError(f"{out}: input and output are the same folder; choose another output folder")
     labels = _labels(source, rules)
     written = {}
-    with tqdm(inputs.items(), unit="case", disable=None) as bar:
+    with locked(out), tqdm(inputs.items(), unit="case", disable=None) as bar:
         for case, path in bar:
             bar.set_description(case)
             with stage("postprocess"):
                 written[case] = _one_case(case, path, out / f"{case}{SEGMENTATION_ENDING}", (labels, rules))
-    for name in (JSON_NAME, ITK_SNAP_NAME):
-        if (source / name).is_file():
-            with replace_when_done(out / name) as temporary:
-                shutil.copyfile(source / name, temporary)
+        for name in (JSON_NAME, ITK_SNAP_NAME):
+            if (source / name).is_file():
+                with replace_when_done(out / name) as temporary:
+                    shutil.copyfile(source / name, temporary)
     return written
 
 
@@ -68,7 +68,7 @@ def _one_case(case: str, path: Path, target: Path, rules: tuple[dict[str, int], 
     labels, plans = rules
     image = read_segmentation(path)
     segmentation = image.array.copy(order="K")
-    unknown = sorted(set(np.flatnonzero(np.bincount(segmentation.ravel(order="K"))).tolist()) - {0, *labels.values()})
+    unknown = sorted(set(labels_present(segmentation)) - {0, *labels.values()})
     if unknown:
         faults = f"labels {unknown} in {path} are not in the plans of {plans.dataset_name} ({labels})"
         raise PlansError(f"{case}: {faults}; use the plans that predicted it")

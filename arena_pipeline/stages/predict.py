@@ -12,23 +12,27 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from arena_pipeline.errors import ArenaError, DatasetError, ImageError, PlansError
+from arena_pipeline.errors import ArenaError, DatasetError, NoSpace, PlansError
 from arena_pipeline.fingerprint.case import looks_like_hu
 from arena_pipeline.fingerprint.findings import not_hu_sentence
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.io.images import check_same_grid, read_geometry, read_image, read_segmentation, write_segmentation
+from arena_pipeline.io.images import read_geometry, read_image, write_segmentation
+from arena_pipeline.io.labels import count_labels
+from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.case import Extras, predict_case
 from arena_pipeline.predict.inputs import find_inputs, output_files, take_part
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
+from arena_pipeline.predict.memory import case_parts, in_words
 from arena_pipeline.predict.models import choose_model, load_model
 from arena_pipeline.predict.preview import PREVIEW_FOLDER, write_preview
-from arena_pipeline.predict.probabilities import SUFFIX, Description, ProbabilityFile, write_probabilities
+from arena_pipeline.predict.probabilities import SUFFIX, Description, write_probabilities
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.masks import masks_file, write_masks
 from arena_pipeline.records import note, stage
+from arena_pipeline.stages.prediction_outputs import held, is_complete, require_room
 from arena_pipeline.stages.prediction_setup import Setup, adapted_setup, zero_shot_setup
 from arena_pipeline.workspace import Workspace
 
@@ -60,6 +64,15 @@ class Job:
     def preview(self, case: str) -> Path:
         return self.folder / PREVIEW_FOLDER / f"{case}.png"
 
+    def others(self, case: str) -> list[Path]:
+        """Files asked for besides the segmentation."""
+        files = {
+            self.probabilities(case): self.extra.save_probabilities,
+            masks_file(self.folder, case): self.extra.save_preprocessed,
+            self.preview(case): self.extra.previews,
+        }
+        return [path for path, wanted in files.items() if wanted]
+
 
 @dataclass(frozen=True)
 class PredictionSummary:
@@ -78,6 +91,7 @@ def predict(
     *,
     dataset_id: int | None = None,
     shots: int | None = None,
+    method: str = "arena",
     folds: Sequence[int] | None = None,
     model_folder: str | Path | None = None,
     structures: Sequence[str] | None = None,
@@ -97,38 +111,41 @@ def predict(
 
     Args:
         input_path: a CT or a folder of CTs.
-        dataset_id, shots, foundation: narrow the choice among the adapted models; one must be left.
+        dataset_id, shots, method, foundation: narrow the choice among the adapted models; one must be left.
         model_folder: the model itself, instead of these.
         folds: those averaged; None: all that are finished.
         structures: those predicted; None: all.
         zero_shot: base structures that the foundation predicts as it is. With `dataset_id` they get that dataset's integers.
         save_probabilities, save_preprocessed: also CASE_probabilities.npz (for `ensemble`), preprocessed/CASE.npz (for the published protocol).
-        continue_prediction: keep segmentations that are there, whole and on the CT's grid.
+        continue_prediction: keep segmentations that are there, whole and on the CT's grid, with all else that is asked for.
         step_size: of the sliding window, as a share of the patch; None: 1 - the planned overlap.
         num_parts, part_id: only every num_parts-th case, from number part_id.
 
     Raises:
-        ArenaError: nothing to predict or to predict with. A case that can't be read or predicted does not stop the others;
+        ArenaError: nothing to predict or to predict with, an output folder that another command writes, that can't be written or that
+            has no room. A case that can't be read or predicted does not stop the others;
             the error at the end names all of them.
     """
     out, extra = Path(output_folder), Extra(save_probabilities, save_preprocessed, not no_postprocessing, not no_previews)
     inputs = take_part(find_inputs(Path(input_path)), part_id, num_parts)
     outputs = output_files(list(inputs), out, inputs)
-    target = pick_device(device)
-    note("device", str(target))
-    with stage("load model"):
-        if zero_shot is not None:
-            _check_zero_shot_arguments(shots, folds, model_folder, structures)
-            dataset = None if dataset_id is None else DatasetJson.read(workspace.raw_dataset(workspace.dataset_name(dataset_id)) / "dataset.json")
-            setup = zero_shot_setup(zero_shot, workspace, foundation, dataset, target)
-        else:
-            command = _command(input_path, out, workspace)
-            path = Path(model_folder) if model_folder is not None else choose_model(workspace, command, dataset_id, shots, foundation)
-            setup = adapted_setup(load_model(path, folds, structures), structures, workspace, target)
-    if step_size is not None:
-        setup = replace(setup, settings=replace(setup.settings, overlap=1 - step_size))
-    job = Job(out, setup, _label_map(out, setup, continue_prediction), extra)
-    return _predict_all(inputs, outputs, job, continue_prediction)
+    with held(out, list(inputs), part_id, num_parts):
+        target = pick_device(device)
+        note("device", str(target))
+        with stage("load model"):
+            if zero_shot is not None:
+                _check_zero_shot_arguments(shots, folds, model_folder, structures)
+                dataset = None if dataset_id is None else DatasetJson.read(workspace.raw_dataset(workspace.dataset_name(dataset_id)) / "dataset.json")
+                setup = zero_shot_setup(zero_shot, workspace, foundation, dataset, target)
+            else:
+                command = _command(input_path, out, workspace)
+                path = Path(model_folder) if model_folder is not None else choose_model(workspace, command, dataset_id, shots, foundation, method)
+                setup = adapted_setup(load_model(path, folds, structures), structures, workspace, target)
+        if step_size is not None:
+            setup = replace(setup, settings=replace(setup.settings, overlap=1 - step_size))
+        job = Job(out, setup, _label_map(out, setup, continue_prediction), extra)
+        require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
+        return _predict_all(inputs, outputs, job, continue_prediction)
 
 
 def _check_zero_shot_arguments(shots: object, folds: object, model_folder: object, structures: object) -> None:
@@ -161,11 +178,13 @@ def _predict_all(inputs: dict[str, Path], outputs: dict[str, Path], job: Job, co
         for case, source in bar:
             bar.set_description(case)
             try:
-                if continue_prediction and _is_complete(case, source, outputs[case], job):
+                if continue_prediction and is_complete(case, source, outputs[case], job.others(case)):
                     summary.kept[case] = outputs[case]
                     continue
                 predict_file(case, source, outputs[case], job)
                 summary.written[case] = outputs[case]
+            except NoSpace:
+                raise  # so would all others fail
             except ArenaError as error:
                 if len(inputs) == 1:
                     raise type(error)(f"{case}: {error}" if case not in str(error) else str(error)) from None
@@ -176,24 +195,9 @@ def _predict_all(inputs: dict[str, Path], outputs: dict[str, Path], job: Job, co
     return summary
 
 
-def _is_complete(case: str, source: Path, output: Path, job: Job) -> bool:
-    """Whether everything asked for is there and whole: files are read, not just looked at."""
-    extra = job.extra
-    wanted = [(True, output), (extra.save_preprocessed, masks_file(job.folder, case)), (extra.previews, job.preview(case))]
-    if not all(path.is_file() for needed, path in wanted if needed):
-        return False
-    try:
-        check_same_grid(case, read_geometry(source), read_segmentation(output).geometry, output)
-        if extra.save_probabilities:
-            ProbabilityFile(job.probabilities(case))
-    except (ImageError, DatasetError) as error:
-        logger.info("%s: predicted again: %s", case, error)
-        return False
-    return True
-
-
 def predict_file(case: str, source: Path, output: Path, job: Job) -> None:
     """One CT file to its segmentation and what else is asked for. The segmentation is written last: it marks the case as done."""
+    job = _with_room(case, source, job)
     with stage("read"):
         image = read_image(source)
     low, high = float(image.array.min()), float(image.array.max())
@@ -216,6 +220,20 @@ def predict_file(case: str, source: Path, output: Path, job: Job) -> None:
     _report(case, segmentation, image.geometry, labels)
 
 
+def _with_room(case: str, source: Path, job: Job) -> Job:
+    """Says what the case will take, and runs one window at a time where the memory that is free would not take more."""
+    setup, settings = job.setup, job.setup.settings
+    channels = max(task.out_channels for task in setup.tasks)
+    patch = settings.scheme.patch_size_voxels
+    parts = case_parts(read_geometry(source), settings.scheme.spacing_mm, patch, channels, job.extra.save_probabilities)
+    free = free_memory_bytes()
+    logger.info("%s: at most %s; %.1f GiB are free", case, in_words(parts), free / 2**30)
+    if settings.window_batch == 1 or sum(parts.values()) + settings.window_batch * setup.window_bytes <= free:
+        return job
+    logger.warning("%s: one window at a time instead of %d: little memory is free", case, settings.window_batch)
+    return replace(job, setup=replace(setup, settings=replace(settings, window_batch=1)))
+
+
 def _predict_image(case: str, image: Image, job: Job) -> tuple[np.ndarray, dict[str, np.ndarray], GridMap]:
     """Segmentation on the native grid, masks on the preprocessed one (where asked for); the file of probabilities on the way."""
     setup, masks = job.setup, dict[str, np.ndarray]()
@@ -230,7 +248,7 @@ def _predict_image(case: str, image: Image, job: Job) -> tuple[np.ndarray, dict[
 
 
 def _report(case: str, segmentation: np.ndarray, geometry: Geometry, labels: dict[str, int]) -> None:
-    counts = np.bincount(segmentation.ravel(order="K"), minlength=max(labels.values()) + 1)
+    counts = count_labels(segmentation, minlength=max(labels.values()) + 1)
     found = ", ".join(f"{name} {counts[label] * geometry.voxel_volume_ml:.1f} ml" for name, label in labels.items() if counts[label])
     absent = ", ".join(name for name, label in labels.items() if not counts[label])
     logger.info("%s: %s%s", case, found or "nothing found", f"; not found: {absent}" if absent and found else "")

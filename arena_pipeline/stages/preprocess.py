@@ -10,6 +10,7 @@ from pathlib import Path
 
 from arena_pipeline.errors import PlansError
 from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.lock import all_locked
 from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.records import stage
@@ -45,30 +46,32 @@ def preprocess(
 
     Args:
         foundation: whose plans to follow; None: the most preferred one that the dataset has plans for.
-        workers: processes; None: as planned.
+        workers: processes, never more than free memory takes; 0: all in this one; None: as planned.
         clean: delete what is stored and start anew; without it only missing and outdated cases are done.
 
     Raises:
-        ArenaError: no plans, a planned case that is not in imagesTr any more, or a case that can't be preprocessed.
+        ArenaError: no plans, a planned case that is not in imagesTr any more, or a case that can't be preprocessed; another command that
+            writes the dataset's preprocessed folder, or no room there.
     """
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
-    done = []
-    for name in names:
-        chosen = planned_foundation(workspace, name, foundation)
-        path = workspace.plans(name, chosen)
-        plans = Plans.read(path)
-        raw = RawDataset.open(workspace.raw_dataset(name))
-        cases = needed_cases(plans, raw, path)
-        folder = workspace.cases(name, chosen)
-        if clean and folder.exists():
-            logger.info("%s: deleting what was preprocessed for %s", name, chosen)
-            shutil.rmtree(folder)
-        processes = workers or plans.workers.preprocess
-        with stage("preprocess"):
-            # A single worker works in this process: a second one would only have to be started.
-            written = preprocess_dataset(raw, plans.scheme, folder, processes if processes > 1 else 0, cases)
-        done.append(Preprocessed(folder, cases, tuple(written)))
-    return done
+    with all_locked([workspace.preprocessed_dataset(name) for name in names]):
+        return [_preprocess_one(name, workspace, foundation, workers, clean) for name in names]
+
+
+def _preprocess_one(name: str, workspace: Workspace, foundation: str | None, workers: int | None, clean: bool) -> Preprocessed:
+    chosen = planned_foundation(workspace, name, foundation)
+    path = workspace.plans(name, chosen)
+    plans = Plans.read(path)
+    raw = RawDataset.open(workspace.raw_dataset(name))
+    cases = needed_cases(plans, raw, path)
+    folder = workspace.cases(name, chosen)
+    if clean and folder.exists():
+        logger.info("%s: deleting what was preprocessed for %s", name, chosen)
+        shutil.rmtree(folder)
+    processes = plans.workers.preprocess if workers is None else workers
+    with stage("preprocess"):
+        written = preprocess_dataset(raw, plans.scheme, folder, processes, cases)
+    return Preprocessed(folder, cases, tuple(written))
 
 
 def needed_cases(plans: Plans, raw: RawDataset, path: Path) -> tuple[str, ...]:

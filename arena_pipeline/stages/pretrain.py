@@ -1,101 +1,168 @@
-"""arena_pretrain: makes a foundation's weights from phantoms."""
+"""arena_pretrain: makes a foundation's weights from annotated datasets, from phantoms, or from both."""
 
 from __future__ import annotations
 
-import json
 import logging
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
-from arena_pipeline.errors import FoundationError
-from arena_pipeline.foundations import FoundationPreset, Scheme, load_preset
+from arena_pipeline.errors import DatasetError, FoundationError
+from arena_pipeline.foundations import FoundationPreset, Weights, find_preset
 from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.lock import locked
+from arena_pipeline.io.models import read_model
+from arena_pipeline.io.workers import telling_loader_deaths
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.network import build_network, to_device
 from arena_pipeline.model.weights import sha256
-from arena_pipeline.phantoms import PHANTOM_STRUCTURES, make_phantom
-from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
-from arena_pipeline.preprocess.store import StoredCase, write_case
 from arena_pipeline.pretrain.loop import Pretraining, pretrain
-from arena_pipeline.pretrain.patches import PatchSteps, PretrainingVolume
-from arena_pipeline.pretrain.settings import PretrainSettings
-from arena_pipeline.records import stage, versions
+from arena_pipeline.pretrain.patches import PatchSteps
+from arena_pipeline.pretrain.processes import process_group
+from arena_pipeline.pretrain.settings import PretrainSettings, make_settings
+from arena_pipeline.records import note, stage, versions
+from arena_pipeline.settings import Frozen
+from arena_pipeline.stages.pretraining_volumes import (
+    Volumes,
+    check_annotations,
+    dataset_volumes,
+    fingerprint,
+    make_phantoms,
+    open_datasets,
+    phantom_volumes,
+    preprocess_volumes,
+    warn_of_empty_structures,
+)
+from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-VARIATION = (0.1, 0.8)  # of the tissues' HU: from nearly real to stronger than real
+PHANTOMS = "phantoms"
 
 
-def pretrain_on_phantoms(foundation: str, output: Path, phantoms: int, settings: PretrainSettings, workers: int = 2) -> Path:
-    """Trains `foundation`'s network from random weights on `phantoms` synthetic torsos; returns output/NAME.safetensors.
+def pretrain_foundation(
+    foundation: str,
+    output: Path,
+    workspace: Workspace,
+    dataset_ids: Sequence[int] = (),
+    phantoms: int = 0,
+    changes: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    workers: int = 2,
+) -> Path:
+    """Trains `foundation`'s network from random weights; returns output/NAME.safetensors, with its preset beside it as NAME.json.
 
-    A run that was interrupted goes on where its last checkpoint stands. Structures that the preset does not list
-    (the heart, for arena_mini) are background.
+    A run that was interrupted goes on where its last checkpoint stands. Started by torchrun, the processes share every batch,
+    and train as one process would with the same batches.
+
+    Args:
+        foundation: name of a preset, or the JSON file of one's own.
+        dataset_ids: raw datasets in `workspace`, each drawn from as often as the others. A structure of the foundation counts in the
+            volumes where it is annotated.
+        phantoms: synthetic torsos to train on, as one more dataset.
+        changes: of the recipe that goes with the foundation's head; see `make_settings`.
+        device: auto, cpu, cuda or mps.
+        workers: processes that make the volumes; later all but one of them, which is this one, draw the patches. Of torchrun's each has as many.
 
     Raises:
-        FoundationError: `output` holds a run with other settings, or the preset's head has no softmax.
+        ArenaError: `output` holds another run, the data can't train this head, or a setting makes no sense.
     """
-    preset = load_preset(foundation)
-    if preset.head != "softmax":
-        raise FoundationError(f"foundation {foundation}: pre-training on phantoms wants a softmax head, the preset says {preset.head}")
+    preset = find_preset(foundation, workspace.foundations)
+    preset.require_head()
+    raws = open_datasets(dataset_ids, workspace)
+    if not raws and not phantoms:
+        raise DatasetError("nothing to train on: name datasets of the workspace with -d, or a number of --phantoms")
     keep_freed_memory()
-    _claim(output, preset, settings, phantoms)
-    with stage("phantoms"):
-        volumes = phantom_volumes(output / "phantoms", preset, range(phantoms), settings.seed, workers)
-    torch.manual_seed(settings.seed)  # MONAI initialises from the global generator
-    network = to_device(build_network(preset.architecture), torch.device("cpu"))
-    run = Pretraining(network, settings)
-    with stage("pretrain"):
-        pretrain(preset, run, PatchSteps([volumes], preset.scheme.patch_size_voxels, settings), output, workers=1)
-    weights = output / f"{foundation}.safetensors"
+    with process_group(device) as (processes, own_device), locked(output) if processes.is_first else nullcontext():
+        volumes = {raw.folder.name: dataset_volumes(raw, preset, workspace) for raw in raws}
+        if phantoms:
+            volumes[PHANTOMS] = phantom_volumes(output / PHANTOMS, preset, range(phantoms))
+        check_annotations(preset, volumes)
+        settings = make_settings(preset.head, sum(map(len, volumes.values())), changes or {})
+        batches = PatchSteps(list(volumes.values()), preset.scheme.patch_size_voxels, settings, processes.places(settings.batch_size))
+        if processes.is_first:
+            _store(preset, settings, raws, volumes, output, workers)
+        processes.wait()
+        note("device", str(own_device))
+        torch.manual_seed(settings.seed)  # MONAI initialises from the global generator
+        run = Pretraining(to_device(build_network(preset.architecture), own_device), settings, processes)
+        with stage("pretrain"), telling_loader_deaths(f"pre-training {preset.name}"):
+            pretrain(preset, run, batches, output, workers=max(0, workers - 1))
+        if processes.is_first:
+            _write(preset, run, volumes, output)
+    return output / f"{preset.name}.safetensors"
+
+
+def _store(
+    preset: FoundationPreset, settings: PretrainSettings, raws: list[RawDataset], volumes: dict[str, Volumes], output: Path, workers: int
+) -> None:
+    """Preprocesses and makes what is not stored yet, after checking that `output` is free for this run."""
+    with stage("preprocess"):
+        for raw in raws:
+            preprocess_volumes(raw, preset, volumes[raw.folder.name], workers)
+    phantoms = len(volumes.get(PHANTOMS, ()))
+    _claim(output, preset, settings, phantoms, {raw.folder.name: fingerprint(volumes[raw.folder.name]) for raw in raws})
+    if phantoms:
+        with stage("phantoms"):
+            make_phantoms(output / PHANTOMS, preset, range(phantoms), settings.seed, workers)
+    warn_of_empty_structures(preset, volumes)
+
+
+class Description(Frozen):
+    """run.json: what a run is, so that nothing but the same run goes on in its folder.
+
+    Attributes:
+        preset: the foundation, without what has nothing to do with its pre-training.
+        datasets: folder name -> `fingerprint` of what is drawn from it.
+    """
+
+    preset: dict[str, Any]
+    settings: PretrainSettings
+    phantoms: int
+    datasets: dict[str, str] = Field(default_factory=dict)
+
+
+def _claim(output: Path, preset: FoundationPreset, settings: PretrainSettings, phantoms: int, datasets: dict[str, str]) -> None:
+    """Writes down what the run is, or checks that the run that is there is the same."""
+    path = output / "run.json"
+    described = preset.model_dump(mode="json", exclude={"weights", "adaptation"})
+    wanted = Description(preset=described, settings=settings, phantoms=phantoms, datasets=datasets)
+    if path.is_file():
+        found = read_model(path, Description, FoundationError, "no such file", "give another -o")
+        differing = ", ".join(name for name in Description.model_fields if getattr(found, name) != getattr(wanted, name))
+        if differing:
+            raise FoundationError(
+                f"{path}: this folder holds a run with other settings (differing: {differing}); give another -o, or the same settings to continue"
+            )
+    write_json(path, wanted.model_dump())
+
+
+def _write(preset: FoundationPreset, run: Pretraining, volumes: dict[str, Volumes], output: Path) -> None:
+    """The weights, the preset that installs them, and the record of how they came to be."""
+    weights = output / f"{preset.name}.safetensors"
     with replace_when_done(weights) as temporary:
         save_file(_halved(run.averaged_state()), temporary)
-    record = {"foundation": foundation, "sha256": sha256(weights), "phantoms": phantoms, "settings": settings.model_dump(), "versions": versions()}
-    write_json(output / f"{foundation}.json", record)
-    return weights
-
-
-def phantom_volumes(folder: Path, preset: FoundationPreset, indices: range, seed: int, workers: int) -> list[PretrainingVolume]:
-    """Makes and preprocesses the phantoms that `folder` does not hold yet; phantom i depends on (seed, i) alone."""
-    missing = [index for index in indices if not StoredCase.exists(folder, _name(index))]
-    if missing:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            jobs = [pool.submit(store_phantom, folder, preset.scheme, seed, index) for index in missing]
-            for job in tqdm(jobs, desc="phantoms", unit="phantom"):
-                job.result()
-    channels = {label: preset.structures[name] for name, label in PHANTOM_STRUCTURES.items() if name in preset.structures}
-    return [PretrainingVolume(folder, _name(index), channels) for index in indices]
-
-
-def store_phantom(folder: Path, scheme: Scheme, seed: int, index: int) -> None:
-    """Makes phantom `index` on the scheme's own grid and stores it as a preprocessed case."""
-    rng = np.random.default_rng((seed, index))
-    phantom = make_phantom(rng, scheme.spacing_mm, variation=float(rng.uniform(*VARIATION)))
-    image, grid = preprocess_image(phantom.image, scheme)
-    write_case(folder, _name(index), image, preprocess_segmentation(phantom.segmentation, grid), grid, rng)
+    origin = Weights(expected_file=weights.name, layout="arena", origin="trained with arena_pretrain; pretraining.json beside it says on what")
+    write_json(output / f"{preset.name}.json", preset.model_copy(update={"weights": origin}).model_dump(mode="json"))
+    record = {
+        "foundation": preset.name,
+        "sha256": sha256(weights),
+        "volumes": {name: len(entries) for name, entries in volumes.items()},
+        "settings": run.settings.model_dump(),
+        "processes": run.processes.size,
+        "device": str(run.device),
+        "versions": versions(),
+    }
+    write_json(output / "pretraining.json", record)
 
 
 def _halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Floats in half precision: the file is half as large, and loading widens them again to the very same values everywhere."""
     return {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in state.items()}
-
-
-def _name(index: int) -> str:
-    return f"phantom_{index:05d}"
-
-
-def _claim(output: Path, preset: FoundationPreset, settings: PretrainSettings, phantoms: int) -> None:
-    """Writes down what the run is, or checks that the run that is there is the same."""
-    path = output / "run.json"
-    described = preset.model_dump(mode="json", exclude={"weights", "adaptation"})
-    wanted = {"preset": described, "settings": settings.model_dump(), "phantoms": phantoms}
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != wanted:
-        raise FoundationError(f"{path}: this folder holds a run with other settings; give another -o, or the same settings to continue")
-    write_json(path, wanted)

@@ -17,11 +17,11 @@ def planned_foundation(workspace: Workspace, dataset_name: str, foundation: str 
     planned = sorted(path.parent.name for path in folder.glob("*/plans.json")) if folder.is_dir() else []
     number = int(dataset_name[7:10])
     if foundation is not None and foundation not in planned:
-        load_preset(foundation)  # an unknown name lists the known ones
+        load_preset(foundation, workspace.foundations)  # an unknown name lists the known ones
         raise PlansError(
             f"{dataset_name} has no plans for {foundation} (it has: {', '.join(planned) or 'none'}); "
             f"run arena_plan_and_preprocess -d {number} -foundation {foundation}"
         )
     if not planned:
         raise PlansError(f"{dataset_name} has no plans; run arena_plan_and_preprocess -d {number}")
-    return foundation or max(planned, key=lambda name: load_preset(name).preference)
+    return foundation or max(planned, key=lambda name: load_preset(name, workspace.foundations).preference)

@@ -9,8 +9,9 @@ from torch import nn
 
 from arena_pipeline.adapt.batches import SupportVolume
 from arena_pipeline.adapt.loop import COMPLETED, CONVERGED, accumulate_gradients, adapt
-from arena_pipeline.adapt.trainable import Trainable, prepare_
-from arena_pipeline.errors import ArenaError, PlansError
+from arena_pipeline.adapt.prepare import prepare_
+from arena_pipeline.adapt.trainable import Trainable
+from arena_pipeline.errors import ArenaError
 from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights
 from arena_pipeline.model.low_rank import low_rank_matrices
 from arena_pipeline.model.network import build_network
@@ -62,7 +63,7 @@ class Bright(SupportVolume):
 def prepared(task: TaskPlan, settings: AdaptationSettings) -> tuple[nn.Module, Trainable]:
     torch.manual_seed(0)
     network = build_network(PRESET.architecture)
-    return network, prepare_(network, PRESET, task, settings, torch.Generator().manual_seed(1))
+    return network, prepare_(network, PRESET, task, settings, torch.Generator().manual_seed(1), 2)
 
 
 def run(task: TaskPlan, settings: AdaptationSettings, seed: int = 0) -> tuple[nn.Module, Trainable, list[float]]:
@@ -162,6 +163,19 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
         adapt(network, trainable, [Bright(float("nan"))], settings, PATCH, np.random.default_rng(0))
 
 
-def test_an_unknown_method_lists_the_known() -> None:
-    with pytest.raises(PlansError, match="unknown method lora9; known: arena"):
-        prepared(BASE, AdaptationSettings(method="lora9"))
+def test_a_device_without_room_for_the_batch_gives_the_bits_of_single_patches_and_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    settings = AdaptationSettings(patches_per_volume=2, max_epochs=1)
+    expected = run(NOVEL, settings.model_copy(update={"micro_batch": 1}))[1].tensors()
+    network, trainable = prepared(NOVEL, settings)
+
+    def no_room_for_two(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if len(inputs[0]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    network.register_forward_pre_hook(no_room_for_two)
+    adapt(network, trainable, [Bright(), Bright()], settings, PATCH, np.random.default_rng(0))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in trainable.tensors().items())
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "the device has no memory for all patches at once (CUDA out of memory. Tried to allocate 2.00 GiB): "
+        "one at a time from here on, which computes the same"
+    ]

@@ -3,10 +3,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from arena_pipeline import records
@@ -71,6 +75,44 @@ def test_an_interrupt_is_130(workspace: Workspace) -> None:
     workspace.root.mkdir()
     assert common.run(work, _arguments(workspace), "arena_test") == 130
     assert _only_record(workspace)["exit_status"] == 130
+
+
+def test_sigterm_is_143_and_what_stood_before_comes_back(workspace: Workspace) -> None:
+    def work(args: argparse.Namespace) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    workspace.root.mkdir()
+    assert common.run(work, _arguments(workspace), "arena_test") == 143
+    assert _only_record(workspace)["exit_status"] == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_with_busy_workers_leaves_at_once_and_takes_them_along(workspace: Workspace, number: signal.Signals, code: int) -> None:
+    workspace.root.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", BUSY, str(workspace.root)], stderr=subprocess.DEVNULL)
+    try:
+        while len(workers := psutil.Process(process.pid).children(recursive=True)) < 2:
+            time.sleep(0.05)
+        time.sleep(1)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        assert process.wait(30) == code
+    finally:
+        process.kill()
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+
+
+BUSY = """
+import argparse, sys, time
+from arena_pipeline.cli import common
+from arena_pipeline.io.parallel import map_cases
+if __name__ == "__main__":
+    options = common.parser("A command of the tests.")
+    work = lambda args: list(map_cases(time.sleep, {"a": 600, "b": 600}, 2, "sleep")) and None
+    sys.exit(common.run(work, options.parse_args(["-w", sys.argv[1]]), "arena_test"))
+"""
 
 
 def test_a_fault_in_the_program_leaves_with_its_traceback_and_is_recorded(workspace: Workspace) -> None:
@@ -161,12 +203,15 @@ def test_options_with_one_dash_take_no_abbreviations_but_keep_joined_values(caps
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
-def test_counts_are_whole_numbers_from_1(text: str) -> None:
+def test_counts_are_whole_numbers_from_1_and_workers_from_0(text: str) -> None:
     options = common.parser("A command of the tests.")
+    options.add_argument("-shots", type=common.positive_int)
     common.add_workers(options)
-    with pytest.raises(SystemExit) as stop:
-        options.parse_args([f"-np={text}"])
-    assert stop.value.code == 2
+    assert options.parse_args(["-np", "0"]).workers == 0
+    for option in ("-shots", *(["-np"] if text != "0" else [])):
+        with pytest.raises(SystemExit) as stop:
+            options.parse_args([f"{option}={text}"])
+        assert stop.value.code == 2
 
 
 def test_the_workspace_is_the_one_named_then_the_environments_then_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

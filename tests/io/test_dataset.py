@@ -22,7 +22,7 @@ def without(key: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "content, words",
     [
-        (without("file_ending") | {"fileEnding": ".nii.gz"}, "key file_ending is missing, is fileEnding meant to be it"),
+        (without("file_ending") | {"fileEnding": ".nii.gz"}, "file_ending: missing key, is fileEnding meant to be it"),
         (GOOD | {"objective": "binery"}, "objective: Input should be 'binary' or 'multiclass', found 'binery'"),
         (GOOD | {"objectve": "binary"}, "unknown key objectve, did you mean objective"),
         (GOOD | {"labels": {"background": 0, "liver": 2}}, r"dataset.json: labels: expected consecutive integers 0..1, found \[0, 2\]"),

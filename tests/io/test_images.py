@@ -324,6 +324,24 @@ def test_other_formats_mean_the_same_place(tmp_path: Path, ending: str, directio
     assert np.array_equal(read_segmentation(path).array, volume() > 0)
 
 
+@pytest.mark.parametrize("number", [b"-3", b"73", b"", b"x", b"99999999999"])
+def test_a_number_of_dimensions_that_would_end_the_process_is_refused(tmp_path: Path, number: bytes) -> None:
+    path = tmp_path / "ct.mha"
+    write_image(path, Image(volume(), Geometry(SHAPE, affine_of(np.eye(3)))))
+    path.write_bytes(path.read_bytes().replace(b"NDims = 3", b"NDims = " + number))
+    for read in (read_image, read_geometry, read_segmentation):
+        with pytest.raises(ImageError, match=r"ct.mha: not a MetaImage file, or a damaged one: no line NDims = 3 in its header; export it again"):
+            read(path)
+
+
+def test_a_volume_larger_than_the_memory_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "ct.mha"
+    write_image(path, Image(volume(), Geometry(SHAPE, np.diag([1e-2, 1e-2, 1e-2, 1]))))
+    path.write_bytes(path.read_bytes().replace(b"DimSize = 5 6 7", b"DimSize = 90000 90000 90000"))
+    with pytest.raises(ImageError, match="1,357,868.3 GiB of voxels, this machine has .* GiB of memory"):
+        read_image(path)
+
+
 def write_dicom(folder: Path, positions_mm: list[float], series: str = "1.2.3") -> None:
     folder.mkdir(exist_ok=True)
     writer = sitk.ImageFileWriter()

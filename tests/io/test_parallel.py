@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from arena_pipeline.errors import ImageError
+from arena_pipeline.errors import ArenaError, ImageError, WorkerDied
+from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.images import read_geometry, read_image
 from arena_pipeline.io.labels import CHUNK_VOXELS, count_labels
 from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.io.workers import exit_words, telling_loader_deaths
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_results_and_errors_by_case(workers: int, tmp_path: Path, write_nifti) -> None:
     jobs = {f"c{i}": write_nifti(tmp_path / f"c{i}.nii.gz", np.zeros((i + 2, 3, 4), np.int16)) for i in range(3)}
     jobs["missing"] = tmp_path / "missing.nii.gz"
@@ -31,6 +37,92 @@ def test_what_a_worker_logs_is_logged_here(workers: int, tmp_path: Path, write_n
     with caplog.at_level(logging.WARNING):
         assert len(list(map_cases(read_image, jobs, workers, "read"))) == 2
     assert sorted(name for name in jobs for record in caplog.records if f"{name}.nii.gz: the axes do not stand" in record.getMessage()) == ["a", "b"]
+
+
+def _fall(how: tuple[str, Path]) -> str:
+    kind, folder = how
+    if kind == "killed":
+        with replace_when_done(folder / "killed.txt") as temporary:
+            (folder / "pid").write_text(str(os.getpid()))
+            temporary.write_text("half")
+            time.sleep(60)
+    if kind == "fault":
+        raise ZeroDivisionError("by zero")
+    if kind == "exit":
+        os._exit(3)
+    if kind == "memory":
+        np.empty(1 << 60, np.uint8)
+    (folder / f"{kind}.txt").write_text("done")
+    return kind
+
+
+def _kill(pid: Path) -> None:
+    while not (pid.is_file() and pid.read_text()):
+        time.sleep(0.05)
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_worker_that_dies_takes_only_its_own_case_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kinds = ("killed", "fault", "exit", "memory", "last")
+    killer = threading.Thread(target=_kill, args=(tmp_path / "pid",))
+    killer.start()
+    began = time.monotonic()
+    results = dict(map_cases(_fall, {f"s_{kind}": (kind, tmp_path) for kind in kinds}, 2, "tests", folders=[tmp_path]))
+    killer.join()
+    assert time.monotonic() - began < 50  # nobody waited for the one that slept
+    assert sorted(results) == sorted(f"s_{kind}" for kind in kinds)
+    assert results["s_last"] == "last"
+    said = {name: str(error) for name, error in results.items() if isinstance(error, ArenaError)}
+    assert said["s_killed"].startswith("s_killed: its worker process died in tests (exit -9, SIGKILL: the system ends a process so when memory runs")
+    assert "fewer workers than 2" in said["s_killed"]
+    assert said["s_exit"].startswith("s_exit: its worker process died in tests (exit 3);")
+    assert said["s_fault"].startswith("s_fault: tests failed with ZeroDivisionError: by zero")
+    assert said["s_memory"].startswith("s_memory: memory ran out in tests")
+    assert all(isinstance(results[f"s_{kind}"], WorkerDied) for kind in ("killed", "fault", "exit"))
+    assert "in _fall\n    raise ZeroDivisionError" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.txt", "pid"]
+
+
+def test_without_workers_all_is_done_here_and_a_fault_is_as_it_was_raised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert dict(map_cases(_own_pid, {"a": 1, "b": 2}, 0, "tests")) == {"a": os.getpid(), "b": os.getpid()}
+    assert isinstance(dict(map_cases(_fall, {"m": ("memory", tmp_path)}, 0, "tests"))["m"], ArenaError)
+    with pytest.raises(ZeroDivisionError):
+        list(map_cases(_fall, {"s1": ("fault", tmp_path), "s2": ("last", tmp_path)}, 0, "tests"))
+    assert "s1: a fault of this program in tests" in caplog.text
+
+
+def _own_pid(job: int) -> int:
+    return os.getpid()
+
+
+def test_workers_that_cannot_start_end_it_at_once() -> None:
+    with pytest.raises(WorkerDied, match=r"tests: a worker process ended before it could start \(exit 1\).*-np 0"):
+        list(map_cases(_Unreadable(), {"a": 1, "b": 2}, 2, "tests"))
+
+
+class _Unreadable:
+    """A function that a worker can't load."""
+
+    def __call__(self, job: int) -> int:
+        return job
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return _refuse, ("here",)
+
+
+def _refuse(where: str) -> object:
+    raise RuntimeError(f"not loaded {where}")
+
+
+def test_exit_codes_in_words_and_the_death_of_a_data_loader() -> None:
+    assert exit_words(-11) == "exit -11, SIGSEGV: a library crashed, or a file on a failing disk could not be read"
+    assert exit_words(143).startswith("exit 143, SIGTERM")
+    assert (exit_words(1), exit_words(-99), exit_words(None)) == ("exit 1", "exit -99", "no exit code")
+    with pytest.raises(WorkerDied, match="pre-training toy: .*killed by signal: Killed.*-np"), telling_loader_deaths("pre-training toy"):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError, match="another"), telling_loader_deaths("pre-training toy"):
+        raise RuntimeError("another")
 
 
 def test_counts_of_labels_over_several_chunks(rng: np.random.Generator) -> None:

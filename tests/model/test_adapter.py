@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from arena_pipeline.adapt.trainable import Trainable, prepare_
+from arena_pipeline.adapt.prepare import prepare_
+from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import AdapterError
 from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights
 from arena_pipeline.model.adapted import AdaptedNetwork
@@ -91,7 +92,7 @@ def adapted(weights: Path, task: TaskPlan) -> tuple[torch.nn.Module, Adapter]:
     """A network whose every trained value is moved at random, some gates to zero, one whole matrix too."""
     network = build_network(PRESET.architecture)
     network.load_state_dict(load_file(weights))
-    trainable = prepare_(network, PRESET, task, AdaptationSettings(rank=4), torch.Generator().manual_seed(1))
+    trainable = prepare_(network, PRESET, task, AdaptationSettings(rank=4), torch.Generator().manual_seed(1), 1)
     with torch.no_grad():
         for index, (_, matrix) in enumerate(low_rank_matrices(trainable.updates)):
             matrix.B.normal_(0, 0.1)

@@ -8,7 +8,18 @@ from torch import nn
 
 from arena_pipeline.errors import NoTargetLayers
 from arena_pipeline.foundations import Architecture
-from arena_pipeline.model.low_rank import LowRankMatrix, add_updates_, low_rank_matrices, merge_, merged_weight, target_layers, unmerge_
+from arena_pipeline.model.low_rank import (
+    UpdateOf,
+    add_updates_,
+    arena_update,
+    gated_matrix,
+    lora_update,
+    low_rank_matrices,
+    merge_,
+    merged_weight,
+    target_layers,
+    unmerge_,
+)
 from arena_pipeline.model.network import build_network
 
 TINY = Architecture(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=2, patch_merging="monai_1.5")
@@ -31,18 +42,19 @@ def image() -> torch.Tensor:
     return torch.rand(1, 1, 64, 32, 32, generator=torch.Generator().manual_seed(2))
 
 
-def test_output_is_unchanged_at_the_start_bit_for_bit(image: torch.Tensor) -> None:
+@pytest.mark.parametrize("update_of", [arena_update, lora_update])
+def test_output_is_unchanged_at_the_start_bit_for_bit(update_of: UpdateOf, image: torch.Tensor) -> None:
     network = tiny_network()
     with torch.no_grad():
         before = network(image)
-        add_updates_(network, rank=8)
+        add_updates_(network, update_of, rank=8)
         assert torch.equal(network(image), before)
 
 
 def test_query_rows_never_move_and_key_and_value_rows_do() -> None:
     network = tiny_network()
     frozen = {name: layer.weight.clone() for name, layer in target_layers(network).items()}
-    randomise_(add_updates_(network, rank=3))
+    randomise_(add_updates_(network, arena_update, rank=3))
     for name, layer in target_layers(network).items():
         channels = layer.in_features
         moved = (layer.weight - frozen[name]).detach()
@@ -52,7 +64,7 @@ def test_query_rows_never_move_and_key_and_value_rows_do() -> None:
 
 
 def test_update_worked_out_by_hand() -> None:
-    matrix = LowRankMatrix(channels=2, rank=2)
+    matrix = gated_matrix(channels=2, rank=2)
     matrix.A.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     matrix.B.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     matrix.v.data = torch.tensor([0.5, -1.0])
@@ -60,17 +72,18 @@ def test_update_worked_out_by_hand() -> None:
 
 
 def test_initial_values_follow_the_method() -> None:
-    matrix = LowRankMatrix(channels=48, rank=512, generator=torch.Generator().manual_seed(0))
+    matrix = gated_matrix(channels=48, rank=512, generator=torch.Generator().manual_seed(0))
     bound = 1 / 48**0.5  # Kaiming-uniform with a = sqrt 5 reduces to 1 / sqrt(fan-in)
     assert matrix.A.abs().max() <= bound and matrix.A.abs().max() > 0.99 * bound
     assert torch.count_nonzero(matrix.B) == 0
     assert matrix.v.min() >= -1 and matrix.v.max() <= 1 and matrix.v.max() - matrix.v.min() > 1.9
 
 
-def test_merged_equals_unmerged_and_unmerging_restores_the_weights(image: torch.Tensor) -> None:
+@pytest.mark.parametrize("update_of", [arena_update, lora_update])
+def test_merged_equals_unmerged_and_unmerging_restores_the_weights(update_of: UpdateOf, image: torch.Tensor) -> None:
     network = tiny_network()
     frozen = {name: layer.weight.clone() for name, layer in target_layers(network).items()}
-    updates = add_updates_(network, rank=4)
+    updates = add_updates_(network, update_of, rank=4)
     randomise_(updates)
     with torch.no_grad():
         updated = network(image)
@@ -84,7 +97,7 @@ def test_merged_equals_unmerged_and_unmerging_restores_the_weights(image: torch.
 
 def test_parameter_counts_at_full_size() -> None:
     network = build_network(FULL)
-    updates = add_updates_(network, rank=8)
+    updates = add_updates_(network, arena_update, rank=8)
     matrices = [matrix for _, matrix in low_rank_matrices(updates)]
     assert len(target_layers(network)) == 8
     assert sum(layer.in_features for layer in target_layers(network).values()) == 1440
@@ -93,7 +106,7 @@ def test_parameter_counts_at_full_size() -> None:
 
 
 def test_compacting_drops_zero_entries_and_keeps_the_product() -> None:
-    matrix = LowRankMatrix(channels=12, rank=5)
+    matrix = gated_matrix(channels=12, rank=5)
     matrix.B.data.normal_()
     matrix.v.data[[1, 3]] = 0
     compact = matrix.compact()
@@ -103,7 +116,7 @@ def test_compacting_drops_zero_entries_and_keeps_the_product() -> None:
 
 
 def test_rank_zero_update_merges_to_the_frozen_weight() -> None:
-    matrix = LowRankMatrix(channels=4, rank=2)
+    matrix = gated_matrix(channels=4, rank=2)
     matrix.v.data.zero_()
     empty = {f"{projection}.{part}": tensor for projection in ("key", "value") for part, tensor in matrix.compact().items()}
     weight = torch.randn(12, 4)
@@ -111,8 +124,17 @@ def test_rank_zero_update_merges_to_the_frozen_weight() -> None:
     assert torch.equal(merged_weight(weight, empty), weight)
 
 
+def test_an_update_of_all_rows_merges_without_v_as_with_ones() -> None:
+    weight, a, b = torch.zeros(6, 2), torch.tensor([[1.0, 2.0]]), torch.arange(6.0).reshape(6, 1)
+    merged = merged_weight(weight, {"qkv.A": a, "qkv.B": b})
+    assert merged.tolist() == [[0, 0], [1, 2], [2, 4], [3, 6], [4, 8], [5, 10]]
+    assert torch.equal(merged_weight(weight, {"qkv.A": a, "qkv.B": b, "qkv.v": torch.ones(1)}), merged)
+    with pytest.raises(KeyError, match="expected key and value, or qkv"):
+        merged_weight(weight, {"key.A": a, "key.B": b})
+
+
 def test_a_network_without_targets_is_refused() -> None:
     with pytest.raises(NoTargetLayers, match="attn.qkv"):
-        add_updates_(nn.Conv3d(1, 1, 1), rank=2)
+        add_updates_(nn.Conv3d(1, 1, 1), arena_update, rank=2)
     with pytest.raises(NoTargetLayers, match="no layer of this network carries"):
         merge_(tiny_network())

@@ -9,6 +9,7 @@ from monai.networks.nets.swin_unetr import PatchMerging
 from torch import nn
 
 from arena_pipeline.foundations import Architecture
+from arena_pipeline.model.attention import shift_masks
 from arena_pipeline.model.network import build_network, head
 from arena_pipeline.model.patch_merging import CurrentPatchMerging, PublishedPatchMerging
 
@@ -34,6 +35,17 @@ def test_logits_and_gradients_are_monais(window: int, shape: tuple[int, ...]) ->
     found.square().mean().backward()
     name = "swinViT.layers1.0.blocks.1.attn.qkv.weight"
     torch.testing.assert_close(network.get_parameter(name).grad, reference.get_parameter(name).grad, atol=1e-5, rtol=1e-4)
+
+
+def test_a_prediction_leaves_nothing_that_keeps_from_adapting() -> None:
+    """The shift masks are kept from call to call: made in inference mode, they could not be saved for a backward pass."""
+    shift_masks.cache_clear()
+    network = build_network(architecture("monai_1.5", 2))
+    image = torch.rand((1, 1, 64, 32, 32))
+    with torch.inference_mode():
+        network(image)
+    network(image).mean().backward()
+    assert network.get_parameter("swinViT.layers1.0.blocks.1.attn.qkv.weight").grad is not None
 
 
 class StraightforwardOldMerging(nn.Module):

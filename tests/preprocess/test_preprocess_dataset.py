@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from arena_pipeline.errors import ArenaError, DatasetError, ImageError
+from arena_pipeline import machine
+from arena_pipeline.errors import DatasetError, ImageError, WorkerDied
 from arena_pipeline.foundations import Scheme
+from arena_pipeline.io.atomic import UNFINISHED, replace_when_done
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.images import read_image
 from arena_pipeline.preprocess import dataset
 from arena_pipeline.preprocess.case import preprocess_image
-from arena_pipeline.preprocess.dataset import preprocess_dataset
+from arena_pipeline.preprocess.dataset import preprocess_case, preprocess_dataset
 from arena_pipeline.preprocess.store import StoredCase
 
 SCHEME = Scheme(spacing_mm=(2.0, 2.0, 2.0), window_hu=(-175, 250), patch_size_voxels=(16, 16, 16))
@@ -106,7 +109,7 @@ def test_labels_that_dataset_json_does_not_name(raw: Callable[[], RawDataset], t
 
 
 def test_leftovers_of_a_killed_run_are_removed(raw: Callable[[], RawDataset], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / ".case_0.b2nd.x7k2.b2nd").write_bytes(b"half")
+    (tmp_path / ".unfinished.case_0.b2nd.x7k2.b2nd").write_bytes(b"half")
     with caplog.at_level(logging.INFO):
         preprocess_dataset(raw(), SCHEME, tmp_path, 0, ["case_0"])
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["case_0.b2nd", "case_0.json", "case_0.npz", "case_0_seg.b2nd"]
@@ -122,11 +125,31 @@ def test_the_record_can_be_read_by_a_person(raw: Callable[[], RawDataset], tmp_p
     assert record["grid"]["native_shape"] == [24, 24, 24]
 
 
-def _die(job: dataset.Job) -> None:
-    os._exit(1)
+def _killed_over_case_1(job: dataset.Job) -> None:
+    if job.case.identifier != "case_1":
+        preprocess_case(job)
+        return
+    with replace_when_done(job.folder / "case_1.b2nd") as temporary:
+        temporary.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_worker_is_explained(raw: Callable[[], RawDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "_preprocess_named", _die)
-    with pytest.raises(ArenaError, match=r"memory.*fewer workers"):
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_killed_worker_is_told_with_its_case_and_the_others_get_done(
+    raw: Callable[[], RawDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "_preprocess_named", _killed_over_case_1)
+    with pytest.raises(WorkerDied, match=r"^case_1: its worker process died in preprocess \(exit -9, .*memory.*fewer workers"):
         preprocess_dataset(raw(), SCHEME, tmp_path, 2)
+    assert [StoredCase.exists(tmp_path, f"case_{i}") for i in range(3)] == [True, False, True]
+    assert not [path.name for path in tmp_path.iterdir() if "case_1" in path.name or path.name.startswith(UNFINISHED)]
+
+
+def test_workers_that_free_memory_does_not_take_are_not_started(
+    raw: Callable[[], RawDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, number in (("memory.max", 400_000), ("memory.current", 100_000)):
+        (tmp_path / name).write_text(f"{number}\n")
+    monkeypatch.setattr(machine, "_CONTAINER_MEMORY_LIMITS", (tmp_path / "memory.max",))
+    assert len(preprocess_dataset(raw(), SCHEME, tmp_path / "cases", 2)) == 3
+    assert "preprocess: 1 worker(s) instead of 2: each may take" in caplog.text

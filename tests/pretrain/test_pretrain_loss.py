@@ -7,19 +7,22 @@ import math
 import pytest
 import torch
 
+from arena_pipeline.pretrain.loop import Pretraining
 from arena_pipeline.pretrain.loss import sigmoid_loss, softmax_loss
+from arena_pipeline.pretrain.patches import Batch
+from arena_pipeline.pretrain.settings import PretrainSettings
 
 
 def test_softmax_dice_counts_only_channels_that_a_sample_contains() -> None:
     target = torch.tensor([0, 1]).reshape(1, 1, 1, 2)
     # channel 2 is nowhere: p = 1/3 each; channels 0 and 1 have one true voxel: 1 - (2/3 + 1) / (2/3 + 1 + 1)
-    assert softmax_loss(torch.zeros(1, 3, 1, 1, 2), target, with_cross_entropy=False).item() == pytest.approx(1 - (2 / 3 + 1) / (2 / 3 + 2))
+    assert softmax_loss(torch.zeros(1, 3, 1, 1, 2), target, "none").item() == pytest.approx(1 - (2 / 3 + 1) / (2 / 3 + 2))
 
 
 def test_cross_entropy_is_added() -> None:
     target = torch.tensor([0, 1]).reshape(1, 1, 1, 2)
     logits = torch.zeros(1, 3, 1, 1, 2)
-    difference = softmax_loss(logits, target, with_cross_entropy=True) - softmax_loss(logits, target, with_cross_entropy=False)
+    difference = softmax_loss(logits, target, "plain") - softmax_loss(logits, target, "none")
     assert difference.item() == pytest.approx(math.log(3))
 
 
@@ -37,3 +40,16 @@ def test_nothing_annotated_costs_nothing() -> None:
         torch.zeros(1, 2, 1, 1, 2), torch.zeros(1, 1, 1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.bool), with_cross_entropy=True
     )
     assert loss.item() == 0
+
+
+def test_autocast_runs_the_network_in_half_precision_and_the_loss_in_single() -> None:
+    run = Pretraining(torch.nn.Conv3d(1, 2, 1), PretrainSettings(steps=1, autocast=True))
+    seen = []
+    batch = Batch(torch.rand(1, 1, 2, 2, 2), torch.ones(1, 2, 2, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
+
+    def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        seen.append((logits.dtype, bool((logits == logits.bfloat16()).all())))
+        return sigmoid_loss(logits, batch.targets, batch.annotated, with_cross_entropy=False)
+
+    assert math.isfinite(run.step(batch, loss))
+    assert seen == [(torch.float32, True)]

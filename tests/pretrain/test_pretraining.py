@@ -1,8 +1,14 @@
-"""A pre-training on two tiny phantoms: it repeats from its seed, and an interrupted one ends like one that was not."""
+"""A pre-training on two tiny phantoms: it repeats from its seed, and one that was killed ends like one that was not."""
 
 from __future__ import annotations
 
+import json
 import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,73 +17,98 @@ from safetensors.torch import load_file
 
 from arena_pipeline import foundations
 from arena_pipeline.errors import FoundationError
-from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, load_preset
+from arena_pipeline.foundations import FoundationPreset, load_preset, read_preset
 from arena_pipeline.pretrain import loop
 from arena_pipeline.pretrain.loop import rate_factor
 from arena_pipeline.pretrain.patches import PatchSteps
 from arena_pipeline.pretrain.settings import PretrainSettings
-from arena_pipeline.stages import pretrain as stage
-from arena_pipeline.stages.pretrain import phantom_volumes, pretrain_on_phantoms
+from arena_pipeline.stages.pretrain import pretrain_foundation
+from arena_pipeline.stages.pretraining_volumes import make_phantoms, phantom_volumes
+from arena_pipeline.workspace import Workspace
 
-SETTINGS = PretrainSettings(steps=4, loss="dice_ce", learning_rate=1e-3, warmup_steps=1, batch_size=2, averaging=0.9, seed=3)
+CHANGES = {"steps": 4, "learning_rate": 1e-3, "warmup_steps": 1, "batch_size": 2, "averaging": 0.9, "seed": 3}
+SETTINGS = PretrainSettings(loss="dice_ce", **CHANGES)  # type: ignore[arg-type]
+# the command with a checkpoint every two steps, which stops before the fourth step and waits to be killed
+COMMAND = """
+import sys, time
+from arena_pipeline.cli.pretrain import main
+from arena_pipeline.pretrain import loop
+
+step, loop.CHECKPOINT_STEPS = loop.Pretraining.step, 2
+loop.Pretraining.step = lambda self, *batch: time.sleep(600) if self.done == 3 else step(self, *batch)
+sys.exit(main())
+"""
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> FoundationPreset:
-    """arena_mini's preset with small windows, patches and a coarse grid."""
-    preset = load_preset("arena_mini")
-    architecture = Architecture(**(preset.architecture.model_dump() | {"window_size_voxels": (2, 2, 2)}))
-    scheme = Scheme(spacing_mm=(10, 10, 10), window_hu=(-175, 250), patch_size_voxels=(64, 32, 32))
-    tiny = preset.model_copy(update={"architecture": architecture, "scheme": scheme})
-    monkeypatch.setattr(stage, "load_preset", lambda name: tiny)
-    return tiny
+def preset_file(own_preset: Callable[..., Path]) -> Path:
+    """arena_mini's structures and head in a small network on a coarse grid."""
+    mini = load_preset("arena_mini")
+    scheme = {"spacing_mm": [10, 10, 10], "window_hu": [-175, 250], "patch_size_voxels": [64, 32, 32]}
+    return own_preset("softmax", tuple(mini.structures), scheme=scheme)
 
 
-def test_batches_are_a_function_of_seed_and_step(tiny: FoundationPreset, tmp_path: Path) -> None:
-    volumes = phantom_volumes(tmp_path, tiny, range(2), seed=3, workers=1)
+@pytest.fixture
+def tiny(preset_file: Path) -> FoundationPreset:
+    return read_preset(preset_file)
+
+
+def test_batches_are_a_function_of_seed_step_and_place(tiny: FoundationPreset, tmp_path: Path) -> None:
+    make_phantoms(tmp_path, tiny, range(2), seed=3, workers=1)
+    volumes = phantom_volumes(tmp_path, tiny, range(2))
     before = random.getstate()
     steps = PatchSteps([volumes], tiny.scheme.patch_size_voxels, SETTINGS)
-    images, targets = steps[2]
+    images, targets, annotated = steps[2]
     again = PatchSteps([volumes], tiny.scheme.patch_size_voxels, SETTINGS)[2]
-    assert torch.equal(images, again[0]) and torch.equal(targets, again[1])
-    assert not torch.equal(images, steps[3][0])
+    assert torch.equal(images, again.images) and torch.equal(targets, again.targets)
+    assert not torch.equal(images, steps[3].images)
     assert images.shape == (2, 1, 64, 32, 32) and images.min() >= 0 and images.max() <= 1
     assert targets.dtype == torch.int64 and targets.min() >= 0 and targets.max() < tiny.architecture.out_channels
+    assert annotated.shape == (2, len(tiny.structures)) and annotated.all()
     assert random.getstate() == before  # the global generator is handed back as it was
+    for place in range(2):
+        one = PatchSteps([volumes], tiny.scheme.patch_size_voxels, SETTINGS, range(place, place + 1))[2]
+        assert torch.equal(one.images, images[place : place + 1]) and torch.equal(one.targets, targets[place : place + 1])
 
 
 def test_the_heart_is_never_labelled(tiny: FoundationPreset, tmp_path: Path) -> None:
-    (volume,) = phantom_volumes(tmp_path, tiny, range(1), seed=3, workers=1)
-    assert sorted(volume.channels.values()) == sorted(tiny.structures.values())
+    (volume,) = phantom_volumes(tmp_path, tiny, range(1))
+    assert sorted(volume.targets.values()) == sorted(tiny.structures.values())
     assert not any("heart" in name for name in tiny.structures)
 
 
 @pytest.mark.timeout(600)
-def test_an_interrupted_run_ends_like_one_that_was_not(tiny: FoundationPreset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pretrain_on_phantoms("arena_mini", tmp_path / "whole", 2, SETTINGS)
+def test_a_killed_run_ends_like_one_that_was_not(preset_file: Path, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_STEPS", 2)
-    step = loop.Pretraining.step
+    whole = pretrain_foundation(str(preset_file), tmp_path / "whole", workspace, phantoms=2, changes=CHANGES, device="cpu", workers=1)
 
-    def interrupted(self: loop.Pretraining, *batch: object) -> float:
-        if self.done == 3:
-            raise KeyboardInterrupt
-        return step(self, *batch)  # type: ignore[arg-type]
+    parts, log = tmp_path / "parts", tmp_path / "parts" / "training_log.csv"
+    options = [word for name, value in CHANGES.items() for word in (f"--{name}", str(value))]
+    words = ["-foundation", str(preset_file), "-o", str(parts), "--phantoms", "2", "-device", "cpu", *options]
+    command = subprocess.Popen([sys.executable, "-c", COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (log.is_file() and len(log.read_text().splitlines()) == 4):  # the title and three steps
+        assert command.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    command.send_signal(signal.SIGKILL)
+    command.wait()
+    assert torch.load(parts / loop.CHECKPOINT, weights_only=True)["done"] == 2 and not (parts / "own.safetensors").exists()
 
-    monkeypatch.setattr(loop.Pretraining, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain_on_phantoms("arena_mini", tmp_path / "parts", 2, SETTINGS)
-    monkeypatch.setattr(loop.Pretraining, "step", step)
-    continued = pretrain_on_phantoms("arena_mini", tmp_path / "parts", 2, SETTINGS)
+    continued = pretrain_foundation(str(preset_file), parts, workspace, phantoms=2, changes=CHANGES, device="cpu", workers=1)
     first, second = load_file(whole), load_file(continued)
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    rows = (tmp_path / "parts" / "training_log.csv").read_text().splitlines()
+    rows = log.read_text().splitlines()
     assert rows == (tmp_path / "whole" / "training_log.csv").read_text().splitlines() and len(rows) == 5
 
 
-def test_a_folder_with_another_run_is_refused(tiny: FoundationPreset, tmp_path: Path) -> None:
-    stage._claim(tmp_path, tiny, SETTINGS, 2)
-    with pytest.raises(FoundationError, match="holds a run with other settings"):
-        pretrain_on_phantoms("arena_mini", tmp_path, 2, SETTINGS.model_copy(update={"seed": 4}))
+def test_a_folder_with_another_run_is_refused(preset_file: Path, tiny: FoundationPreset, tmp_path: Path, workspace: Workspace) -> None:
+    described = tiny.model_dump(mode="json", exclude={"weights", "adaptation"})
+    settings = SETTINGS.model_dump(exclude={"autocast"})  # as a run of an older version wrote it
+    (tmp_path / "run.json").write_text(json.dumps({"preset": described, "settings": settings, "phantoms": 2}), encoding="utf-8")
+    with pytest.raises(FoundationError, match=r"holds a run with other settings \(differing: settings\); give another -o"):
+        pretrain_foundation(str(preset_file), tmp_path, workspace, phantoms=2, changes=CHANGES | {"seed": 4}, device="cpu")
+    with pytest.raises(FoundationError, match=r"differing: phantoms\)"):
+        pretrain_foundation(str(preset_file), tmp_path, workspace, phantoms=3, changes=CHANGES, device="cpu")
 
 
 def test_warm_up_then_cosine() -> None:

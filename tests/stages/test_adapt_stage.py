@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from arena_pipeline.cli.adapt import main
 from arena_pipeline.errors import PlansError, SupportSetError, UnknownStructure
 from arena_pipeline.io.splits import draw_support_set
 from arena_pipeline.model.adapter import read_adapter
@@ -108,3 +109,17 @@ def test_an_edited_task_is_adapted_again(ready: Workspace) -> None:
     plans.write_text(json.dumps(edited))
     run(ready)
     assert read_adapter(folder).record.train_decoder
+
+
+def test_another_method_has_its_own_folder_rank_and_next_command(ready: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["-d", "901", "-shots", "1", "-f", "0", "--structures", "liver", "-device", "cpu", "-w", str(ready.root)]
+    assert main([*typed, "-method", "lora"]) == 0
+    assert "-shots 1 -method lora" in capsys.readouterr().out
+    record = read_adapter(fold_folder(ready.model("Dataset901_Tiny", "arena_mini", "lora", 1), "liver", 0)).record
+    assert (record.settings.method, record.settings.rank, set(record.effective_rank.values())) == ("lora", 12, {12})
+    assert record.trained_parameters == 48 * 360 + 13  # widths of 12 to 96, two blocks each; the head
+    with pytest.raises(SystemExit):
+        main([*typed, "-method", "lora9"])
+    assert "'arena', 'arena_gradient', 'arena_adamw', 'lora'" in capsys.readouterr().err
+    with pytest.raises(PlansError, match="unknown method lora9; known: arena, "):
+        run(ready, method="lora9")

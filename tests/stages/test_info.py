@@ -165,6 +165,8 @@ def test_a_fold_that_was_begun_only_is_adapted_again(default_workspace: Workspac
     (model,) = info(default_workspace).models
     assert model.unfinished == {"spleen": (2,)}
     assert model.next_command == "arena_adapt -d 901 -foundation arena_mini -shots 2 -f 2 --structures spleen"
+    (model.folder / "spleen" / "fold_2" / "checkpoint.pt").touch()
+    assert info(default_workspace).models[0].next_command == f"{model.next_command} --continue"
 
 
 def test_a_workspace_elsewhere_is_named_in_every_command(workspace: Workspace, tiny_dataset: Callable[..., Path]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +20,14 @@ from arena_pipeline.cli.predict import main
 from arena_pipeline.errors import AdapterError, ArenaError, DatasetError, FoundationError, PlansError, UnknownStructure
 from arena_pipeline.foundations import load_preset, weights_file
 from arena_pipeline.io.images import read_segmentation
+from arena_pipeline.io.lock import locked
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, write_adapter
 from arena_pipeline.model.network import HEAD, head
 from arena_pipeline.model.task_head import pretrained_head
 from arena_pipeline.model.weights import load_foundation_network, sha256
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.models import choose_model
 from arena_pipeline.predict.probabilities import ProbabilityFile
 from arena_pipeline.preprocess.masks import masks_file, read_masks
 from arena_pipeline.settings import AdaptationSettings
@@ -108,6 +113,7 @@ def _lively_foundation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copy(preset, folder)
     small = json.loads((folder / "arena_mini.json").read_text())
     small["scheme"] |= {"spacing_mm": [5, 5, 5], "patch_size_voxels": [64, 32, 32]}
+    small["weights"]["sha256"] = None
     (folder / "arena_mini.json").write_text(json.dumps(small))
     torch.manual_seed(3)
     network = build_network(load_preset(FOUNDATION).architecture)
@@ -233,6 +239,47 @@ def test_continuing_redoes_only_what_is_missing_damaged_or_on_another_grid(works
         predict(scans, out, workspace, zero_shot=["liver"], continue_prediction=True)
 
 
+def test_whatever_is_damaged_is_predicted_again(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    make_model(workspace, "multiclass", folds=(0,))
+    out, wanted = tmp_path / "out", {"save_probabilities": True, "save_preprocessed": True}
+    predict(scans, out, workspace, **wanted)
+    names = ("a.nii.gz", "previews/a.png", "a_probabilities.npz", "preprocessed/a.npz")
+    whole = {name: (out / name).read_bytes() for name in names}
+    for name, content in whole.items():
+        middle = len(content) // 2
+        (out / name).write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
+        (out / ".unfinished.a.nii.gz.x.nii.gz").write_bytes(b"half")
+        summary = predict(scans, out, workspace, continue_prediction=True, **wanted)
+        assert (list(summary.written), list(summary.kept)) == (["a"], ["b"]), name
+        assert (out / name).read_bytes()[:middle] == content[:middle]
+    assert list(predict(scans, out, workspace, continue_prediction=True, **wanted).kept) == ["a", "b"]
+    assert not list(out.glob(".*"))
+
+
+def test_the_output_folder_is_refused_before_the_work(
+    workspace: Workspace, scans: Path, tmp_path: Path, small_disk: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["-i", str(scans), "-w", str(workspace.root), "--zero_shot", "liver", "--save_probabilities"]
+    assert main([*options, "-o", str(small_disk("1m", read_only=True) / "out")]) == 2
+    assert "out: can't be written (Read-only file system" in capsys.readouterr().err
+    assert main([*options, "-o", str(small_disk("1m") / "out")]) == 2
+    assert "out: predicting 2 cases needs about" in capsys.readouterr().err
+    with locked(tmp_path / "taken"):
+        process = subprocess.run(
+            [sys.executable, "-c", PREDICT, *options, "-o", str(tmp_path / "taken")],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        assert process.returncode == 2
+        assert f"taken: in use by process {os.getpid()} on " in process.stderr
+    assert not (tmp_path / "taken").exists()
+
+
+PREDICT = "from arena_pipeline.cli.predict import main; raise SystemExit(main())"
+
+
 def _unzip(content: bytes) -> bytes:
     import gzip
 
@@ -279,6 +326,18 @@ def test_of_several_models_each_ones_command_is_listed_and_works(
     assert main([*shlex.split(commands[-1])[1:], "--no_previews", "-device", "cpu"]) == 0
     with pytest.raises(AdapterError, match="no adapted model with dataset 7"):
         predict(scans, tmp_path / "out", workspace, dataset_id=7)
+
+
+def test_a_method_is_chosen_by_name_and_arena_without(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    model = make_model(workspace, "binary", folds=(0,))
+    shutil.copytree(model, model.with_name("lora_5shots"))
+    shutil.copytree(model, model.with_name("lora_10shots"))
+    assert choose_model(workspace, "arena_predict", None, None, None) == model
+    assert choose_model(workspace, "arena_predict", None, 5, None, "lora") == model.with_name("lora_5shots")
+    with pytest.raises(AdapterError, match="2 adapted models fit.*-d 901 -shots 10 -method lora; .*-d 901 -shots 5 -method lora"):
+        choose_model(workspace, "arena_predict", 901, None, None, "lora")
+    with pytest.raises(AdapterError, match="no adapted model with method fft .*-d NUMBER -shots 5 -method fft.*There are: .*-d 901; "):
+        predict(scans, tmp_path / "out", workspace, method="fft")
 
 
 def test_arguments_that_name_nothing(workspace: Workspace, scans: Path, tmp_path: Path) -> None:

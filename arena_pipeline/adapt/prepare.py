@@ -1,0 +1,59 @@
+"""From a foundation's network to one that is ready to be adapted."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from arena_pipeline.adapt.methods import METHODS, method_settings
+from arena_pipeline.adapt.trainable import Trainable
+from arena_pipeline.errors import PlansError
+from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.model.network import CONVOLUTIONAL_ENCODER, DECODER, head, head_parameters
+from arena_pipeline.model.task_head import new_head, pretrained_head, set_head_
+from arena_pipeline.planning import TaskPlan
+from arena_pipeline.settings import AdaptationSettings
+
+
+def prepare_(
+    network: nn.Module, preset: FoundationPreset, task: TaskPlan, settings: AdaptationSettings, generator: torch.Generator, volumes: int
+) -> Trainable:
+    """Freezes the network, gives it the task's head and the method's parameters, and returns what is to be trained.
+
+    Args:
+        volumes: size of the support set, which is the number of iterations in an epoch.
+
+    Raises:
+        PlansError: a decoder that was never trained is to stay frozen, or a rank that the method can't have.
+        MissingPackage: the method needs a package that is not installed.
+    """
+    settings = method_settings(settings)
+    if preset.pretrained_parts == "encoder" and not task.train_decoder:
+        raise PlansError(
+            f"task {task.name}: {preset.name} has no pre-trained decoder, so it must be trained; set train_decoder to true in plans.json"
+        )
+    network.requires_grad_(False)
+    softmax = task.activation == "softmax"
+    if task.head == "pretrained":
+        set_head_(network, pretrained_head(network, preset, list(task.structures), softmax, generator))
+    else:
+        old = head(network)
+        set_head_(network, new_head(old.in_channels, task.out_channels, generator).to(old.weight.device))
+    rest = head_parameters(network)
+    if task.train_decoder:
+        parts = _trained_parts(preset)
+        rest |= {name: p for name, p in network.named_parameters() if name.startswith(parts)}
+    method = METHODS[settings.method]
+    trainable = method.build(network, settings, generator, settings.max_epochs * volumes)
+    trainable.whole |= rest
+    for parameter in trainable.whole.values():
+        parameter.requires_grad_(True)
+    trainable.rate, rest_rate = method.rates(settings, task.train_decoder)
+    own = [parameter for parameter in trainable.own if not any(parameter is other for other in rest.values())]
+    trainable.groups = [(rate, group) for rate, group in ((trainable.rate, own), (rest_rate, list(rest.values()))) if group]
+    return trainable
+
+
+def _trained_parts(preset: FoundationPreset) -> tuple[str, ...]:
+    """The decoder; with a foundation that is a Swin encoder alone also the convolutions that join the two, which are as new."""
+    return DECODER if preset.pretrained_parts == "encoder_decoder" else DECODER + CONVOLUTIONAL_ENCODER

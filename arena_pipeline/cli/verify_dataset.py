@@ -1,0 +1,56 @@
+"""arena_verify_dataset."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from arena_pipeline.cli import common
+
+if TYPE_CHECKING:
+    from arena_pipeline.fingerprint.audit import DatasetAudit
+    from arena_pipeline.fingerprint.audit_case import Level
+
+EXIT_NOT_USABLE = 1
+SHOWN: dict[Level, int] = {"error": 20, "warning": 20, "fixed": 5, "info": 3}
+
+DESCRIPTION = """\
+Reads every file of a raw dataset and tells what is wrong with it, in a sentence each. Errors keep a case from being used, warnings may spoil
+results, "fixed" is mended whenever the file is read. Writes dataset_audit.json; the raw files are never changed.
+Ends with 0 where the dataset can be used, with 1 where it has errors.
+
+  arena_verify_dataset -d 101"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    options = common.parser(DESCRIPTION)
+    common.add_datasets(options)
+    common.add_workers(options)
+    text = "also write corrected copies of the segmentations that are fixed in reading, for other programs, to preprocessed/DATASET/corrected"
+    options.add_argument("--fix", action="store_true", help=text)
+    return common.run(_verify, options.parse_args(argv), "arena_verify_dataset")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from arena_pipeline.stages.verify_dataset import verify_dataset  # not for -h
+
+    audits = verify_dataset(args.dataset_ids, args.workspace, workers=args.workers, fix=args.fix)
+    for audit in audits:
+        _print(audit)
+        if args.fix and audit.of_level("fixed"):
+            print(f"  corrected copies: {args.workspace.corrected(audit.dataset_name)}")
+        print(f"written: {args.workspace.audit(audit.dataset_name)}")
+    return 0 if all(audit.usable for audit in audits) else EXIT_NOT_USABLE
+
+
+def _print(audit: DatasetAudit) -> None:
+    print(f"{audit.dataset_name}: {audit.checked} cases checked")
+    for level, shown in SHOWN.items():
+        findings = audit.of_level(level)
+        for finding in findings[:shown]:
+            named = finding.case is None or finding.case in finding.sentence
+            print(f"  {level}: {'' if named else f'{finding.case}: '}{finding.sentence}")
+        if len(findings) > shown:
+            print(f"  {level}: and {len(findings) - shown} more, in the audit")
+    print("  usable" if audit.usable else "  not usable as it is: mend the errors, then run this again")

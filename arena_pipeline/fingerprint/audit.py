@@ -1,0 +1,141 @@
+"""A raw dataset folder -> its audit: every case read, every finding in a sentence. Nothing in the folder is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from arena_pipeline.errors import ArenaError, DatasetError, PlansError
+from arena_pipeline.fingerprint.audit_case import AuditedCase, AuditFinding, AuditJob, Level, Part, audit_case
+from arena_pipeline.fingerprint.extract import annotated_structures
+from arena_pipeline.fingerprint.findings import number_sentence
+from arena_pipeline.io.atomic import write_json
+from arena_pipeline.io.dataset import CHANNEL_SUFFIX, FOLDERS, RawDataset
+from arena_pipeline.io.models import read_model
+from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.settings import Frozen
+
+NAMED = 5
+
+
+class DatasetAudit(Frozen):
+    """dataset_audit.json.
+
+    Attributes:
+        usable: no finding is an error.
+        checked: number of cases looked at; `cases` are those that could be read.
+        findings: errors first, each level in the order of the cases.
+    """
+
+    audit_version: Literal[1] = 1
+    dataset_name: str
+    usable: bool
+    checked: int
+    findings: tuple[AuditFinding, ...]
+    cases: tuple[AuditedCase, ...]
+
+    def of_level(self, level: Level) -> tuple[AuditFinding, ...]:
+        return tuple(finding for finding in self.findings if finding.level == level)
+
+    @classmethod
+    def read(cls, path: Path) -> DatasetAudit:
+        """Raises PlansError: missing, or not a valid audit."""
+        return read_model(path, cls, PlansError, "no audit; run arena_verify_dataset", "run arena_verify_dataset again")
+
+    def write(self, path: Path) -> None:
+        write_json(path, self.model_dump(mode="json"))
+
+
+def audit_dataset(folder: Path, workers: int, corrected: Path | None = None) -> DatasetAudit:
+    """Checks dataset.json, the layout and every case.
+
+    Args:
+        folder: raw/DatasetXXX_NAME.
+        workers: processes; 0 and 1 do the work in this one.
+        corrected: a folder for corrected copies of the segmentations that reading mends, labelsTr/CASE and labelsTs/CASE; None: no copies.
+
+    Raises:
+        ArenaError: a worker could not be started.
+    """
+    try:
+        raw, faults = RawDataset.survey(folder)
+    except DatasetError as error:  # without dataset.json no file's name means anything
+        return _assemble(folder, 0, [_of_dataset("error", str(error))], [])
+    findings = [_of_dataset("error", str(fault)) for fault in faults]
+    jobs = {f"images{job.part}/{job.case.identifier}": job for job in _jobs(raw, corrected)}
+    results = dict(map_cases(audit_case, jobs, workers, "verify"))
+    cases = []
+    for name, job in jobs.items():
+        result = results[name]
+        if isinstance(result, ArenaError):  # its worker died
+            findings.append(AuditFinding(level="error", case=job.case.identifier, file=None, sentence=str(result)))
+            continue
+        findings += result.findings
+        cases += [result.case] if result.case is not None else []
+    return _assemble(folder, len(jobs), [*findings, *_dataset_findings(raw, cases)], cases)
+
+
+def _jobs(raw: RawDataset, corrected: Path | None) -> Iterator[AuditJob]:
+    parts: tuple[Part, ...] = ("Tr", "Ts")
+    for part in parts:
+        for case in (raw.training if part == "Tr" else raw.queries).values():
+            copy = corrected / case.segmentation.parent.name / case.segmentation.name if corrected and case.segmentation else None
+            yield AuditJob(part, case, raw.json.structures, annotated_structures(raw.json, case.identifier), copy)
+
+
+def _assemble(folder: Path, checked: int, findings: list[AuditFinding], cases: list[AuditedCase]) -> DatasetAudit:
+    order: tuple[Level, ...] = ("error", "warning", "fixed", "info")
+    ordered = tuple(sorted(findings, key=lambda finding: order.index(finding.level)))
+    usable = not any(finding.level == "error" for finding in findings)
+    return DatasetAudit(dataset_name=folder.name, usable=usable, checked=checked, findings=ordered, cases=tuple(cases))
+
+
+def _of_dataset(level: Level, sentence: str) -> AuditFinding:
+    return AuditFinding(level=level, case=None, file=None, sentence=sentence)
+
+
+def _dataset_findings(raw: RawDataset, cases: Sequence[AuditedCase]) -> list[AuditFinding]:
+    sentences = [*_doubles(raw, cases), *_unused_files(raw), *_unknown_cases(raw), *_absent_structures(raw, cases)]
+    if raw.json.numTraining != len(raw.training):
+        sentences.append(number_sentence(raw.json.numTraining, len(raw.training)))
+    return [_of_dataset("warning", sentence) for sentence in sentences]
+
+
+def _doubles(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
+    """One volume under two names would count twice in a support set, or be adapted on and evaluated on."""
+    if both := sorted(set(raw.training) & set(raw.queries)):
+        yield f"{_listed(both)}: in imagesTr and in imagesTs; a case adapted on can't be a query, take it out of one"
+    groups: dict[str, list[str]] = {}
+    for case in cases:
+        groups.setdefault(case.voxels_sha256, []).append(f"images{case.part}/{case.identifier}")
+    for names in groups.values():
+        if len(names) > 1:
+            yield f"{_listed(names)}: the same CT voxel by voxel; keep one of them, or results look better than they are"
+
+
+def _unused_files(raw: RawDataset) -> Iterator[str]:
+    """Files whose name fits no case. Those that systems leave (.DS_Store, ._CASE) are no news; an image that a dot in front hides is."""
+    for name in FOLDERS:
+        ending = (CHANNEL_SUFFIX if name.startswith("images") else "") + raw.json.file_ending
+        folder = raw.folder / name
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        if unused := [file for file in names if file.endswith(ending) == file.startswith(".") and not file.startswith("._")]:
+            yield f"{name}: {_listed(unused)} not used, expected CASE{ending} with no dot in front; rename or remove"
+
+
+def _unknown_cases(raw: RawDataset) -> Iterator[str]:
+    known = {*raw.training, *raw.queries}
+    if unknown := sorted(set(raw.json.annotated) - known):
+        yield f"dataset.json: annotated has {_listed(unknown)}, in neither imagesTr nor imagesTs; correct the names, or copy the cases"
+
+
+def _absent_structures(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
+    present = {label for case in cases if case.part == "Tr" for label in case.labels_present or ()}
+    if absent := [name for name, label in raw.json.structures.items() if label not in present]:
+        yield f"{_listed(absent)}: no training case shows it, no adaptation to it is possible; add cases that do"
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

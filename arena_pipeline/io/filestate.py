@@ -1,0 +1,58 @@
+"""What a file was like when it was read or written, to tell later whether it is still the same and whole."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from arena_pipeline.settings import Frozen
+
+
+class SourceFile(Frozen):
+    """A file that something was made from."""
+
+    name: str
+    bytes: int
+    modified_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> SourceFile:
+        state = path.stat()
+        return cls(name=path.name, bytes=state.st_size, modified_ns=state.st_mtime_ns, sha256=file_sha256(path))
+
+    def is_still(self, path: Path) -> bool:
+        """Whether `path` is the same file: of equal size and time, or else of equal checksum."""
+        state = path.stat()
+        if (path.name, state.st_size) != (self.name, self.bytes):
+            return False
+        return state.st_mtime_ns == self.modified_ns or file_sha256(path) == self.sha256
+
+
+class WrittenFile(Frozen):
+    """A file that was written before the record that holds this."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> WrittenFile:
+        return cls(bytes=path.stat().st_size, sha256=file_sha256(path))
+
+    def is_still(self, path: Path, record: Path) -> bool:
+        """Whether `path` is there, as large as it was, and older than its record or else of equal checksum."""
+        if not path.is_file():
+            return False
+        state = path.stat()
+        if state.st_size != self.bytes:
+            return False
+        return state.st_mtime_ns < record.stat().st_mtime_ns or file_sha256(path) == self.sha256
+
+
+def file_sha256(path: Path) -> str:
+    """Of the whole file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

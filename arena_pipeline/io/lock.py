@@ -1,0 +1,181 @@
+"""One command at a time writes a folder. The lock says who holds it; one whose owner has died is taken over.
+
+FOLDER/.in_use.lock   locked by the operating system while the owner lives (filelock), so a killed owner leaves it free
+FOLDER/.in_use.json   who: pid, host, command and start, for people, and for network file systems whose locks end at the host
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from arena_pipeline.errors import FolderInUse
+from arena_pipeline.io.atomic import UNFINISHED, write_text
+from arena_pipeline.io.space import require_writable
+from arena_pipeline.settings import Frozen
+
+logger = logging.getLogger(__name__)
+
+LOCK, OWNER = ".in_use{}.lock", ".in_use{}.json"
+PATIENCE = 10  # tenths of a second
+START_TOLERANCE_SECONDS = 2.0  # a start time is counted from the boot, whose time moves a little as the clock is corrected
+
+_held: ContextVar[frozenset[Path]] = ContextVar("arena_held_locks", default=frozenset())
+
+
+class Owner(Frozen):
+    """FOLDER/.in_use.json. `process_started`: seconds since 1970; a later process may get the same pid, but not the same start."""
+
+    pid: int
+    process_started: float
+    host: str
+    command: str
+    since: str
+
+    @classmethod
+    def me(cls) -> Owner:
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        return cls(pid=os.getpid(), process_started=psutil.Process().create_time(), host=socket.gethostname(), command=command, since=since)
+
+    def lives(self) -> bool:
+        """Whether the process runs on this host; only asked of an owner on this host."""
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.process_started) <= START_TOLERANCE_SECONDS
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return True
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} ({self.command}, since {self.since})"
+
+
+@contextmanager
+def locked(folder: Path, part: str = "") -> Iterator[None]:
+    """Holds `folder`, which is made where it is missing, for writing until the block ends. A block inside the block may hold it again.
+
+    Args:
+        part: of the folder's content, where several commands may share it, each with a part of its own.
+
+    Raises:
+        FolderInUse: another command holds it, here or on another host; at once, without waiting.
+        NoSpace: it can't be written.
+    """
+    key = folder.resolve() / f".{part}"
+    if key in _held.get():
+        yield
+        return
+    require_writable(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _system_lock(folder, part), _recorded(folder / OWNER.format(part)):
+            token = _held.set(_held.get() | {key})
+            try:
+                yield
+            finally:
+                _held.reset(token)
+    finally:
+        with suppress(OSError):  # something was written, as it should be
+            for place in made:
+                place.rmdir()
+
+
+@contextmanager
+def all_locked(folders: list[Path]) -> Iterator[None]:
+    """Holds all of them, or none."""
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(locked(folder))
+        yield
+
+
+@contextmanager
+def _system_lock(folder: Path, part: str) -> Iterator[None]:
+    path = folder / LOCK.format(part)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise FolderInUse(_in_use(folder, _read_patiently(folder / OWNER.format(part)))) from None
+    try:
+        yield
+    finally:
+        if not (folder / OWNER.format(part)).exists():
+            with suppress(OSError):  # Windows removes no open file; an empty one that stays does no harm
+                path.unlink()  # while it is locked: who waits for this very file sees that it has no name any more, and starts over
+        lock.release()
+
+
+@contextmanager
+def _recorded(path: Path) -> Iterator[None]:
+    """Writes the record, unless there is one of an owner who lives or whose host we can't ask."""
+    me = Owner.me()
+    if path.exists():
+        there = _read(path)
+        if there is None or there.host != me.host:
+            raise FolderInUse(f"{_in_use(path.parent, there)}; if it is certain that it has ended, delete {path} and run this again")
+        if there.lives():
+            raise FolderInUse(_in_use(path.parent, there))
+        logger.warning("%s: taking over the lock of %s, which has ended without giving it back", path.parent, there)
+        path.unlink()
+    try:
+        _write_new(path, json.dumps(me.model_dump(), indent=2, ensure_ascii=False) + "\n")
+    except FileExistsError:
+        raise FolderInUse(_in_use(path.parent, _read(path))) from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """The whole file at once; of several hosts on a network file system only one succeeds, FileExistsError tells the others."""
+    own = path.with_name(f"{UNFINISHED}{path.name}.{socket.gethostname()}.{os.getpid()}")
+    write_text(own, text)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    finally:
+        own.unlink()
+
+
+def _read_patiently(path: Path) -> Owner | None:
+    """Of a command that holds the lock, and writes its record within a moment of that."""
+    for _ in range(PATIENCE):
+        if (owner := _read(path)) is not None:
+            return owner
+        time.sleep(0.1)
+    return None
+
+
+def _read(path: Path) -> Owner | None:
+    """None where there is no record, or it can't be read."""
+    try:
+        return Owner.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def _in_use(folder: Path, owner: Owner | None) -> str:
+    who = str(owner) if owner is not None else "another command, whose record can't be read"
+    return f"{folder}: in use by {who}; wait until it has ended, or stop it"

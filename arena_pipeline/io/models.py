@@ -1,0 +1,94 @@
+"""JSON files that are validated models: one way to read them, with every fault in words."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from arena_pipeline.errors import ArenaError
+
+LARGEST_FILE_BYTES = 64 * 2**20  # a fingerprint of 1,200 cases and 104 structures has about 5 MiB
+SHOWN_FAULTS = 5
+SHOWN_CHARACTERS = 80
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_model(path: Path, model: type[Model], error: type[ArenaError], missing: str, mend: str) -> Model:
+    """The validated content of a JSON file (UTF-8, with a byte order mark or without).
+
+    Args:
+        error: what to raise.
+        missing: what to say where there is no such file, and what to do.
+        mend: what to do about a faulty file.
+
+    Raises:
+        ArenaError: of the type `error`, naming the file: it is missing, too large, no JSON, or says a key twice; or it names each key that is
+            missing, unknown or has an impossible value, with what was found.
+    """
+    try:
+        content = _read_json(path)
+    except FileNotFoundError:
+        raise error(f"{path}: {missing}") from None
+    except (OSError, ValueError, RecursionError) as fault:  # a ValueError: not UTF-8, not JSON, an integer of thousands of digits, a key twice
+        reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else fault
+        raise error(f"{path}: not a readable JSON file ({reason}); {mend}") from None
+    try:
+        return model.model_validate(content)
+    except ValidationError as faults:
+        raise error(f"{path}: {_in_words(faults, content)}; {mend}") from None
+
+
+def similar(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `word` is most probably a misspelling of."""
+    lowered = {name.lower(): name for name in known}
+    return next((lowered[name] for name in difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.85)), None)
+
+
+def _read_json(path: Path) -> Any:
+    size = path.stat().st_size
+    if not path.is_file():
+        raise ValueError("not a file")  # a pipe would be waited for
+    if size > LARGEST_FILE_BYTES:
+        raise ValueError(f"{size:,} bytes, expected at most {LARGEST_FILE_BYTES:,}")
+    text = path.read_text(encoding="utf-8-sig")
+    content = json.loads(text, object_pairs_hook=_without_doubles)
+    if "\\ud" in text.lower():  # half of a character that takes two escapes: no file could be written with it
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python's reader keeps the last of equal keys in silence, so that a structure listed twice would be lost."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return content
+
+
+def _in_words(faults: ValidationError, content: Any) -> str:
+    entries = faults.errors(include_url=False)
+    more = f"; and {len(entries) - SHOWN_FAULTS} more" if len(entries) > SHOWN_FAULTS else ""
+    return "; ".join(_fault(entry, content) for entry in entries[:SHOWN_FAULTS]) + more
+
+
+def _fault(entry: Any, content: Any) -> str:
+    """One of pydantic's errors: which key, what was expected, what was found."""
+    key = ".".join(map(str, entry["loc"]))
+    if entry["type"] == "value_error":
+        return f"{key}: {entry['ctx']['error']}" if key else str(entry["ctx"]["error"])
+    if not key:
+        return f"expected an object, {{...}}, found {type(content).__name__}"
+    if entry["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    if entry["type"] == "missing":
+        meant = similar(key, content) if isinstance(content, dict) else None
+        return f"{key}: missing key" + (f", is {meant} meant to be it?" if meant else "")
+    found = repr(entry["input"])
+    return f"{key}: {entry['msg']}, found {found[:SHOWN_CHARACTERS]}{'...' if len(found) > SHOWN_CHARACTERS else ''}"

@@ -1,0 +1,79 @@
+"""Room on a disk: checked before work starts, and told in bytes when it runs out all the same."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from pathlib import Path
+
+from arena_pipeline.errors import ArenaError, NoSpace
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)
+PROBE_BYTES = 64 * 1024
+RESERVE_BYTES = 10 * 2**20  # logs, records and pictures
+
+
+def require_writable(folder: Path) -> None:
+    """Tries it, where `folder` is or would be made: permissions alone do not tell of a read-only disk.
+
+    Raises:
+        NoSpace: nothing can be written there.
+    """
+    place = _existing(folder)
+    if not place.is_dir():
+        raise NoSpace(f"{folder}: can't be written, {place} is a file; choose another folder")
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".unfinished.probe."):
+            pass
+    except OSError as error:
+        raise NoSpace(f"{folder}: can't be written ({error.strerror} in {place}); choose another folder, or mend who may write there") from None
+
+
+def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
+    """Checks that `folder`, which need not be there yet, can take about `needed_bytes` (and a small reserve).
+
+    Raises:
+        NoSpace: it can't be written, or has less.
+    """
+    require_writable(folder)
+    free = free_bytes(folder)
+    if free < needed_bytes + RESERVE_BYTES:
+        raise NoSpace(
+            f"{folder}: {purpose} needs about {needed_bytes + RESERVE_BYTES:,} bytes, {free:,} bytes are free on this disk; "
+            f"free space, or choose a folder on another disk"
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    """What this user may still write on the disk where `folder` is or would be made."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def lack_of_space(error: Exception, path: Path, temporary: Path) -> NoSpace | None:
+    """The error to tell instead of `error` while writing `temporary`, which should become `path`: None where space is not the reason.
+
+    Libraries that write by themselves say it in their own ways or not at all, so it is tried out.
+    """
+    if isinstance(error, ArenaError) or not (getattr(error, "errno", None) in FULL or _is_full(path.parent)):
+        return None
+    written = temporary.stat().st_size if temporary.exists() else 0
+    return NoSpace(
+        f"{path}: no space is left on the disk: {written:,} bytes of this file were written, {free_bytes(path):,} bytes are free; "
+        f"nothing half-written stays. Free space, then run the command again: what is finished is kept"
+    )
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".unfinished.probe.") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+    except OSError as error:
+        return error.errno in FULL
+    return False
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())

@@ -1,0 +1,251 @@
+"""Worker processes that may die: each has one case in its hands, so that its death has a name, and another takes its place."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import multiprocessing
+import pickle
+import signal
+import sys
+import tempfile
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+from arena_pipeline.errors import ArenaError, WorkerDied
+
+logger = logging.getLogger(__name__)
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+SECONDS_TO_END = 10.0  # for a worker that was told to; then it is killed
+LIKELY = {
+    "SIGKILL": "the system ends a process so when memory runs out",
+    "SIGTERM": "another program ended it",
+    "SIGSEGV": "a library crashed, or a file on a failing disk could not be read",
+    "SIGBUS": "a library crashed, or a disk or /dev/shm is full",
+    "SIGABRT": "a library gave up, often for want of memory",
+}
+Lines = list[tuple[str, int, str]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An exception in a worker that is no ArenaError, in words: the exception itself may not survive the way to another process."""
+
+    sentence: str
+    traceback: str
+    out_of_memory: bool
+
+
+class Kept(logging.Handler):
+    """Keeps what a worker logs, so that it reaches the log of the process that has the terminal and the log file."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: Lines = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((record.name, record.levelno, record.getMessage()))
+
+
+class _Worker:
+    """One spawned process. `case` is what it works on; None while it starts."""
+
+    def __init__(self, function: Callable[[Any], Any], trace: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.case: str | None = None
+        self.trace = trace
+        self.process = context.Process(target=_work, args=(function, theirs, trace), daemon=True)
+        self.process.start()
+        theirs.close()  # the worker has the only one: when it dies, this end reads an end of file
+
+    def give(self, case: str, job: object) -> None:
+        self.case = case
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has just died: reading from it will tell
+            self.connection.send(job)
+
+    def dismiss(self) -> None:
+        """Lets an idle worker go, and ends a busy one."""
+        self.connection.close()
+        if self.case is not None:
+            self.process.terminate()
+
+    def gone(self) -> None:
+        """Waits until a dismissed worker has ended."""
+        self.process.join(SECONDS_TO_END)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+
+    def exit_code(self) -> int | None:
+        """Of a worker whose connection has ended."""
+        self.process.join(SECONDS_TO_END)
+        return self.process.exitcode
+
+
+class Pool(Generic[Job, Result]):
+    """Runs `function` over `jobs` (by case) in `count` processes; see `results`."""
+
+    def __init__(self, function: Callable[[Job], Result], jobs: Mapping[str, Job], count: int, stage: str) -> None:
+        self._function, self._jobs, self._stage, self._count = function, jobs, stage, min(count, len(jobs))
+        self._waiting = deque(jobs.items())
+        self._workers: list[_Worker] = []
+        self._started = 0
+        self.lost = False  # a worker was ended in the middle of its work, and may have left half a file
+
+    def results(self) -> Iterator[tuple[str, Result | ArenaError]]:
+        """(case, result) as they get done; an ArenaError where the case failed, or its worker died.
+
+        Raises:
+            WorkerDied: a worker ended before it could start.
+        """
+        with tempfile.TemporaryDirectory(prefix="arena_workers_", ignore_cleanup_errors=True) as folder:
+            try:
+                for _ in range(self._count):
+                    self._start(Path(folder))
+                while self._workers:
+                    for connection in wait([worker.connection for worker in self._workers]):
+                        worker = next(one for one in self._workers if one.connection is connection)
+                        yield from self._answer(worker, Path(folder))
+            finally:
+                self.lost = self.lost or any(worker.case is not None for worker in self._workers)
+                for worker in self._workers:
+                    worker.dismiss()
+                for worker in self._workers:
+                    worker.gone()
+
+    def _start(self, folder: Path) -> None:
+        self._started += 1
+        self._workers.append(_Worker(self._function, folder / f"{self._started}.txt"))
+
+    def _answer(self, worker: _Worker, folder: Path) -> Iterator[tuple[str, Result | ArenaError]]:
+        """What `worker` has to say: a result, its readiness or its death; it gets the next case."""
+        try:
+            message = worker.connection.recv()
+        except (EOFError, OSError):
+            self._workers.remove(worker)
+            self.lost = True
+            if worker.case is None:
+                raise WorkerDied(self._not_started(worker.exit_code())) from None
+            if self._waiting:
+                self._start(folder)
+            yield worker.case, self._died(worker, worker.case)
+            return
+        case, worker.case = worker.case, None
+        if self._waiting:
+            worker.give(*self._waiting.popleft())
+        if case is not None:
+            yield case, self._told(case, *message)
+        if worker.case is None:
+            self._workers.remove(worker)
+            worker.dismiss()
+            worker.gone()
+
+    def _told(self, case: str, result: Result | ArenaError | Fault, lines: Lines) -> Result | ArenaError:
+        for name, level, line in lines:
+            logging.getLogger(name).log(level, "%s", line)
+        if not isinstance(result, Fault):
+            return result
+        if result.out_of_memory:
+            return out_of_memory(case, self._stage)
+        logger.error("%s: %s\n%s", case, self._stage, result.traceback)
+        fault = f"{self._stage} failed with {result.sentence}, a fault of this program"
+        return WorkerDied(f"{case}: {fault}; its traceback is in the log, please report it")
+
+    def _died(self, worker: _Worker, case: str) -> WorkerDied:
+        code = worker.exit_code()
+        trace = worker.trace.read_text(encoding="utf-8", errors="replace") if worker.trace.is_file() else ""
+        if trace:
+            logger.error("%s: %s, where its worker process was:\n%s", case, self._stage, trace)
+        return WorkerDied(
+            f"{case}: its worker process died in {self._stage} ({exit_words(code)}){'; its traceback is in the log' if trace else ''}; "
+            f"run again with fewer workers than {self._count} (-np; with 0 it runs in the command's own process). What is finished is kept"
+        )
+
+    def _not_started(self, code: int | None) -> str:
+        return (
+            f"{self._stage}: a worker process ended before it could start ({exit_words(code)}); run again with -np 0, which needs none "
+            f"(a script of your own needs its calls under: if __name__ == '__main__')"
+        )
+
+
+@contextmanager
+def telling_loader_deaths(stage: str) -> Iterator[None]:
+    """Turns what torch's DataLoader raises when one of its processes dies into WorkerDied."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise WorkerDied(
+            f"{stage}: a process that reads the data died ({' '.join(str(error).split())}), most likely because memory ran out; "
+            f"run again with fewer workers (-np; 0: none). It goes on where it was last saved"
+        ) from error
+
+
+def out_of_memory(case: str, stage: str) -> ArenaError:
+    """For a MemoryError: the system refused, and nobody died."""
+    return ArenaError(f"{case}: memory ran out in {stage}; run again with fewer workers (-np 1), close other programs, or use a larger machine")
+
+
+def exit_words(code: int | None) -> str:
+    """An exit code with its likely cause: exit -9, SIGKILL: the system ends a process so when memory runs out."""
+    if code is None:
+        return "no exit code"
+    try:
+        name = signal.Signals(-code if code < 0 else code - 128).name  # 128 + n: what a shell, and our own workers, make of signal n
+    except ValueError:
+        return f"exit {code}"
+    return f"exit {code}, {name}: {LIKELY.get(name, 'a signal ended it')}"
+
+
+def _work(function: Callable[[Any], Any], connection: Connection, trace: Path) -> None:
+    """A worker's life: one case after the other, until there are no more or the command is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the command decides
+    signal.signal(signal.SIGTERM, _leave)
+    with open(trace, "w", encoding="utf-8") as file:
+        faulthandler.enable(file)
+        with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+            connection.send(None)
+            while True:
+                _answer_one(function, connection.recv(), connection)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)  # so that half-written files are removed on the way out
+
+
+def _answer_one(function: Callable[[Any], Any], job: object, connection: Connection) -> None:
+    kept = Kept()
+    root = logging.getLogger()
+    root.addHandler(kept)
+    root.setLevel(logging.INFO)
+    try:
+        connection.send((_outcome(function, job), kept.lines))
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:  # what pickle raises for a result that can't be sent
+        connection.send((_fault(error), kept.lines))
+    finally:
+        root.removeHandler(kept)
+
+
+def _outcome(function: Callable[[Any], Any], job: object) -> object:
+    try:
+        return function(job)
+    except ArenaError as error:
+        return error
+    except Exception as error:  # noqa: BLE001  whatever it is, the command's own process tells it, with this traceback
+        return _fault(error)
+
+
+def _fault(error: Exception) -> Fault:
+    return Fault(f"{type(error).__name__}: {error}", traceback.format_exc(), isinstance(error, MemoryError))

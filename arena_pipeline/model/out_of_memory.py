@@ -1,0 +1,72 @@
+"""A device without room for a batch: the same work once more, patch by patch, said aloud; then a clear error."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from arena_pipeline.errors import ArenaError
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+MESSAGES = ("MPS backend out of memory", "DefaultCPUAllocator: not enough memory", "DefaultCPUAllocator: can't allocate memory")
+"""What torch says, in a plain RuntimeError, on devices other than CUDA."""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch found no room for a tensor on whatever device."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in MESSAGES)
+
+
+class FittingBatch:
+    """How many patches go through a network at once: as planned, and 1 for good after the device had no room for as many.
+
+        fitting = FittingBatch(settings.micro_batch)
+        loss = fitting.run(lambda size: accumulate_gradients(network, images, segmentations, size))
+
+    Args:
+        size: the planned number; None means all there are.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+
+    def run(self, work: Callable[[int | None], Result]) -> Result:
+        """work(size), where nothing is kept of a `work` that failed half-way.
+
+        Raises:
+            ArenaError: there is no room for a single patch.
+        """
+        try:
+            return work(self.size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._shrink(str(error).partition("\n")[0])
+        # Not above: while the error is held, so are the tensors that the failed work made.
+        _give_back_memory()
+        return self.run(work)
+
+    def _shrink(self, reason: str) -> None:
+        if self.size == 1:
+            raise ArenaError(
+                f"the device has no memory for a single patch ({reason}); close other programs that use it, choose another -device, "
+                f"or a foundation with a smaller patch or network"
+            ) from None
+        many = "all patches" if self.size is None else f"{self.size} patches"
+        logger.warning("the device has no memory for %s at once (%s): one at a time from here on, which computes the same", many, reason)
+        self.size = 1
+
+
+def _give_back_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

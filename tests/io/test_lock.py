@@ -1,0 +1,140 @@
+"""One command at a time: real processes, real kills."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from arena_pipeline.errors import FolderInUse
+from arena_pipeline.io.lock import all_locked, locked
+
+HOLD = """
+import sys
+from pathlib import Path
+from arena_pipeline.io.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+@contextmanager
+def held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the folder until its input ends."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def record(pid: int, started: float, host: str | None = None) -> str:
+    owner = {"pid": pid, "process_started": started, "host": host or socket.gethostname(), "command": "arena_adapt -d 101", "since": "yesterday"}
+    return json.dumps(owner)
+
+
+def test_another_command_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    with held_elsewhere(folder) as owner:
+        with pytest.raises(FolderInUse) as caught, locked(folder):
+            pass
+        message = str(caught.value)
+        assert message.startswith(f"{folder}: in use by process {owner.pid} on {socket.gethostname()} (-c ")
+        assert "wait until it has ended, or stop it" in message
+        owner.communicate("\n")
+    assert owner.returncode == 0
+    with locked(folder):
+        assert folder.is_dir()
+    assert not folder.exists()  # nobody wrote anything into it
+
+
+def test_the_lock_of_a_killed_command_is_taken_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with held_elsewhere(tmp_path) as owner:
+        owner.kill()
+        owner.wait()
+        with locked(tmp_path):
+            assert json.loads((tmp_path / ".in_use.json").read_text())["pid"] == os.getpid()
+    assert f"taking over the lock of process {owner.pid}" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pid_that_has_been_given_to_another_process_is_no_owner(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parent = psutil.Process(os.getppid())
+    (tmp_path / ".in_use.json").write_text(record(parent.pid, parent.create_time() - 100))
+    with caplog.at_level(logging.WARNING), locked(tmp_path):
+        assert "taking over" in caplog.text
+
+
+def test_a_living_owner_counts_where_the_file_system_has_no_locks(tmp_path: Path) -> None:
+    parent = psutil.Process(os.getppid())
+    (tmp_path / ".in_use.json").write_text(record(parent.pid, parent.create_time()))
+    with pytest.raises(FolderInUse, match=rf"in use by process {parent.pid} on .*arena_adapt -d 101, since yesterday"), locked(tmp_path):
+        pass
+    assert (tmp_path / ".in_use.json").exists()
+
+
+def test_another_host_is_respected_and_the_way_out_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".in_use.json").write_text(record(1, 0.0, "gpu-node-7"))
+    for _ in range(2):
+        with (
+            pytest.raises(FolderInUse, match=r"process 1 on gpu-node-7 .*if it is certain that it has ended, delete .*\.in_use\.json"),
+            locked(tmp_path),
+        ):
+            pass
+    (tmp_path / ".in_use.json").unlink()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_record_that_cant_be_read_is_respected(tmp_path: Path) -> None:
+    (tmp_path / ".in_use.json").write_text("")
+    with pytest.raises(FolderInUse, match=r"whose record can't be read.*delete"), locked(tmp_path):
+        pass
+
+
+def test_a_block_may_hold_again_what_it_holds_and_other_threads_may_not(tmp_path: Path) -> None:
+    refused = []
+
+    def other() -> None:
+        try:
+            with locked(tmp_path):
+                pass
+        except FolderInUse as error:
+            refused.append(str(error))
+
+    with locked(tmp_path), locked(tmp_path):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        with locked(tmp_path):
+            pass
+    assert len(refused) == 1 and f"process {os.getpid()}" in refused[0]
+    other()
+    assert len(refused) == 1
+
+
+def test_parts_of_a_folder_are_held_apart(tmp_path: Path) -> None:
+    with locked(tmp_path, "_part_0_of_2"), locked(tmp_path, "_part_1_of_2"):
+        assert len(list(tmp_path.glob(".in_use_part*.json"))) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_or_none(tmp_path: Path) -> None:
+    free, taken = tmp_path / "free", tmp_path / "taken"
+    with held_elsewhere(taken):
+        with pytest.raises(FolderInUse, match="taken"), all_locked([free, taken]):
+            pass
+        assert not free.exists()
