@@ -63,6 +63,9 @@ def make_dataset(workspace: Workspace, write_nifti, rng: np.random.Generator) ->
     DatasetJson(channel_names={"0": "CT"}, labels=labels, numTraining=2, file_ending=".nii.gz", objective="multiclass").write(folder / "dataset.json")
 
 
+TORCHS_OWN = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")  # torch sets them in this process, with its own temporary folder
+
+
 def guarded(commands: list[list[str]], writable: Path, changes: dict[str, str], without: tuple[str, ...]) -> subprocess.CompletedProcess[bytes]:
     """Runs `commands` in one process, below `writable` as its working folder."""
     for name in ("tmp", "cwd"):
@@ -92,7 +95,9 @@ def test_the_whole_job_with_nothing_writable_but_its_output_no_home_and_an_ascii
         ["info", *common],
     ]
     odd = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
-    done = guarded(commands, root, odd, without=("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "LANG", "PYTHONIOENCODING"))
+    done = guarded(
+        commands, root, odd, without=("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "LANG", "PYTHONIOENCODING", *TORCHS_OWN)
+    )
     said, told = done.stdout.decode("ascii"), done.stderr.decode("ascii", errors="backslashreplace")
     assert done.returncode == 0, told
     statuses = [line.split()[1] for line in said.splitlines() if line.split()[:1] in [[name] for name, *_ in commands]]

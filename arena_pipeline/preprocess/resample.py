@@ -93,9 +93,7 @@ def _along(array: np.ndarray, axis: int, n_out: int, step: float, threads: int) 
     return target.transpose(np.argsort(order))
 
 
-def _between_planes(
-    source: np.ndarray, target: np.ndarray, lower: np.ndarray, upper: np.ndarray, weight: np.ndarray, planes: range
-) -> None:
+def _between_planes(source: np.ndarray, target: np.ndarray, lower: np.ndarray, upper: np.ndarray, weight: np.ndarray, planes: range) -> None:
     for plane in planes:
         low = source[lower[plane]].astype(np.float32, copy=False)
         np.subtract(source[upper[plane]].astype(np.float32, copy=False), low, out=target[plane])

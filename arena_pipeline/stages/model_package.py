@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +25,7 @@ from arena_pipeline.io.models import read_model
 from arena_pipeline.settings import Frozen
 from arena_pipeline.workspace import DATASET_FOLDER
 
-PACKAGE_VERSION = 1
+PACKAGE_VERSION: Final = 1
 MANIFEST, PLANS, LABELS, CARD, LICENCE = "manifest.json", "plans.json", "labels.json", "MODEL_CARD.md", "LICENCE.txt"
 ADAPTER = ("adapter.safetensors", "adapter.json")
 OWN_NAME = r"^[A-Za-z0-9_-]+$"  # of what becomes part of a folder's name
