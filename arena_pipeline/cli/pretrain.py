@@ -12,7 +12,7 @@ from arena_pipeline.errors import ArenaError
 from arena_pipeline.pretrain.settings import PretrainSettings
 from arena_pipeline.workspace import DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Workspace
 
-DESCRIPTION = """Pre-trains a foundation's network from scratch, on annotated datasets of the workspace, on synthetic torsos, or on both.
+DESCRIPTION = """Pre-trains a foundation's network, on annotated datasets of the workspace, on synthetic torsos, or on both.
 
   arena_pretrain -foundation arena_mini -o pretraining --steps 1600        the embedded foundation anew
   arena_pretrain -foundation my_preset.json -d 101 102 103 -o pretraining  one of your own: docs/pretraining.md
@@ -21,7 +21,7 @@ DESCRIPTION = """Pre-trains a foundation's network from scratch, on annotated da
 A structure counts in the cases where it is annotated. What is not given below is as in the recipe for the foundation's head: FSEFT's for
 a sigmoid, arena_mini's for a softmax. Interrupted, the same command goes on where it stood."""
 
-SETTINGS = ("steps", "epochs", "loss", "batch_size", "learning_rate", "warmup_steps", "averaging", "seed", "autocast")
+SETTINGS = ("steps", "epochs", "loss", "batch_size", "learning_rate", "warmup_steps", "cooldown_steps", "averaging", "seed", "autocast")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,8 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--batch_size", type=common.positive_int, metavar="N", help="patches per step, of all processes (sigmoid: 24, softmax: 2)")
     options.add_argument("--learning_rate", type=float, metavar="RATE", help="base rate of AdamW (sigmoid: 0.0001, softmax: 0.002)")
     options.add_argument("--warmup_steps", type=int, metavar="N", help="steps in which the rate rises (sigmoid: 10 epochs, softmax: 100)")
+    text = "last steps, in which the rate falls linearly; before them it stays (default: it falls as a cosine from the warm-up on)"
+    options.add_argument("--cooldown_steps", type=common.whole_number, metavar="N", help=text)
     options.add_argument("--averaging", type=float, metavar="DECAY", help="of the moving average of the weights (sigmoid: 0, softmax: 0.998)")
     options.add_argument("--seed", type=int, default=0, metavar="N", help="of the phantoms, the first weights and the batches")
+    options.add_argument("--phantom_seed", type=common.whole_number, metavar="N", help="of the phantoms, where it is another one")
+    text = "safetensors of an earlier pre-training of the same network to start from (default: random weights)"
+    options.add_argument("-pretrained_weights", type=Path, metavar="FILE", help=text)
     common.add_device(options)
     options.add_argument("--autocast", action="store_true", help="run the network in bfloat16 where torch thinks it safe; not measured here")
     text = "processes that make the volumes; all but one of them then draw the patches"
@@ -79,7 +84,18 @@ def _pretrain(args: argparse.Namespace) -> Path:
 
     phantoms = args.phantoms or (0 if args.dataset_ids else 300)
     changes = {name: getattr(args, name) for name in SETTINGS}
-    return pretrain_foundation(args.foundation, args.output, args.source, args.dataset_ids or (), phantoms, changes, args.device, args.workers)
+    return pretrain_foundation(
+        args.foundation,
+        args.output,
+        args.source,
+        args.dataset_ids or (),
+        phantoms,
+        changes,
+        args.device,
+        args.workers,
+        args.phantom_seed,
+        args.pretrained_weights,
+    )
 
 
 if __name__ == "__main__":

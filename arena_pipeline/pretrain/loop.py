@@ -19,7 +19,7 @@ from arena_pipeline.errors import ArenaError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.pretrain.loss import CROSS_ENTROPY, sigmoid_loss, softmax_loss
-from arena_pipeline.pretrain.patches import Batch, PatchSteps
+from arena_pipeline.pretrain.patches import Batch, PatchSteps, single_threaded
 from arena_pipeline.pretrain.processes import ALONE, Processes
 from arena_pipeline.pretrain.settings import PretrainSettings
 
@@ -91,9 +91,11 @@ class Pretraining:
 
 
 def rate_factor(step: int, settings: PretrainSettings) -> float:
-    """Linear warm-up, then a cosine to zero."""
+    """Of the learning rate: a linear warm-up, then a cosine to zero, or one until the cooldown falls linearly to zero."""
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
+    if settings.cooldown_steps is not None:
+        return min(1.0, (settings.steps - step) / max(1, settings.cooldown_steps))
     progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
     return (1 + math.cos(math.pi * progress)) / 2
 
@@ -115,6 +117,7 @@ def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, fold
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=(4 if workers == 1 else 2) if workers else None,
         pin_memory=run.device.type == "cuda",
+        worker_init_fn=single_threaded,
     )
     loss = batch_loss(preset, settings, run.processes)
     bar = tqdm(total=settings.steps, initial=run.done, desc=preset.name, unit="step", disable=None if run.processes.is_first else True)

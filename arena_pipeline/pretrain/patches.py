@@ -17,6 +17,7 @@ from batchgenerators.transforms.color_transforms import BrightnessMultiplicative
 from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
 from batchgenerators.transforms.resample_transforms import SimulateLowResolutionTransform
 from batchgenerators.transforms.spatial_transforms import SpatialTransform
+from threadpoolctl import threadpool_limits
 from torch.utils.data import Dataset
 
 from arena_pipeline.preprocess.store import Index, StoredCase
@@ -148,6 +149,12 @@ def augmentation(patch_size: tuple[int, int, int]) -> AbstractTransform:
             GaussianNoiseTransform((0.0, 0.004), p_per_sample=0.4),
         ]
     )
+
+
+def single_threaded(worker: int) -> None:
+    """At the start of a loader's process. Rotating coordinates is a tiny matrix product; BLAS threads that wait for the next one
+    took half a core from the network."""
+    threadpool_limits(1)
 
 
 def _index(values: np.ndarray) -> Index:

@@ -18,7 +18,8 @@ class PretrainSettings(Frozen):
     Attributes:
         loss: "dice" is FSEFT's soft Dice; "dice_ce" adds cross-entropy, "dice_balanced_ce" one that weights
             small structures up (see softmax_loss), for small networks trained briefly.
-        learning_rate, weight_decay: of AdamW; the rate rises linearly over `warmup_steps`, then falls as a cosine to zero.
+        learning_rate, weight_decay: of AdamW; the rate rises linearly over `warmup_steps`.
+        cooldown_steps: None: then it falls as a cosine to zero. A number: it stays, and falls linearly over so many last steps.
         batch_size: patches per step, each from another volume; of all processes together.
         foreground_share: share of the patches centred on a labelled voxel.
         averaging: decay per step of the exponential moving average of the weights that is saved; 0 saves the last weights.
@@ -31,6 +32,7 @@ class PretrainSettings(Frozen):
     learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(1e-5, ge=0)
     warmup_steps: int = Field(100, ge=0)
+    cooldown_steps: int | None = Field(None, ge=0)
     batch_size: int = Field(2, ge=1)
     foreground_share: float = Field(0.8, ge=0, le=1)
     averaging: float = Field(0.0, ge=0, lt=1)

@@ -22,7 +22,7 @@ from arena_pipeline.io.models import read_model
 from arena_pipeline.io.workers import telling_loader_deaths
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.network import build_network, to_device
-from arena_pipeline.model.weights import sha256
+from arena_pipeline.model.weights import load_foundation_network, sha256
 from arena_pipeline.pretrain.loop import Pretraining, pretrain
 from arena_pipeline.pretrain.patches import PatchSteps
 from arena_pipeline.pretrain.processes import process_group
@@ -56,8 +56,10 @@ def pretrain_foundation(
     changes: Mapping[str, Any] | None = None,
     device: str = "auto",
     workers: int = 2,
+    phantom_seed: int | None = None,
+    pretrained_weights: Path | None = None,
 ) -> Path:
-    """Trains `foundation`'s network from random weights; returns output/NAME.safetensors, with its preset beside it as NAME.json.
+    """Trains `foundation`'s network; returns output/NAME.safetensors, with its preset beside it as NAME.json.
 
     A run that was interrupted goes on where its last checkpoint stands. Started by torchrun, the processes share every batch,
     and train as one process would with the same batches.
@@ -70,15 +72,18 @@ def pretrain_foundation(
         changes: of the recipe that goes with the foundation's head; see `make_settings`.
         device: auto, cpu, cuda or mps.
         workers: processes that make the volumes; later all but one of them, which is this one, draw the patches. Of torchrun's each has as many.
+        phantom_seed: of the phantoms; None: the run's own seed.
+        pretrained_weights: safetensors of an earlier pre-training of this network to start from, instead of random weights.
 
     Raises:
-        ArenaError: `output` holds another run, the data can't train this head, or a setting makes no sense.
+        ArenaError: `output` holds another run, the data can't train this head, a setting makes no sense, or the weights are not this network's.
     """
     preset = find_preset(foundation, workspace.foundations)
     preset.require_head()
     raws = open_datasets(dataset_ids, workspace)
     if not raws and not phantoms:
         raise DatasetError("nothing to train on: name datasets of the workspace with -d, or a number of --phantoms")
+    start = None if pretrained_weights is None else load_foundation_network(preset, pretrained_weights)  # refused before any work
     keep_freed_memory()
     with process_group(device) as (processes, own_device), locked(output) if processes.is_first else nullcontext():
         volumes = {raw.folder.name: dataset_volumes(raw, preset, workspace) for raw in raws}
@@ -88,11 +93,12 @@ def pretrain_foundation(
         settings = make_settings(preset.head, sum(map(len, volumes.values())), changes or {})
         batches = PatchSteps(list(volumes.values()), preset.scheme.patch_size_voxels, settings, processes.places(settings.batch_size))
         if processes.is_first:
-            _store(preset, settings, raws, volumes, output, workers)
+            _store(preset, settings, raws, volumes, output, (phantom_seed, pretrained_weights), workers)
         processes.wait()
         note("device", str(own_device))
         torch.manual_seed(settings.seed)  # MONAI initialises from the global generator
-        run = Pretraining(to_device(build_network(preset.architecture), own_device), settings, processes)
+        network = build_network(preset.architecture) if start is None else start
+        run = Pretraining(to_device(network, own_device), settings, processes)
         with stage("pretrain"), telling_loader_deaths(f"pre-training {preset.name}"):
             pretrain(preset, run, batches, output, workers=max(0, workers - 1))
         if processes.is_first:
@@ -101,17 +107,32 @@ def pretrain_foundation(
 
 
 def _store(
-    preset: FoundationPreset, settings: PretrainSettings, raws: list[RawDataset], volumes: dict[str, Volumes], output: Path, workers: int
+    preset: FoundationPreset,
+    settings: PretrainSettings,
+    raws: list[RawDataset],
+    volumes: dict[str, Volumes],
+    output: Path,
+    origin: tuple[int | None, Path | None],
+    workers: int,
 ) -> None:
     """Preprocesses and makes what is not stored yet, after checking that `output` is free for this run."""
     with stage("preprocess"):
         for raw in raws:
             preprocess_volumes(raw, preset, volumes[raw.folder.name], workers)
-    phantoms = len(volumes.get(PHANTOMS, ()))
-    _claim(output, preset, settings, phantoms, {raw.folder.name: fingerprint(volumes[raw.folder.name]) for raw in raws})
-    if phantoms:
+    phantom_seed, start = origin
+    wanted = Description(
+        preset=preset.model_dump(mode="json", exclude={"weights", "adaptation"}),
+        settings=settings,
+        phantoms=len(volumes.get(PHANTOMS, ())),
+        phantom_seed=phantom_seed,
+        pretrained_weights=None if start is None else sha256(start),
+        datasets={raw.folder.name: fingerprint(volumes[raw.folder.name]) for raw in raws},
+    )
+    _claim(output, wanted)
+    if wanted.phantoms:
         with stage("phantoms"):
-            make_phantoms(output / PHANTOMS, preset, range(phantoms), settings.seed, workers)
+            seed = settings.seed if phantom_seed is None else phantom_seed
+            make_phantoms(output / PHANTOMS, preset, range(wanted.phantoms), seed, workers)
     warn_of_empty_structures(preset, volumes)
 
 
@@ -120,20 +141,22 @@ class Description(Frozen):
 
     Attributes:
         preset: the foundation, without what has nothing to do with its pre-training.
+        phantom_seed: of the phantoms; None: the run's own.
+        pretrained_weights: SHA-256 of the weights that it starts from; None: random ones.
         datasets: folder name -> `fingerprint` of what is drawn from it.
     """
 
     preset: dict[str, Any]
     settings: PretrainSettings
     phantoms: int
+    phantom_seed: int | None = None
+    pretrained_weights: str | None = None
     datasets: dict[str, str] = Field(default_factory=dict)
 
 
-def _claim(output: Path, preset: FoundationPreset, settings: PretrainSettings, phantoms: int, datasets: dict[str, str]) -> None:
+def _claim(output: Path, wanted: Description) -> None:
     """Writes down what the run is, or checks that the run that is there is the same."""
     path = output / "run.json"
-    described = preset.model_dump(mode="json", exclude={"weights", "adaptation"})
-    wanted = Description(preset=described, settings=settings, phantoms=phantoms, datasets=datasets)
     if path.is_file():
         found = read_model(path, Description, FoundationError, "no such file", "give another -o")
         differing = ", ".join(name for name in Description.model_fields if getattr(found, name) != getattr(wanted, name))

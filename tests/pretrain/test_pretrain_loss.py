@@ -26,6 +26,26 @@ def test_cross_entropy_is_added() -> None:
     assert difference.item() == pytest.approx(math.log(3))
 
 
+def test_the_balanced_cross_entropy_weights_a_voxel_by_one_over_the_root_of_its_share() -> None:
+    target = torch.tensor([0, 0, 0, 1]).reshape(1, 1, 1, 4)
+    logits = torch.tensor([[0.0] * 4, [0.0, 0.0, 0.0, 2.0]]).reshape(1, 2, 1, 1, 4)
+    common, rare = math.sqrt(4 / 3), 2.0
+    surprise = 3 * common * math.log(2) + rare * math.log(1 + math.exp(-2))
+    difference = softmax_loss(logits, target, "balanced") - softmax_loss(logits, target, "none")
+    assert difference.item() == pytest.approx(surprise / (3 * common + rare))
+
+
+def test_the_balance_has_a_limit() -> None:
+    target = torch.zeros(1, 1, 1, 10_000, dtype=torch.long)
+    target[..., 0] = 1  # 1 / sqrt(share) would be 100
+    logits = torch.zeros(1, 2, 1, 1, 10_000)
+    logits[:, 0, ..., 0] = 3.0
+    common = 9_999 / math.sqrt(0.9999)
+    surprise = common * math.log(2) + 50 * math.log(1 + math.exp(3))
+    difference = softmax_loss(logits, target, "balanced") - softmax_loss(logits, target, "none")
+    assert difference.item() == pytest.approx(surprise / (common + 50), rel=1e-4)
+
+
 def test_a_structure_that_is_not_annotated_has_no_say() -> None:
     target = torch.zeros(1, 1, 1, 2, dtype=torch.long)
     annotated = torch.tensor([[True, False]])

@@ -11,16 +11,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from arena_pipeline import foundations
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset, load_preset, read_preset
+from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.pretrain import loop
 from arena_pipeline.pretrain.loop import rate_factor
-from arena_pipeline.pretrain.patches import PatchSteps
+from arena_pipeline.pretrain.patches import PatchSteps, single_threaded
 from arena_pipeline.pretrain.settings import PretrainSettings
 from arena_pipeline.stages.pretrain import pretrain_foundation
 from arena_pipeline.stages.pretraining_volumes import make_phantoms, phantom_volumes
@@ -117,6 +120,36 @@ def test_warm_up_then_cosine() -> None:
     assert rate_factor(9, settings) == 1
     assert rate_factor(60, settings) == pytest.approx(0.5)
     assert rate_factor(110, settings) == pytest.approx(0)
+
+
+def test_a_cooldown_keeps_the_rate_until_the_last_steps() -> None:
+    settings = PretrainSettings(steps=100, warmup_steps=10, cooldown_steps=20)
+    assert [rate_factor(step, settings) for step in (4, 10, 80)] == [0.5, 1, 1]
+    assert [rate_factor(step, settings) for step in (90, 99, 100)] == pytest.approx([0.5, 0.05, 0])
+
+
+def test_the_loaders_process_keeps_to_one_thread() -> None:
+    with threadpool_limits(2):
+        single_threaded(0)
+        assert {library["num_threads"] for library in threadpool_info()} == {1}
+
+
+@pytest.mark.timeout(300)
+def test_a_run_may_start_from_earlier_weights_and_other_phantoms(preset_file: Path, tmp_path: Path, workspace: Workspace) -> None:
+    changes = CHANGES | {"steps": 1}
+    first = pretrain_foundation(str(preset_file), tmp_path / "1", workspace, phantoms=1, changes=changes, device="cpu", workers=0)
+    again = {"phantoms": 1, "changes": changes | {"seed": 9, "learning_rate": 1e-12, "averaging": 0.0}, "device": "cpu", "workers": 0}
+    second = pretrain_foundation(str(preset_file), tmp_path / "2", workspace, **again, phantom_seed=CHANGES["seed"], pretrained_weights=first)
+    before, after = load_file(first), load_file(second)
+    assert before.keys() == after.keys() and all(
+        torch.equal(before[name], after[name]) for name in before
+    )  # a step too small for halves
+    images = [StoredCase.open(tmp_path / part / "phantoms", "phantom_00000").image_patch((0, 0, 0), (32, 32, 32)) for part in ("1", "2")]
+    assert np.array_equal(*images)
+    with pytest.raises(FoundationError, match=r"differing: pretrained_weights\)"):
+        pretrain_foundation(str(preset_file), tmp_path / "2", workspace, **again, phantom_seed=CHANGES["seed"])
+    with pytest.raises(FoundationError, match=r"own: .*nowhere.safetensors is not a readable file"):
+        pretrain_foundation(str(preset_file), tmp_path / "3", workspace, **again, pretrained_weights=tmp_path / "nowhere.safetensors")
 
 
 def test_shipped_weights_are_those_the_preset_names() -> None:
