@@ -15,6 +15,8 @@ import torch
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
+from arena_pipeline.adapt.checkpoint import read_checkpoint
+from arena_pipeline.errors import AdapterError
 from arena_pipeline.evaluate import LabelPair, Protocol, native_scores, published_score
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.images import read_segmentation, write_segmentation
@@ -32,6 +34,7 @@ from arena_pipeline.stages.adapt import run_job
 from arena_pipeline.stages.adaptation_jobs import Job, Planned
 from arena_pipeline.stages.compare_queries import Query
 from arena_pipeline.stages.prediction_setup import adapted_task, case_settings, zero_shot_task
+from arena_pipeline.workspace import CHECKPOINT
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +133,7 @@ def execute(run: Run) -> None:
     adapter: AdapterRecord | None = None
     if run.job is not None:
         if not run.job.is_done():
-            run_job(run.job, device, progress=False, continue_unfinished=True)
+            run_job(run.job, device, progress=False, continue_unfinished=_can_go_on(run.job))
         adapter = read_record(run.job.folder)
     started = time.perf_counter()
     task = _task(run, adapter, device)
@@ -139,6 +142,19 @@ def execute(run: Run) -> None:
     facts = {} if adapter is None else adapter.model_dump(mode="json", include=ADAPTER_FACTS)
     finished = FinishedRun(identity=run.identity(), adapter=facts, predict_seconds=round(seconds, 3), scores=tuple(scores))
     write_json(run.record, finished.model_dump(mode="json"))
+
+
+def _can_go_on(job: Job) -> bool:
+    """Whether there is a checkpoint and it is of this very run: after a change of the plans nobody asks for the old one."""
+    path = job.folder / CHECKPOINT
+    if not path.is_file():
+        return False
+    try:
+        read_checkpoint(path, job.checkpoint_identity())
+    except AdapterError as error:
+        logger.info("%s: adapted from the start (%s)", job.folder, str(error).rpartition("; ")[0])
+        return False
+    return True
 
 
 def _task(run: Run, adapter: AdapterRecord | None, device: torch.device) -> Task:

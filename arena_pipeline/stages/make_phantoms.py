@@ -10,6 +10,7 @@ from typing import Any
 
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.io.atomic import write_json
+from arena_pipeline.io.lock import locked
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.phantoms.field_of_view import RANGES
 from arena_pipeline.phantoms.layouts import LAYOUTS, Layout, PhantomCase, write_meta, write_phantom_case
@@ -51,26 +52,30 @@ def make_phantoms(
     """
     _check(number, test, start, layout, field_of_view)
     settings = {"layout": layout, "seed": seed, "spacing_mm": spacing_mm, "field_of_view": field_of_view, "unannotated_share": unannotated_share}
-    _claim(output, settings)
     cases = [
         PhantomCase(output, layout, index, seed, index >= start + number - test, spacing_mm, field_of_view, unannotated_share)
         for index in range(start, start + number)
     ]
+    with locked(output), stage("make_phantoms"):
+        _claim(output, settings)
+        _make_missing(output, cases, workers)
+        if layout == "totalsegmentator":
+            write_meta(output, cases)
+    return [case.image_path for case in cases]
+
+
+def _make_missing(output: Path, cases: list[PhantomCase], workers: int) -> None:
     missing = {case.identifier: case for case in cases if not case.image_path.is_file()}
-    if len(missing) < number:
-        logger.info("%s: %d of %d phantoms are there already", output, number - len(missing), number)
+    if len(missing) < len(cases):
+        logger.info("%s: %d of %d phantoms are there already", output, len(cases) - len(missing), len(cases))
     failed: list[ArenaError] = []
-    with stage("make_phantoms"):
-        for name, result in map_cases(write_phantom_case, missing, workers, "phantoms", folders=_folders(missing.values())):
-            if isinstance(result, ArenaError):
-                failed.append(result)
-            else:
-                logger.debug("%s: written", name)
+    for name, result in map_cases(write_phantom_case, missing, workers, "phantoms", folders=_folders(missing.values())):
+        if isinstance(result, ArenaError):
+            failed.append(result)
+        else:
+            logger.debug("%s: written", name)
     if failed:
         raise DatasetError(f"{len(failed)} of {len(missing)} phantoms are not made: " + "; ".join(map(str, failed)))
-    if layout == "totalsegmentator":
-        write_meta(output, cases)
-    return [case.image_path for case in cases]
 
 
 def _folders(cases: Iterable[PhantomCase]) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -114,6 +115,15 @@ def test_a_finished_run_is_kept_while_nothing_changes(ready: Workspace, capsys: 
     assert len(runs) == 2 and runs["NSD_2mm"].isna().all()
     stored = StoredCase.open(ready.cases(DATASET, "arena_mini"), "query_0")
     assert runs["Dice"].between(0, 1 - 1 / (2 * np.count_nonzero(stored.segmentation() == 1) + 1)).all()
+
+
+def test_a_checkpoint_of_other_plans_is_started_anew(ready: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    fold = ready.model(DATASET, "arena_mini", "arena", 1) / "liver" / "fold_0"
+    fold.mkdir(parents=True)
+    torch.save({"version": 1, "identity": {"task": "another"}, "seconds": 0.0, "state": {}}, fold / "checkpoint.pt")
+    with caplog.at_level(logging.INFO):
+        assert run(ready, methods=["arena"]).executed == 1
+    assert "adapted from the start" in caplog.text and (fold / "adapter.json").is_file() and not (fold / "checkpoint.pt").exists()
 
 
 @pytest.mark.timeout(280)

@@ -10,20 +10,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-from arena_pipeline.errors import NoSpace
+from arena_pipeline.errors import FolderInUse, NoSpace
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.lock import locked
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.preprocess.store import write_case
 from arena_pipeline.stages import evaluate as evaluation
 from arena_pipeline.stages.evaluate import evaluate
+from arena_pipeline.stages.make_phantoms import make_phantoms
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.stages.preprocess import preprocess
 from arena_pipeline.workspace import Workspace
@@ -142,6 +145,12 @@ def test_two_commands_on_one_dataset(workspace: Workspace, tiny_dataset: MakeDat
     assert first.wait(60) == 0
     assert not lock.exists()
     assert preprocess([901], workspace, workers=0)[0].written == ()  # all that the first one made is whole
+
+
+def test_a_folder_of_phantoms_is_made_by_one_command_at_a_time(tmp_path: Path) -> None:
+    with locked(tmp_path), ThreadPoolExecutor(1) as elsewhere, pytest.raises(FolderInUse, match=f"{os.getpid()}"):
+        elsewhere.submit(make_phantoms, tmp_path, 1, "flare22").result()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_while_preprocessing(workspace: Workspace, tiny_dataset: MakeDataset, small_disk: Callable[..., Path]) -> None:
