@@ -70,16 +70,19 @@ def native_scores(
         counts = overlap(reference_mask, prediction_mask, outside=reference.size - reference_mask.size)
         distances = surface_distances(reference_mask, prediction_mask, spacing_mm)
         error_ml, error_percent = volume_error(counts, math.prod(spacing_mm) / 1000)
-        scores[structure] = counts.status, {
-            "Dice": counts.dice,
-            "IoU": counts.iou,
-            **count_metrics(counts),
-            "NSD_1mm": distances.nsd(1.0),
-            "NSD_2mm": distances.nsd(2.0),
-            "HD95_mm": distances.hd95(),
-            "volume_error_ml": error_ml,
-            "volume_error_percent": error_percent,
-        }
+        scores[structure] = (
+            counts.status,
+            {
+                "Dice": counts.dice,
+                "IoU": counts.iou,
+                **count_metrics(counts),
+                "NSD_1mm": distances.nsd(1.0),
+                "NSD_2mm": distances.nsd(2.0),
+                "HD95_mm": distances.hd95(),
+                "volume_error_ml": error_ml,
+                "volume_error_percent": error_percent,
+            },
+        )
     return scores
 
 

@@ -2,14 +2,17 @@
 
     python -m benchmarks.foundation --phantoms 20 --subject TOTALSEGMENTATOR/s9001
 
-Scores are on the preprocessed grid (the network's own), argmax over all of its channels. A structure that is neither in the
-reference nor predicted has no score.
+Scores are on the preprocessed grid (the network's own), argmax over all of its channels. Columns, per set of volumes:
+    Dice      mean over the volumes that show the structure, however little of it
+    in        how many these are
+    invented  volumes that do not show it, and where it is predicted all the same
+    all       mean over all volumes in which it is shown or predicted; an invented one counts 0
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +47,10 @@ def main() -> None:
     keep_freed_memory()
     preset = load_preset(args.foundation)
     network = AdaptedNetwork(preset, args.weights or weights_file(preset, Path("nowhere")), torch.device("cpu"))
-    columns = {f"{args.phantoms} unseen phantoms": scores(network, phantom_cases(preset, args.phantoms))}
+    tables = {f"{args.phantoms} unseen phantoms": summary(scores(network, phantom_cases(preset, args.phantoms)), preset)}
     for subject in args.subject:
-        columns[subject.name] = scores(network, [real_case(preset, subject)])
-    table = pd.DataFrame({name: scored.mean() for name, scored in columns.items()}).loc[list(preset.structures)]
-    table.loc["mean"] = table.mean()
-    print(table.to_string(float_format=lambda value: f"{value:.3f}", na_rep="-"))
+        tables[subject.name] = summary(scores(network, [real_case(preset, subject)]), preset)
+    print(pd.concat(tables, axis=1).to_string(float_format=lambda value: f"{value:.3f}", na_rep="-"))
 
 
 def phantom_cases(preset: FoundationPreset, count: int) -> Iterator[tuple[np.ndarray, Reference]]:
@@ -73,14 +74,32 @@ def real_case(preset: FoundationPreset, subject: Path) -> tuple[np.ndarray, Refe
     return volume, masks
 
 
-def scores(network: AdaptedNetwork, cases: Iterator[tuple[np.ndarray, Reference]] | list[tuple[np.ndarray, Reference]]) -> pd.DataFrame:
-    """A row per case, a column per structure: Dice, NaN where absent."""
+def scores(network: AdaptedNetwork, cases: Iterable[tuple[np.ndarray, Reference]]) -> pd.DataFrame:
+    """A row per case and structure: its status (see arena_pipeline.metrics) and Dice."""
     preset, rows = network.preset, []
     for volume, masks in cases:
         probabilities = sliding_window(network.select(None), volume, preset.scheme.patch_size_voxels, 0.25, "softmax", 2, torch.device("cpu"))
         winner = probabilities.argmax(0)
-        rows.append({name: overlap(mask, winner == preset.structures[name]).dice for name, mask in masks.items()})
+        for name, mask in masks.items():
+            counts = overlap(mask, winner == preset.structures[name])
+            rows.append({"structure": name, "status": counts.status, "Dice": counts.dice})
     return pd.DataFrame(rows)
+
+
+def summary(rows: pd.DataFrame, preset: FoundationPreset) -> pd.DataFrame:
+    """A row per structure, then their mean."""
+    shown = rows[rows.status.isin(("scored", "missed"))].groupby("structure")
+    table = pd.DataFrame(
+        {
+            "Dice": shown.Dice.mean(),
+            "in": shown.size(),
+            "invented": rows[rows.status == "false_positive"].groupby("structure").size(),
+            "all": rows.groupby("structure").Dice.mean(),
+        }
+    ).reindex(list(preset.structures))
+    counts = table[["in", "invented"]].fillna(0).astype(int).astype(str)
+    table.loc["mean"] = table[["Dice", "all"]].mean()
+    return table.assign(**counts.reindex(table.index, fill_value=""))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ each structure's mean over its cases, as the published tables average.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -43,7 +44,10 @@ def mean_per_case(scores: np.ndarray) -> np.ndarray:
 
 
 def estimate(scores: np.ndarray) -> Estimate:
-    """The mean of (structures, cases) with its percentile bootstrap interval: cases are drawn with replacement, each with all its structures."""
+    """The mean of (structures, cases) with its percentile bootstrap interval: cases are drawn with replacement, each with all its structures.
+
+    A resample in which a structure has no case at all would estimate the mean over the others, and is left out.
+    """
     scores = scores[:, ~np.isnan(scores).all(axis=0)]
     cases = scores.shape[1]
     mean = float(mean_of_structures(scores)) if cases else math.nan
@@ -53,19 +57,15 @@ def estimate(scores: np.ndarray) -> Estimate:
         scores = scores.mean(axis=0, keepdims=True)  # the same mean in any resample, and less to compute
 
     def resampled(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        return mean_of_structures(scores[:, index.astype(np.int64)])
+        drawn = scores[:, index.astype(np.int64)]
+        return np.where(np.isnan(drawn).all(axis=-1).any(axis=0), math.nan, mean_of_structures(drawn))
 
-    interval = stats.bootstrap(
-        (np.arange(cases),),
-        resampled,
-        n_resamples=RESAMPLES,
-        batch=1_000,
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    ).confidence_interval
-    return Estimate(mean, float(interval.low), float(interval.high), cases)
+    options = {"n_resamples": RESAMPLES, "batch": 1_000, "vectorized": True, "random_state": np.random.default_rng(0)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # of an interval that is taken here without the resamples left out
+        distribution = stats.bootstrap((np.arange(cases),), resampled, method="percentile", **options).bootstrap_distribution
+    low, high = np.nanpercentile(distribution, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    return Estimate(mean, float(low), float(high), cases)
 
 
 def wilcoxon_p(differences: np.ndarray) -> float:
@@ -86,15 +86,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def verdict(difference: Estimate, holm_p: float) -> Verdict:
-    """Better or worse only where the interval leaves out 0 and the corrected p is below 0.05."""
+def signed_ranks(differences: np.ndarray) -> float:
+    """Positive where the ranks of the positive differences prevail in Wilcoxon's test, which need not be so where their mean is positive."""
+    known = differences[~np.isnan(differences) & (differences != 0)]
+    return float((np.sign(known) * stats.rankdata(np.abs(known))).sum())
+
+
+def verdict(difference: Estimate, holm_p: float, direction: float) -> Verdict:
+    """Better or worse only where the interval leaves out 0, the corrected p is below 0.05, and both point the same way.
+
+    Args:
+        direction: `signed_ranks` of the differences that were tested.
+    """
     if difference.cases < FEWEST_CASES:
         return "too few cases"
     if not holm_p < 1 - CONFIDENCE:
         return "no clear difference"
-    if difference.low > 0:
+    if difference.low > 0 and direction > 0:
         return "better"
-    return "worse" if difference.high < 0 else "no clear difference"
+    return "worse" if difference.high < 0 and direction < 0 else "no clear difference"
 
 
 def _known_mean(values: np.ndarray, axis: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from arena_pipeline.compare.published import AVERAGE, ZERO_SHOT
-from arena_pipeline.compare.statistics import Estimate, estimate, holm, mean_of_structures, mean_per_case, verdict, wilcoxon_p
+from arena_pipeline.compare.statistics import Estimate, estimate, holm, mean_of_structures, mean_per_case, signed_ranks, verdict, wilcoxon_p
 
 REFERENCE = "arena"
 """The method that all others are tested against."""
@@ -21,7 +21,8 @@ RUN_COLUMNS = (
 )  # fmt: skip
 WHOLE_NUMBERS = ("rank", "epochs", "trained_parameters", "effective_rank", "allocated_rank")
 SUMMARY_COLUMNS = (
-    "shots", "method", "kind", "structure", "cases", "folds", "Dice", "Dice_low", "Dice_high", "NSD_2mm", "HD95_mm", "published_Dice",
+    "shots", "method", "kind", "structure", "cases", "folds", "Dice", "Dice_low", "Dice_high", "NSD_2mm", "HD95_mm", "missed",
+    "published_Dice",
 )  # fmt: skip
 DIFFERENCE_COLUMNS = ("shots", "kind", "structure", "case", "method", "arena_Dice", "method_Dice", "difference")
 TEST_COLUMNS = (
@@ -77,10 +78,9 @@ def summary_table(runs: pd.DataFrame, published: Published) -> pd.DataFrame:
         found = estimate(score_matrix(cells, group, "Dice"))
         others = {measure: float(mean_of_structures(score_matrix(cells, group, measure))) for measure in ("NSD_2mm", "HD95_mm")}
         figure = published(shots, method, group.members)
-        rows.append(
-            {"shots": shots, "method": method, "kind": group.kind, "structure": group.structure, "folds": cells["fold"].nunique()}
-            | _named("Dice", found) | others | {"published_Dice": np.nan if figure is None else figure}
-        )  # fmt: skip
+        names = {"shots": shots, "method": method, "kind": group.kind, "structure": group.structure, "folds": cells["fold"].nunique()}
+        missed = {"missed": int((cells["status"] == "missed").sum())}
+        rows.append(names | _named("Dice", found) | others | missed | {"published_Dice": np.nan if figure is None else figure})
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
@@ -103,17 +103,18 @@ def difference_table(runs: pd.DataFrame) -> pd.DataFrame:
     return table.assign(difference=table["arena_Dice"] - table["method_Dice"])[list(DIFFERENCE_COLUMNS)]
 
 
-def contrast_table(differences: pd.DataFrame, order: Sequence[Group]) -> pd.DataFrame:
+def contrast_table(differences: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """ARENA against each method: the mean difference with its interval, Wilcoxon's test over cases, and Holm's correction over the methods."""
     rows: list[dict[str, object]] = []
     for shots, of_shots in differences.groupby("shots", sort=True):
-        for group in order:
+        for group in groups(runs[runs["shots"] == shots]):
             family = [(str(method), cells) for method, cells in _methods_with(of_shots, group)]
             matrices = [score_matrix(cells, group, "difference") for _, cells in family]
-            p_values = [wilcoxon_p(mean_per_case(matrix)) for matrix in matrices]
-            for (method, cells), matrix, p, corrected in zip(family, matrices, p_values, holm(p_values), strict=True):
+            per_case = [mean_per_case(matrix) for matrix in matrices]
+            p_values = [wilcoxon_p(values) for values in per_case]
+            for (method, cells), matrix, values, p, corrected in zip(family, matrices, per_case, p_values, holm(p_values), strict=True):
                 found = estimate(matrix)
-                outcome = verdict(found, corrected)
+                outcome = verdict(found, corrected, signed_ranks(values))
                 words = {"better": f"{REFERENCE} is better", "worse": f"{method} is better"}.get(outcome, outcome)
                 names = {"shots": shots, "kind": group.kind, "structure": group.structure, "method": method}
                 means = {name: float(mean_of_structures(score_matrix(cells, group, name))) for name in ("arena_Dice", "method_Dice")}
@@ -123,11 +124,16 @@ def contrast_table(differences: pd.DataFrame, order: Sequence[Group]) -> pd.Data
 
 
 def rank_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Dice and effective rank against the initial rank, for the methods and structures that a rank sweep was run on."""
+    """Dice and effective rank against the initial rank, for the methods and structures that a rank sweep was run on.
+
+    Of every structure only the folds that all ranks have: other support sets would be compared, not other ranks.
+    """
     rows = []
     swept = runs[~runs["default_rank"]]
     for (method, shots), sweep in swept.groupby(["method", "shots"], sort=False):
         here = runs[(runs["method"] == method) & (runs["shots"] == shots) & runs["structure"].isin(sweep["structure"])]
+        ranks = here.groupby(["structure", "fold"])["rank"].transform("nunique")
+        here = here[ranks == here.groupby("structure")["rank"].transform("nunique")]
         for group in groups(here):
             for rank in sorted(here["rank"].unique()):
                 cells = _of_group(here[here["rank"] == rank], group)
@@ -177,7 +183,7 @@ def _cells(runs: pd.DataFrame) -> Iterator[tuple[int, str, Group, pd.DataFrame]]
     for shots in shots_of(main):
         for method in main["method"].unique():
             of_method = main[(main["method"] == method) & ((main["shots"] == shots) | (method == ZERO_SHOT))]
-            for group in groups(main):
+            for group in groups(main[main["shots"] == shots]):
                 cells = _of_group(of_method, group)
                 if cells is not None:
                     yield shots, str(method), group, cells

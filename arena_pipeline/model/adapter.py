@@ -37,6 +37,7 @@ class AdapterRecord(Frozen):
         task, structures, activation, kind, train_decoder, head, keep_largest: the task, as planned.
         dataset_labels: structure -> integer of the whole dataset, so that the tasks of one dataset share one numbering.
         fold, shots, support_ids: the support set; in a model that was exported, the names of its cases are left out: an empty `support_ids`.
+        support_sha256: over their files; None in records of version 0.1.
         effective_rank: "<layer>.<key|value|qkv>" -> number of directions in use; empty for a method without low-rank updates.
         trained_parameters: while adapting; `saved_parameters`: in the file.
         epochs, stop_reason, final_loss, seconds: how the adaptation ended.
@@ -62,6 +63,7 @@ class AdapterRecord(Frozen):
     fold: int
     shots: int
     support_ids: tuple[str, ...]
+    support_sha256: str | None = None
     settings: AdaptationSettings
     effective_rank: dict[str, int]
     trained_parameters: int

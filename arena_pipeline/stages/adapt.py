@@ -31,7 +31,7 @@ from arena_pipeline.records import RunRecord, note, stage, versions
 from arena_pipeline.settings import MethodName
 from arena_pipeline.stages.adaptation_jobs import Job, Planned, read_planned
 from arena_pipeline.stages.model_package import require_own
-from arena_pipeline.workspace import CHECKPOINT, Workspace
+from arena_pipeline.workspace import CHECKPOINT, PROGRESS, TRAINING_LOG, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _prepared(job: Job, device: torch.device) -> Adaptation:
 def _run(job: Job, adaptation: Adaptation, checkpoints: Checkpoints, progress: bool) -> History:
     name, done = f"{job.task.name} fold {job.fold}", len(adaptation.epochs)
     with (
-        TrainingLog(job.folder / "training_log.csv", adaptation.epochs) as log,
+        TrainingLog(job.folder / TRAINING_LOG, adaptation.epochs) as log,
         tqdm(total=job.settings.max_epochs, initial=done, desc=name, unit="epoch", disable=None if progress else True) as bar,
     ):
 
@@ -169,7 +169,7 @@ def _run(job: Job, adaptation: Adaptation, checkpoints: Checkpoints, progress: b
                 logger.info("%s: stopped after %d epochs; run it again with --continue to go on from there", name, len(adaptation.epochs))
             raise
     title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {job.shots} shots"
-    plot_progress(job.folder / "progress.png", history.epochs, job.settings.stop_smoothing, title)
+    plot_progress(job.folder / PROGRESS, history.epochs, job.settings.stop_smoothing, title)
     return history
 
 

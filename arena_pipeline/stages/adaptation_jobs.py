@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from arena_pipeline.adapt.methods import method_settings
 from arena_pipeline.errors import AdapterError, PlansError, SupportSetError
 from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
 from arena_pipeline.io.splits import draw_support_set
-from arena_pipeline.model.adapter import read_adapter
+from arena_pipeline.model.adapter import AdapterRecord, read_adapter, read_record
 from arena_pipeline.model.weights import sha256
 from arena_pipeline.planning import Plans, TaskPlan
 from arena_pipeline.preprocess.dataset import makes_same_cases
@@ -59,8 +60,15 @@ class Job:
             "fold": self.fold,
             "shots": self.shots,
             "support_ids": self.support_ids,
+            "support_sha256": self.support_sha256(),
             "settings": self.settings,
         }
+
+    def support_sha256(self) -> str:
+        """SHA-256 over the checksums of the support set's CTs and segmentations: a corrected annotation makes another adapter."""
+        sources = [StoredCase.open(self.cases, name).record.source for name in self.support_ids]
+        files = [None if source is None else (source.image.sha256, source.segmentation and source.segmentation.sha256) for source in sources]
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
     def checkpoint_identity(self) -> dict[str, Any]:
         """All that an unfinished adaptation depends on: its checkpoint is of use only while all of this is the same."""
@@ -74,10 +82,21 @@ class Job:
     def is_done(self) -> bool:
         """Whether the fold's folder holds a whole adapter of this identity."""
         try:
-            record = read_adapter(self.folder).record  # the tensors too: a damaged adapter is not a finished one
+            return self.made(read_adapter(self.folder).record)  # the tensors too: a damaged adapter is not a finished one
         except AdapterError:
             return False
-        return all(getattr(record, name) == value for name, value in self.identity().items())
+
+    def is_recorded(self) -> bool:
+        """Whether what lies in the fold's folder, log and all, is of this identity; the adapter's tensors are not read."""
+        try:
+            return self.made(read_record(self.folder))
+        except AdapterError:
+            return False
+
+    def made(self, record: AdapterRecord) -> bool:
+        """Whether the adapter of `record` is this job's. Records of version 0.1 have no checksum of the support set, and are taken for it."""
+        known = {name: value for name, value in self.identity().items() if name != "support_sha256" or record.support_sha256 is not None}
+        return all(getattr(record, name) == value for name, value in known.items())
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,8 @@ def compare(
     notes = grid.notes()
     for note_ in notes:
         logger.info("%s", note_)
-    count = _workers(workers, planned, runs, device)
     todo = [] if finished_only else [run for run in runs if run.finished() is None]
+    count = _workers(workers, planned, todo, device)
     logger.info("%d runs: %d to make, %d at a time", len(runs), len(todo), max(count, 1))
     failed = _execute(todo, count)
     with stage("tables"):

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from arena_pipeline.adapt.methods import METHODS
+from arena_pipeline.adapt.methods import METHODS, PUBLISHED_DECODER_RATE, PUBLISHED_RATE
 from arena_pipeline.compare.published import ZERO_SHOT
 from arena_pipeline.compare.tables import REFERENCE
 from arena_pipeline.errors import ArenaError, PlansError
@@ -126,6 +126,12 @@ class Grid:
             found.append(f"No zero-shot row for {', '.join(unknown)}: {preset.name} {reason}.")
         if most is not None and any(len(queries_of(job.task, self.raw, None)) > most for job in self.jobs):
             found.append(f"Only the first {most} query cases of each task were used.")
+        rates = self.planned.plans.adaptation
+        if (rates.learning_rate, rates.decoder_learning_rate) != (PUBLISHED_RATE, PUBLISHED_DECODER_RATE):
+            found.append(
+                f"The plans' rates ({rates.learning_rate:g}, decoder {rates.decoder_learning_rate:g}) are not the published ones, and were chosen "
+                f"for ARENA; those of the other methods follow from them by the published ratios and were not tuned."
+            )
         return found
 
     def _jobs(self, shots: int, folds: Sequence[int], structures: Sequence[str] | None) -> list[Job]:

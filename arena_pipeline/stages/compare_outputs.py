@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ from arena_pipeline.io.atomic import replace_when_done, write_json, write_text
 from arena_pipeline.machine import memory_bytes, usable_cores
 from arena_pipeline.records import versions
 from arena_pipeline.stages.compare_runs import FinishedRun, Run, row_values
-from arena_pipeline.workspace import ComparisonFolder
+from arena_pipeline.workspace import TRAINING_LOG, ComparisonFolder
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def gather(found: Sequence[Finished], command: str, notes: Sequence[str]) -> Rep
         facts=_facts(ordered, runs, bool(comparable)) | {"command": command, "notes": list(notes)},
         runs=runs,
         summary=summary,
-        tests=tables.contrast_table(differences, tables.groups(runs)),
+        tests=tables.contrast_table(differences, runs),
         differences=differences,
         ranks=tables.rank_table(runs),
         efficiency=tables.efficiency_table(runs),
@@ -75,7 +75,9 @@ def gather(found: Sequence[Finished], command: str, notes: Sequence[str]) -> Rep
 
 
 def write_outputs(folder: ComparisonFolder, data: ReportData) -> None:
-    """Every table as CSV, those for people as Markdown too, and comparison.json."""
+    """Every table as CSV, those for people as Markdown too, and comparison.json. Tables of an earlier comparison that this one lacks are removed."""
+    for path in (*folder.root.glob("dice_*shots.*"), *(place(name) for name in ("ranks", "tests") for place in (folder.table, folder.markdown))):
+        path.unlink(missing_ok=True)
     named = {"runs": data.runs, "summary": data.summary, "tests": data.tests, "differences": data.differences, "efficiency": data.efficiency}
     for name, table in (named | ({"ranks": data.ranks} if len(data.ranks) else {})).items():
         _write_csv(folder.table(name), table, index=False)
@@ -131,7 +133,7 @@ def _facts(found: Sequence[Finished], runs: pd.DataFrame, has_published: bool) -
 def _training_logs(found: Sequence[Finished]) -> list[TrainingLogFile]:
     logs = []
     for run in (one.run for one in found):
-        if run.job is not None and (path := run.job.folder / "training_log.csv").is_file():
+        if run.job is not None and run.job.is_recorded() and (path := run.job.folder / TRAINING_LOG).is_file():
             logs.append(TrainingLogFile(run.method, run.job.settings.rank, run.shots, run.task.name, run.fold, path))
     return logs
 
@@ -139,11 +141,13 @@ def _training_logs(found: Sequence[Finished]) -> list[TrainingLogFile]:
 def _examples(found: Sequence[Finished], runs: pd.DataFrame) -> list[Example]:
     """ARENA's best, median and worst query of every structure and number of shots, in the first fold whose segmentations are kept."""
     examples: list[Example] = []
-    arena = {(one.run.shots, one.run.task.name, one.run.fold): one.run for one in reversed(found) if one.run.method == tables.REFERENCE}
+    of_default_rank = [one.run for one in found if one.run.method == tables.REFERENCE and one.run.default_rank]
+    arena = {(run.shots, run.task.name, run.fold): run for run in of_default_rank}
     of_arena = runs[(runs["method"] == tables.REFERENCE) & runs["default_rank"]].dropna(subset="Dice")
     for (shots, structure), rows in of_arena.groupby(["shots", "structure"], sort=False):
         first = rows[rows["fold"] == rows["fold"].min()].sort_values("Dice", ascending=False)
         run = arena[shots, first["task"].iloc[0], first["fold"].iloc[0]]
+        places: dict[int, Literal["best", "median", "worst"]]
         places = {0: "best", len(first) // 2: "median", len(first) - 1: "worst"} if len(first) > 2 else {0: "best"}
         for place, which in places.items():
             example = _example(run, which, str(structure), first.iloc[place])
@@ -152,7 +156,7 @@ def _examples(found: Sequence[Finished], runs: pd.DataFrame) -> list[Example]:
     return examples
 
 
-def _example(run: Run, which: Any, structure: str, row: pd.Series) -> Example | None:
+def _example(run: Run, which: Literal["best", "median", "worst"], structure: str, row: pd.Series) -> Example | None:
     query = next(one for one in run.queries if one.case == row["case"])
     prediction = None if run.predictions is None else run.predictions / f"{query.case}.nii.gz"
     if prediction is None or not prediction.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 MEASURES = ("Dice", "NSD_1mm", "NSD_2mm", "HD95_mm")
 ADAPTER_FACTS = {"epochs", "stop_reason", "final_loss", "seconds", "peak_memory_mib", "trained_parameters", "effective_rank"}
-
-_loaded: dict[tuple[Path, str, str], AdaptedNetwork] = {}  # of this process
 
 
 class CaseScore(Frozen):
@@ -135,6 +134,8 @@ def execute(run: Run) -> None:
         if not run.job.is_done():
             run_job(run.job, device, progress=False, continue_unfinished=_can_go_on(run.job))
         adapter = read_record(run.job.folder)
+    if run.predictions is not None:
+        shutil.rmtree(run.predictions, ignore_errors=True)  # those of an earlier run must not stand among this one's
     started = time.perf_counter()
     task = _task(run, adapter, device)
     scores = [score for query in run.queries for score in _scored(run, query, task, device)]
@@ -158,19 +159,10 @@ def _can_go_on(job: Job) -> bool:
 
 
 def _task(run: Run, adapter: AdapterRecord | None, device: torch.device) -> Task:
-    network = _network(run.planned, device)
+    network = AdaptedNetwork(run.planned.preset, run.planned.weights, device)
     if adapter is None or run.job is None:
         return zero_shot_task(run.planned.preset, run.task.structures, network)
     return adapted_task(adapter, (run.job.folder,), network)
-
-
-def _network(planned: Planned, device: torch.device) -> AdaptedNetwork:
-    """One foundation stays loaded in a worker from run to run."""
-    key = (planned.weights, planned.plans.foundation_sha256, str(device))
-    if key not in _loaded:
-        _loaded.clear()
-        _loaded[key] = AdaptedNetwork(planned.preset, planned.weights, device)
-    return _loaded[key]
 
 
 def _scored(run: Run, query: Query, task: Task, device: torch.device) -> list[CaseScore]:

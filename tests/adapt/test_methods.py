@@ -225,18 +225,23 @@ def test_rates_are_the_published_ones_and_move_with_the_presets() -> None:
     expected = {name: (1e-3 if name == "arena" else 1e-4, 1e-4) for name in frozen}
     assert table(published, True) == {name: pytest.approx(rates) for name, rates in expected.items()}
     mini = load_preset("arena_mini").adaptation.model_copy(update={"learning_rate": 0.01, "decoder_learning_rate": 0.004})
-    assert table(mini, False)["bitfit"] == pytest.approx((0.1, 0.1)) and table(mini, False)["fft"] == pytest.approx((0.004, 0.004))
+    assert table(mini, False)["bitfit"] == pytest.approx((0.1, 0.1)) and table(mini, False)["fft"] == pytest.approx((0.001, 0.001))
+    assert table(mini, True)["fft"] == pytest.approx((0.004, 0.004))
     assert table(mini, True)["lora"] == pytest.approx((0.004, 0.004)) and table(mini, True)["arena"] == pytest.approx((0.01, 0.004))
 
 
 def test_the_optimizer_gets_each_parameter_once_at_its_rate(weights: Path) -> None:
-    for method, task in (("arena_adamw", NOVEL), ("fft", NOVEL), ("fft", BASE), ("linear_probe", BASE)):
+    cases: tuple[tuple[MethodName, TaskPlan, list[float]], ...] = (
+        ("arena_adamw", NOVEL, [0.01, 1e-4]),
+        ("fft", NOVEL, [1e-4, 1e-4]),
+        ("fft", BASE, [1e-3, 1e-3]),
+        ("linear_probe", BASE, [0.1]),
+    )
+    for method, task, rates in cases:
         trainable = started(weights, method, task).trainable
         identities = [id(parameter) for _, group in trainable.groups for parameter in group]
         assert len(identities) == len(set(identities)) == len(list(trainable.named_tensors()))
-        assert [rate for rate, _ in trainable.groups] == pytest.approx(
-            {"arena_adamw": [0.01, 1e-4], "fft": [1e-4, 1e-4], "linear_probe": [0.1]}[method]
-        )
+        assert [rate for rate, _ in trainable.groups] == pytest.approx(rates)
 
 
 @pytest.fixture(scope="module")

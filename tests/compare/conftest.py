@@ -47,7 +47,7 @@ def build_report_data(tmp_path_factory: pytest.TempPathFactory) -> Build:
             facts=facts,
             runs=runs,
             summary=summary,
-            tests=tables.contrast_table(differences, tables.groups(runs)),
+            tests=tables.contrast_table(differences, runs),
             differences=differences,
             ranks=tables.rank_table(runs),
             efficiency=tables.efficiency_table(runs),

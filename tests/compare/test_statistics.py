@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from arena_pipeline.compare.statistics import Estimate, estimate, holm, mean_of_structures, verdict, wilcoxon_p
+from arena_pipeline.compare.statistics import Estimate, estimate, holm, mean_of_structures, signed_ranks, verdict, wilcoxon_p
 
 
 def test_mean_over_structures_of_means_over_cases() -> None:
@@ -73,8 +73,23 @@ def test_holm_by_hand() -> None:
 
 
 def test_verdicts_need_interval_and_test() -> None:
-    assert verdict(Estimate(0.1, 0.02, 0.2, 10), 0.01) == "better"
-    assert verdict(Estimate(-0.1, -0.2, -0.02, 10), 0.01) == "worse"
-    assert verdict(Estimate(0.1, -0.02, 0.2, 10), 0.01) == "no clear difference"
-    assert verdict(Estimate(0.1, 0.02, 0.2, 10), 0.06) == "no clear difference"
-    assert verdict(Estimate(0.1, 0.02, 0.2, 5), 0.01) == "too few cases"
+    assert verdict(Estimate(0.1, 0.02, 0.2, 10), 0.01, 1.0) == "better"
+    assert verdict(Estimate(-0.1, -0.2, -0.02, 10), 0.01, -1.0) == "worse"
+    assert verdict(Estimate(0.1, -0.02, 0.2, 10), 0.01, 1.0) == "no clear difference"
+    assert verdict(Estimate(0.1, 0.02, 0.2, 10), 0.06, 1.0) == "no clear difference"
+    assert verdict(Estimate(0.1, 0.02, 0.2, 5), 0.01, 1.0) == "too few cases"
+
+
+def test_a_test_that_points_the_other_way_gives_no_verdict() -> None:
+    """Forty cases of one structure a little worse, four of another much better: the mean of structures is positive, the ranks are not."""
+    few_and_large = np.array([-0.01] * 40 + [0.3] * 4)
+    assert few_and_large[40:].mean() + few_and_large[:40].mean() > 0 > signed_ranks(few_and_large)
+    assert verdict(Estimate(0.145, 0.144, 0.146, 44), 0.001, signed_ranks(few_and_large)) == "no clear difference"
+
+
+def test_resamples_without_a_structure_are_left_out() -> None:
+    """Structure b is in two of forty cases: 13 % of the resamples have none of it, whose mean over a alone would be 0.9."""
+    scores = np.full((2, 40), math.nan)
+    scores[0], scores[1, :2] = 0.9, 0.3
+    found = estimate(scores)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.6, 0.6, 0.6))

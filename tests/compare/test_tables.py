@@ -60,6 +60,23 @@ def test_no_average_over_fewer_structures(runs: pd.DataFrame) -> None:
     assert ("arena", "average") in summary.index
 
 
+def test_each_number_of_shots_has_its_own_average(runs: pd.DataFrame) -> None:
+    """With 10 shots there is only structure a, and c; that with 5 there is a, b does not matter to their average."""
+    more = [row for method in ("arena", "lora") for name in ("a", "c") for row in rows(method, name, 0, [0.5] * 8, shots=10)]
+    both = tables.runs_table([*runs.to_dict("records"), *more])
+    summary = tables.summary_table(both, NO_FIGURES)
+    assert set(summary[summary["structure"] == "average"]["shots"]) == {5, 10}
+    contrasts = tables.contrast_table(tables.difference_table(both), both)
+    assert set(contrasts[contrasts["structure"] == "average"]["shots"]) == {5, 10}
+
+
+def test_missed_structures_stand_beside_the_distance_that_is_without_them(runs: pd.DataFrame) -> None:
+    lost = (runs["method"] == "lora") & (runs["structure"] == "a") & (runs["case"] == "q0")
+    runs.loc[lost, ["status", "HD95_mm"]] = ["missed", math.nan]
+    summary = tables.summary_table(runs, NO_FIGURES).set_index(["method", "structure"])
+    assert summary.loc[("lora", "a"), ["missed", "HD95_mm"]].tolist() == [2, 2.0] and summary.loc[("arena", "a"), "missed"] == 0
+
+
 def test_differences_pair_folds_and_cases(runs: pd.DataFrame) -> None:
     """Without LoRA's second fold the pairs are of the first alone, so the liver's difference stays 0.1."""
     partly = runs[~((runs["method"] == "lora") & (runs["fold"] == 1))]
@@ -75,7 +92,7 @@ def test_differences_pair_folds_and_cases(runs: pd.DataFrame) -> None:
 
 def test_contrasts_by_hand(runs: pd.DataFrame) -> None:
     """LoRA on the liver: eight equal signs, p = 2 / 2^8; of the two methods there it is the smaller p, so Holm doubles it."""
-    found = tables.contrast_table(tables.difference_table(runs), tables.groups(runs)).set_index(["structure", "method"])
+    found = tables.contrast_table(tables.difference_table(runs), runs).set_index(["structure", "method"])
     liver = found.loc[("liver", "lora")]
     assert liver["difference"] == pytest.approx(0.1)
     assert liver["wilcoxon_p"] == pytest.approx(2 / 2**8, abs=5e-3)  # tied ranks: not the exact distribution
@@ -88,14 +105,14 @@ def test_contrasts_by_hand(runs: pd.DataFrame) -> None:
 
 def test_nothing_to_contrast_without_arena(runs: pd.DataFrame) -> None:
     differences = tables.difference_table(runs[runs["method"] != "arena"])
-    assert len(differences) == 0 and len(tables.contrast_table(differences, tables.groups(runs))) == 0
+    assert len(differences) == 0 and len(tables.contrast_table(differences, runs)) == 0
 
 
 def test_ranks_of_the_sweep_alone(runs: pd.DataFrame) -> None:
     sweep = rows("arena", "liver", 0, [0.2] * 8, rank=2, default_rank=False, effective_rank=20, allocated_rank=32)
     ranks = tables.rank_table(tables.runs_table([*runs.to_dict("records"), *sweep]))
     assert ranks[["method", "structure", "rank"]].values.tolist() == [["arena", "liver", 2], ["arena", "liver", 8]]
-    assert ranks["effective_rank"].tolist() == [20, 100.5] and ranks["Dice"].tolist() == pytest.approx([0.2, 0.46])
+    assert ranks["effective_rank"].tolist() == [20, 100] and ranks["Dice"].tolist() == pytest.approx([0.2, 0.45])  # rank 8 in the same fold alone
     assert len(tables.rank_table(runs)) == 0
 
 
@@ -113,7 +130,7 @@ def test_wide_table_and_markdown(runs: pd.DataFrame) -> None:
     text = markdown.dice_markdown(summary, 5, "the paper")
     assert "| method | liver | a | b | novel average |\n| --- | --- | --- | --- | --- |\n| zero_shot | 0.300 [0.300, 0.300] | - | - | - |" in text
     assert "(0.800)" in text and "the paper" in text
-    contrasts = tables.contrast_table(tables.difference_table(runs), tables.groups(runs))
+    contrasts = tables.contrast_table(tables.difference_table(runs), runs)
     assert "| 5 | novel average | lora | 8 | " in markdown.contrasts_markdown(contrasts)
     assert "| arena | " in markdown.efficiency_markdown(tables.efficiency_table(runs))
 

@@ -141,9 +141,7 @@ def test_a_run_may_start_from_earlier_weights_and_other_phantoms(preset_file: Pa
     again = {"phantoms": 1, "changes": changes | {"seed": 9, "learning_rate": 1e-12, "averaging": 0.0}, "device": "cpu", "workers": 0}
     second = pretrain_foundation(str(preset_file), tmp_path / "2", workspace, **again, phantom_seed=CHANGES["seed"], pretrained_weights=first)
     before, after = load_file(first), load_file(second)
-    assert before.keys() == after.keys() and all(
-        torch.equal(before[name], after[name]) for name in before
-    )  # a step too small for halves
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)  # a step too small for halves
     images = [StoredCase.open(tmp_path / part / "phantoms", "phantom_00000").image_patch((0, 0, 0), (32, 32, 32)) for part in ("1", "2")]
     assert np.array_equal(*images)
     with pytest.raises(FoundationError, match=r"differing: pretrained_weights\)"):

@@ -3,7 +3,8 @@
 All share loss, batches, schedule, head and decoder (arena_pipeline.adapt.prepare), and save through one path (Trainable.tensors).
 
 Rates. The published ones belong to the published schedule, `learning_rate` 1e-3 and `decoder_learning_rate` 1e-4. Where plans have other rates,
-a method's move with them: 1e-4 stands for decoder_learning_rate, and any other rate for as many times learning_rate as it is of 1e-3.
+a method's move with them: where the decoder is trained, 1e-4 stands for decoder_learning_rate; any other rate for as many times
+learning_rate as it is of 1e-3.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Method:
     def rates(self, settings: AdaptationSettings, train_decoder: bool) -> tuple[float, float]:
         """The base rate of the method's own parameters, and that of the head (with the decoder where it is trained)."""
         published = self.rate_with_decoder if train_decoder else self.rate
-        at_decoder_rate = published == PUBLISHED_DECODER_RATE
+        at_decoder_rate = train_decoder and published == PUBLISHED_DECODER_RATE
         own = settings.decoder_learning_rate if at_decoder_rate else settings.learning_rate * (published / PUBLISHED_RATE)
         return own, settings.decoder_learning_rate if train_decoder else own
 
@@ -82,6 +83,8 @@ def method_settings(planned: AdaptationSettings, method: MethodName | None = Non
     row = METHODS[name]
     if row.package is not None and find_spec(row.package) is None:
         raise MissingPackage(f"method {name} needs the package {row.package}: pip install 'arena-pipeline[baselines]'")
-    if rank is None:
-        rank = planned.rank if row.rank is None or row.build is METHODS[planned.method].build else row.rank
+    if row.rank is None:
+        rank = planned.rank
+    elif rank is None:
+        rank = planned.rank if row.build is METHODS[planned.method].build else row.rank
     return AdaptationSettings.model_validate(planned.model_dump() | dict(row.changes) | {"method": name, "rank": rank})

@@ -30,7 +30,7 @@ TEST_MEANING = (
 def short_answers(tests: pd.DataFrame) -> list[str]:
     """A sentence per kind and number of shots about ARENA against LoRA, the paper's question; always with the interval."""
     sentences = []
-    for row in _averages(tests[tests.method == "lora"]).itertuples():
+    for row in averages(tests[tests.method == "lora"]).itertuples():
         where = KIND_NAMES[row.kind] + ("" if row.structure == AVERAGE else f", {row.structure}")
         start = f"{where}, {shots_name(row.shots)}: ARENA minus LoRA {signed(row.difference)} Dice"
         if math.isnan(row.difference_low):
@@ -76,7 +76,7 @@ def difference_section(tests: pd.DataFrame, methods: Sequence[str], looks: Looks
         f"ARENA minus each method: mean difference in Dice with its 95 % bootstrap interval over {_range(tests.cases)} query cases. {_fills(tests)} "
         "Right of the line at 0 ARENA is higher, left of it the other method."
     )
-    first = _test_table(_averages(tests), others, "The averages over the structures of a kind, or its only structure.")
+    first = _test_table(averages(tests), others, "The averages over the structures of a kind, or its only structure.")
     every = _test_table(tests, others, "Every difference of the plots.")
     return Section("differences", title, TEST_MEANING, [first], [Figure(caption, panels, (), every)])
 
@@ -107,10 +107,12 @@ def dice_cell(row: Any) -> Cell:
     return Cell(number(row.Dice), (interval(row.Dice_low, row.Dice_high), *notes))
 
 
-def _averages(tests: pd.DataFrame) -> pd.DataFrame:
-    """Of every kind the rows of its average, or of its structure where there is only one."""
-    with_average = set(tests[tests.structure == AVERAGE].kind)
-    return tests[(tests.structure == AVERAGE) | ~tests.kind.isin(with_average)]
+def averages(table: pd.DataFrame) -> pd.DataFrame:
+    """Of every kind and number of shots the rows of its average, or of its structure where there is only one."""
+    means = table[table.structure == AVERAGE]
+    with_average = set(zip(means.shots, means.kind, strict=True))
+    keep = [row.structure == AVERAGE or (row.shots, row.kind) not in with_average for row in table.itertuples()]
+    return table[keep]
 
 
 def _points(rows: pd.DataFrame, measure: str) -> dict[str, Point]:
@@ -159,12 +161,14 @@ def _long_table(summary: pd.DataFrame, methods: Sequence[str]) -> Table:
     for row in _ordered(summary, methods):
         head = [column_name(row.kind, row.structure), str(row.shots), row.method, str(int(row.cases)), str(int(row.folds))]
         dice = [number(row.Dice), interval(row.Dice_low, row.Dice_high), number(row.published_Dice)]
-        body.append([*head, *dice, number(row.NSD_2mm), number(row.HD95_mm, 1)])
+        body.append([*head, *dice, number(row.NSD_2mm), number(row.HD95_mm, 1), str(int(row.missed))])
     caption = (
         "The numbers of the plots and two scores of the surface: NSD is the share of both surfaces within 2 mm of the other one, "
-        "HD95 the 95th percentile of the distance between them in mm."
+        "HD95 the 95th percentile of the distance between them in mm, over the segmentations that are not empty; missed: those that are."
     )
-    return Table(caption, ["structure", "shots", "method", "cases", "folds", "Dice", "95 % interval", "published", "NSD 2 mm", "HD95, mm"], body)
+    return Table(
+        caption, ["structure", "shots", "method", "cases", "folds", "Dice", "95 % interval", "published", "NSD 2 mm", "HD95, mm", "missed"], body
+    )
 
 
 def _test_table(tests: pd.DataFrame, methods: Sequence[str], caption: str) -> Table:

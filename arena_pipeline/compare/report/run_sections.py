@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from arena_pipeline.compare.published import AVERAGE, ZERO_SHOT
-from arena_pipeline.compare.report.dice_sections import column_name, columns_of, dice_cell, shots_name
+from arena_pipeline.compare.published import ZERO_SHOT
+from arena_pipeline.compare.report.dice_sections import averages, column_name, columns_of, dice_cell, shots_name
 from arena_pipeline.compare.report.parts import Cell, Figure, LegendEntry, Panel, Section, Table, number, whole
 from arena_pipeline.compare.report.plots import Looks, Point, loss_plot, rank_map, rank_plot, scatter_plot, swatch
 from arena_pipeline.compare.tables import REFERENCE
@@ -32,9 +32,7 @@ def efficiency_section(efficiency: pd.DataFrame, methods: Sequence[str], looks: 
     if costly.empty:
         return Section("efficiency", title, figures=[Figure(absent="Nothing was adapted, so there is no cost to compare.")])
     panels = []
-    with_average = set(efficiency[efficiency.structure == AVERAGE].kind)
-    overall = efficiency[(efficiency.structure == AVERAGE) | ~efficiency.kind.isin(with_average)]
-    for place, ((kind, structure, shots), rows) in enumerate(overall.groupby(["kind", "structure", "shots"], sort=False)):
+    for place, ((kind, structure, shots), rows) in enumerate(averages(efficiency).groupby(["kind", "structure", "shots"], sort=False)):
         name = f"{column_name(kind, structure)}, {shots_name(shots)}"
         level = next(((ZERO_SHOT, row.Dice) for row in rows.itertuples() if row.method == ZERO_SHOT and not math.isnan(row.Dice)), None)
         for quantity, label in (("trained_parameters", "trained parameters"), ("seconds", "seconds per adaptation")):
