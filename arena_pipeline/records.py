@@ -73,8 +73,11 @@ class RunRecord:
         self._sampler = threading.Thread(target=self._sample, name="arena-memory", daemon=True)
 
     def __enter__(self) -> RunRecord:
+        # The device's peak so far belongs to the outer record; here it starts anew.
+        outer = _current.get()
+        _device_peak_bytes(restart=True) if outer is None else outer._observe(restart_device_peak=True)
         self._token = _current.set(self)
-        self._observe(restart_device_peak=True)
+        self._observe()
         self._sampler.start()
         return self
 

@@ -20,7 +20,13 @@ def main(argv: list[str] | None = None) -> int:
     common.add_datasets(options)
     options.add_argument("-shots", type=common.positive_int, required=True, metavar="K", help="annotated scans to adapt on, per fold")
     options.add_argument(
-        "-f", dest="folds", type=int, nargs="+", default=[0, 1, 2], metavar="FOLD", help="folds: each is one seeded draw of the support set"
+        "-f",
+        dest="folds",
+        type=common.whole_number,
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="FOLD",
+        help="folds: each is one seeded draw of the support set",
     )
     options.add_argument("--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the plans)")
     common.add_foundation(options)

@@ -27,7 +27,15 @@ def main(argv: list[str] | None = None) -> int:
     add("-shots", type=common.positive_int, nargs="+", required=True, metavar="K", help="sizes of the support set")
     add("-methods", "--methods", nargs="+", metavar="NAME", help="default: all; an unknown one lists them")
     add("-s", "--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the plans)")
-    add("-f", dest="folds", type=int, nargs="+", default=[0, 1, 2], metavar="FOLD", help="folds: each is one seeded draw of the support set")
+    add(
+        "-f",
+        dest="folds",
+        type=common.whole_number,
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="FOLD",
+        help="folds: each is one seeded draw of the support set",
+    )
     add("-rank", type=common.positive_int, metavar="R", help="allocated rank of the methods that have one (default: the plans', or the method's own)")
     add("--ranks", type=common.positive_int, nargs="+", default=[], metavar="R", help="also a rank sweep: LoRA and ARENA with each of these ranks")
     add("--max_epochs", type=common.positive_int, metavar="N", help="length of every schedule (default: the plans')")

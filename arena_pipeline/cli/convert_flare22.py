@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from arena_pipeline.cli import common
@@ -45,7 +46,8 @@ def _convert(args: argparse.Namespace) -> int:
             exclude=args.exclude,
             workers=args.workers,
         )
-    print(f"{folder}\nnext: arena_plan_and_preprocess -d {args.dataset_id}")
+    command = ["arena_plan_and_preprocess", "-d", str(args.dataset_id), *args.workspace.options]
+    print(f"{folder}\nnext: {shlex.join(command)}")
     return 0
 
 

@@ -23,7 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("-shots", type=common.positive_int, metavar="K", help="the model adapted on K shots (when there are several)")
     options.add_argument("-method", default="arena", metavar="NAME", help="the model adapted by this method")
     options.add_argument("-foundation", "--foundation", metavar="NAME", help="the model adapted from this foundation (when there are several)")
-    options.add_argument("-f", dest="folds", type=int, nargs="+", metavar="FOLD", help="folds to export (default: all that are adapted)")
+    options.add_argument(
+        "-f", dest="folds", type=common.whole_number, nargs="+", metavar="FOLD", help="folds to export (default: all that are adapted)"
+    )
     options.add_argument("--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the model)")
     text = "summary.json of arena_evaluate for this model: its means go into the model card, its cases do not"
     options.add_argument("--summary", type=Path, metavar="FILE", help=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ def _install(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.install_foundation import install_foundation  # torch takes seconds to import: not for -h
 
     print_installation(install_foundation(args.name, args.file, args.workspace, args.trust_checkpoint))
+    command = ["arena_plan_and_preprocess", "-d", "NUMBER", "-foundation", args.name, *args.workspace.options]
+    print(f"next: {shlex.join(command)}")
 
 
 def print_installation(installation: Installation) -> None:
@@ -54,4 +57,3 @@ def print_installation(installation: Installation) -> None:
     print(f"  licence: {record.licence}")
     print(f"  cite: {preset.citation}")
     print(f"installed in {installation.folder}")
-    print(f"next: arena_plan_and_preprocess -d NUMBER -foundation {record.name}")

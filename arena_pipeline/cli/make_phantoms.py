@@ -22,9 +22,11 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="the raw dataset's folder, made if missing")
     options.add_argument("-n", dest="number", type=common.positive_int, required=True, metavar="N", help="phantoms to make")
     options.add_argument("--layout", required=True, choices=("totalsegmentator", "flare22"), help="how folders and files are laid out")
-    options.add_argument("--test", type=int, default=0, metavar="N", help="the last N are queries (split test; FLARE'22: tuning cases)")
-    options.add_argument("--seed", type=int, default=0, help="another seed makes other people")
-    options.add_argument("--start", type=int, default=1, metavar="INDEX", help="number of the first case")
+    options.add_argument(
+        "--test", type=common.whole_number, default=0, metavar="N", help="the last N are queries (split test; FLARE'22: tuning cases)"
+    )
+    options.add_argument("--seed", type=common.whole_number, default=0, help="another seed makes other people")
+    options.add_argument("--start", type=common.whole_number, default=1, metavar="INDEX", help="number of the first case")
     options.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="voxel size of all in mm, e.g. 3 3 3 (default: varied)")
     options.add_argument("--field_of_view", choices=FIELDS_OF_VIEW, help="part of the body in all (default: varied)")
     options.add_argument(

@@ -33,9 +33,9 @@ def replace_when_done(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # temporary files are private; some libraries make a private one themselves
-        with open(temporary, "rb") as written:
+        with open(temporary, "r+b") as written:  # Windows flushes only what is open for writing
             os.fsync(written.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # temporary files are private; some libraries make a private one themselves
         os.replace(temporary, path)
     except Exception as error:
         if (full := lack_of_space(error, path, temporary)) is not None:

@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 
 ZIP_END = struct.Struct("<4s4H2IH")  # signature, two disks, members here and in all, size and place of their list, length of a comment
+DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile)
+"""What zipfile and numpy raise for an .npz with wrong bytes; RuntimeError where one of them seems to say that it is encrypted."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -16,7 +18,7 @@ def damage(path: Path) -> str | None:
     """What is wrong with an .npz or .png file, by its checksums, in words; None for a whole one."""
     try:
         return _in_png(path.read_bytes()) if path.suffix == ".png" else _in_zip(path)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGED as error:
         return f"{path.name}: {error}"
 
 

@@ -31,6 +31,7 @@ from arena_pipeline.settings import Frozen
 logger = logging.getLogger(__name__)
 
 LOCK, OWNER = ".in_use{}.lock", ".in_use{}.json"
+NUMBERED = "_part_"
 PATIENCE = 10  # tenths of a second
 START_TOLERANCE_SECONDS = 2.0  # a start time is counted from the boot, whose time moves a little as the clock is corrected
 
@@ -55,7 +56,10 @@ class Owner(Frozen):
     def lives(self) -> bool:
         """Whether the process runs on this host; only asked of an owner on this host."""
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.process_started) <= START_TOLERANCE_SECONDS
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:  # killed, and nobody has asked how it ended, as in many containers
+                return False
+            return abs(process.create_time() - self.process_started) <= START_TOLERANCE_SECONDS
         except psutil.NoSuchProcess:
             return False
         except psutil.AccessDenied:
@@ -70,7 +74,8 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
     """Holds `folder`, which is made where it is missing, for writing until the block ends. A block inside the block may hold it again.
 
     Args:
-        part: of the folder's content, where several commands may share it, each with a part of its own.
+        part: of the folder's content, where several commands may share it, each with a part of its own. `numbered_part`s are parts of
+            the whole: nobody has the whole folder, or a part of it by another division, while one of them is held.
 
     Raises:
         FolderInUse: another command holds it, here or on another host; at once, without waiting.
@@ -85,6 +90,7 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _system_lock(folder, part), _recorded(folder / OWNER.format(part)):
+            _refuse_overlap(folder, part)
             token = _held.set(_held.get() | {key})
             try:
                 yield
@@ -94,6 +100,26 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
         with suppress(OSError):  # something was written, as it should be
             for place in made:
                 place.rmdir()
+
+
+def numbered_part(part: int, parts: int) -> str:
+    """The name of part 0 .. parts - 1 of a folder's files; of a single one that of the whole folder."""
+    return f"{NUMBERED}{part}_of_{parts}" if parts > 1 else ""
+
+
+def _refuse_overlap(folder: Path, part: str) -> None:
+    """Two commands that start at once may both find the other here, and both be refused."""
+    if part and not part.startswith(NUMBERED):
+        return
+    before, after = OWNER.split("{}")
+    for path in sorted(folder.glob(OWNER.format("*"))):
+        other = path.name[len(before) : -len(after)]
+        divided_alike = part.startswith(NUMBERED) and other.partition("_of_")[2] == part.partition("_of_")[2]
+        if other == part or (other and not other.startswith(NUMBERED)) or (other and divided_alike):
+            continue
+        owner = _read(path)
+        if owner is not None and (owner.host != socket.gethostname() or owner.lives()):
+            raise FolderInUse(_in_use(folder, owner))
 
 
 @contextmanager

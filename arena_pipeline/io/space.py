@@ -76,4 +76,7 @@ def _is_full(folder: Path) -> bool:
 
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    found = next((place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()), None)
+    if found is None:
+        raise NoSpace(f"{folder}: there is no such drive")
+    return found

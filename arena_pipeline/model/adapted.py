@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from arena_pipeline.errors import AdapterError
 from arena_pipeline.foundations import FoundationPreset
-from arena_pipeline.model.adapter import Adapter
+from arena_pipeline.model.adapter import Adapter, AdapterRecord
 from arena_pipeline.model.adapter_checks import network_faults
 from arena_pipeline.model.low_rank import merged_weight
 from arena_pipeline.model.network import HEAD, head, to_device
-from arena_pipeline.model.task_head import set_head_
+from arena_pipeline.model.task_head import empty_head, set_head_
 from arena_pipeline.model.tensor_files import listed
 from arena_pipeline.model.weights import load_foundation_network, sha256
 
@@ -52,18 +52,17 @@ class AdaptedNetwork:
                 f"{self._name(adapter)} was made on foundation {record.foundation} (SHA-256 {record.foundation_sha256[:12]}...), "
                 f"but {self.preset.name} here has {self.sha256[:12]}...; install the foundation it was made on, or adapt again"
             )
+        rows = self._empty_head(record).out_channels
         shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
         own = {name: tuple(parameter.shape) for name, parameter in self.network.named_parameters()}
-        if faults := network_faults(shapes, own, HEAD, record.out_channels):
+        if faults := network_faults(shapes, own, HEAD, rows):
             raise AdapterError(
                 f"{self._name(adapter)}: its tensors do not fit {self.preset.name} ({listed(faults, '; ')}); "
                 f"the adapter is damaged, adapt this fold again"
             )
 
     def _apply(self, adapter: Adapter) -> None:
-        old = self._foundation_head
-        new = nn.Conv3d(old.in_channels, adapter.record.out_channels, kernel_size=1).to(old.weight.device).requires_grad_(False)
-        set_head_(self.network, new)
+        set_head_(self.network, self._empty_head(adapter.record).to(self._foundation_head.weight.device).requires_grad_(False))
         for layer, tensors in adapter.updates().items():
             name = f"{layer}.weight"
             weight = self.network.get_parameter(name)
@@ -71,6 +70,9 @@ class AdaptedNetwork:
             self._replace(name, merged_weight(weight, on_device))
         for name, tensor in adapter.weights().items():
             self._replace(name, tensor)
+
+    def _empty_head(self, record: AdapterRecord) -> nn.Conv3d:
+        return empty_head(self.preset, self._foundation_head.in_channels, record.activation, record.head, record.out_channels)
 
     def _replace(self, name: str, value: Tensor) -> None:
         parameter = self.network.get_parameter(name)

@@ -33,15 +33,15 @@ def file_faults(facts: Mapping[str, TensorFacts], effective_rank: Mapping[str, i
     return faults
 
 
-def network_faults(tensors: Mapping[str, Shape], network: Mapping[str, Shape], head: str, out_channels: int) -> list[str]:
+def network_faults(tensors: Mapping[str, Shape], network: Mapping[str, Shape], head: str, rows: int) -> list[str]:
     """What of an adapter has no place in a network.
 
     Args:
         tensors: the adapter's, name -> shape.
         network: the foundation's parameters, name -> shape.
-        head: name of the network's last layer; the task's, of `out_channels`, takes its place.
+        head: name of the network's last layer; the task's, of so many `rows`, takes its place.
     """
-    task_head = {f"{head}.weight": (out_channels, *network[f"{head}.weight"][1:]), f"{head}.bias": (out_channels,)}
+    task_head = {f"{head}.weight": (rows, *network[f"{head}.weight"][1:]), f"{head}.bias": (rows,)}
     wanted = {**network, **task_head}
     weights = {name[len(WEIGHT) :]: shape for name, shape in tensors.items() if name.startswith(WEIGHT)}
     faults = [f"no {name}" for name in task_head if name not in weights]

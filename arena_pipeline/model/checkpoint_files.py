@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from arena_pipeline.errors import FoundationError
+from arena_pipeline.io.damage import DAMAGED
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +78,11 @@ def _check_zip(path: Path) -> None:
     """What torch.save writes is a zip archive with data.pkl, whose table of contents is at the very end."""
     if not zipfile.is_zipfile(path):
         raise FoundationError(f"{path}: is truncated ({path.stat().st_size:,} bytes, and its end is missing); download it again")
-    with zipfile.ZipFile(path) as archive:
-        names, size = archive.namelist(), sum(entry.file_size for entry in archive.infolist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names, size = archive.namelist(), sum(entry.file_size for entry in archive.infolist())
+    except DAMAGED as error:
+        raise FoundationError(f"{path}: its table of contents is damaged ({error}); download it again") from None
     if size > path.stat().st_size:
         raise FoundationError(f"{path}: would unpack to {size:,} bytes, but what torch.save writes is not compressed; download it again")
     if not any(name.endswith("/data.pkl") for name in names):

@@ -1,4 +1,4 @@
-"""The head of a task: a 1x1x1 convolution that starts from the pre-trained rows of its structures, or from new weights."""
+"""The head of a task: a 1x1x1 convolution that starts from the pre-trained rows, or from new weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,30 @@ from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.model.network import HEAD, head
 
 BACKGROUND_CHANNEL = 0  # of a softmax head, pre-trained or of a multi-class task
+
+
+class LogOddsHead(nn.Conv3d):
+    """A softmax head as that of one structure: (batch, channels, x, y, z) -> (batch, 1, x, y, z), its log-odds against all other rows.
+
+    The structure's row is the first. The sigmoid of log(p / (1 - p)) is the softmax's p, so that a task starts from what the foundation
+    says, with all that it knows of the structures beside it.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = super().forward(features)
+        return logits[:, :1] - logits[:, 1:].logsumexp(dim=1, keepdim=True)
+
+
+def takes_log_odds(preset: FoundationPreset, activation: str, kind: str) -> bool:
+    """Whether a task with this activation, and a `kind` of head ("pretrained" or "new"), has a `LogOddsHead`."""
+    return preset.head == "softmax" and kind == "pretrained" and activation == "sigmoid"
+
+
+def empty_head(preset: FoundationPreset, channels: int, activation: str, kind: str, out_channels: int) -> nn.Conv3d:
+    """The head of a task, to be filled with trained weights; (rows, channels, 1, 1, 1)."""
+    if takes_log_odds(preset, activation, kind):
+        return LogOddsHead(channels, preset.architecture.out_channels, kernel_size=1)
+    return nn.Conv3d(channels, out_channels, kernel_size=1)
 
 
 def new_head(channels: int, out_channels: int, generator: torch.Generator | None = None) -> nn.Conv3d:
@@ -29,8 +53,7 @@ def pretrained_head(
     """A head whose logits start as the foundation's for these structures.
 
     From a sigmoid head each structure takes its row as it is, and a softmax task's background row is new. From a softmax
-    head a softmax task also takes the background's row, and a binary task the difference of the structure's and the
-    background's row: sigmoid(z_s - z_0) is the foundation's own probability of s against the background.
+    head a softmax task also takes the background's row, and a binary task all rows, as a `LogOddsHead`.
 
     Raises:
         FoundationError: the foundation has no usable head, or never saw one of the structures.
@@ -45,19 +68,19 @@ def pretrained_head(
         raise FoundationError(f"foundation {preset.name} {why}; plan the task with a new head")
     source = head(network)
     rows = [preset.structures[name] for name in structures]
-    target = new_head(source.in_channels, len(rows) + softmax, generator).to(source.weight.device)
+    if preset.head == "softmax":
+        rows = [BACKGROUND_CHANNEL, *rows] if softmax else [*rows, *(row for row in range(source.out_channels) if row not in rows)]
+    kept = slice(int(softmax and preset.head == "sigmoid"), None)  # without a pre-trained background that row stays new
+    target: nn.Conv3d
+    if softmax or preset.head == "sigmoid":
+        target = new_head(source.in_channels, len(structures) + softmax, generator)
+    else:
+        target = LogOddsHead(source.in_channels, source.out_channels, kernel_size=1)
+    target.to(source.weight.device)
     with torch.no_grad():
         for parameter, pretrained in ((target.weight, source.weight), (cast(Tensor, target.bias), cast(Tensor, source.bias))):
-            parameter[softmax:] = _start(pretrained, rows, preset.head, softmax)
-            if softmax and preset.head == "softmax":
-                parameter[BACKGROUND_CHANNEL] = pretrained[BACKGROUND_CHANNEL]
+            parameter[kept] = pretrained[rows]
     return target
-
-
-def _start(pretrained: Tensor, rows: list[int], kind: str, softmax: bool) -> Tensor:
-    if kind == "softmax" and not softmax:
-        return pretrained[rows] - pretrained[BACKGROUND_CHANNEL]
-    return pretrained[rows]
 
 
 def set_head_(network: nn.Module, convolution: nn.Conv3d) -> None:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.atomic import replace_when_done
+from arena_pipeline.io.damage import DAMAGED
 from arena_pipeline.settings import Frozen
 
 SUFFIX = "_probabilities.npz"
@@ -71,7 +72,7 @@ class ProbabilityFile:
         try:
             self._file = np.load(path, allow_pickle=False)
             self.description = Description.model_validate(json.loads(str(self._file[DESCRIPTION])))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, ValidationError) as error:
+        except (*DAMAGED, ValidationError) as error:
             raise ImageError(f"{path}: not a file of probabilities ({error}); make it with arena_predict --save_probabilities") from None
         self.channels = tuple(name for name in self._file.files if name != DESCRIPTION)
 
@@ -79,5 +80,5 @@ class ProbabilityFile:
         """(x, y, z) float32. Raises ImageError if that part of the file is damaged."""
         try:
             return np.asarray(self._file[channel], dtype=np.float32)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise ImageError(f"{self.path}: channel {channel} can't be read ({error}); predict this case again") from None

@@ -6,7 +6,6 @@ JSON text. Masks and not a label map, because the structures of binary tasks may
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.atomic import replace_when_done
+from arena_pipeline.io.damage import DAMAGED
 from arena_pipeline.preprocess.grid import GridMap
 
 PREPROCESSED_FOLDER = "preprocessed"
@@ -56,5 +56,5 @@ def read_masks(path: Path, structures: tuple[str, ...]) -> tuple[dict[str, np.nd
                 raise ImageError(f"{path}: no mask of {', '.join(missing)}; it has: {known}")
             grid = GridMap.model_validate_json(str(stored[_GRID]))
             return {s: stored[_PREFIX + s] for s in structures}, grid
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, ValidationError) as error:
+    except (*DAMAGED, ValidationError) as error:
         raise ImageError(f"{path}: not a readable file of preprocessed masks ({error}); predict the case again with --save_preprocessed") from None

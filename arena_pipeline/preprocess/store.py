@@ -8,7 +8,6 @@ CASE.json       what it was made from and how; written last, so a case is comple
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import Field
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.io.damage import DAMAGED
 from arena_pipeline.io.filestate import SourceFile, WrittenFile
 from arena_pipeline.io.models import read_model
 from arena_pipeline.preprocess.grid import GridMap
@@ -214,7 +214,7 @@ class StoredCase:
             try:
                 with np.load(path, allow_pickle=False) as stored:
                     self._positions[name] = stored[name]
-            except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            except DAMAGED as error:
                 raise DatasetError(_damaged(self.identifier, path, error)) from None
         return self._positions[name]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from tqdm import tqdm
 
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.foundations import FoundationPreset
-from arena_pipeline.io.atomic import replace_when_done
+from arena_pipeline.io.atomic import replace_when_done, write_text
+from arena_pipeline.io.damage import DAMAGED
 from arena_pipeline.pretrain.loss import CROSS_ENTROPY, sigmoid_loss, softmax_loss
 from arena_pipeline.pretrain.patches import Batch, PatchSteps, single_threaded
 from arena_pipeline.pretrain.processes import ALONE, Processes
@@ -104,11 +106,11 @@ def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, fold
     """Trains until the settings' last step, from where the checkpoint in `folder` stands; logs a row per step to training_log.csv.
 
     Raises:
-        ArenaError: the loss is not a number any more.
+        ArenaError: the loss is not a number any more, or the checkpoint is damaged.
     """
     settings, checkpoint = run.settings, folder / CHECKPOINT
     if checkpoint.is_file():
-        run.load_state_dict(torch.load(checkpoint, map_location=run.device, weights_only=True))
+        _resume_(run, checkpoint)
         logger.info("continues at step %d of %d", run.done, settings.steps)
     loader = DataLoader(
         Subset(steps, range(run.done, settings.steps)),
@@ -134,6 +136,14 @@ def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, fold
     run.processes.wait()
 
 
+def _resume_(run: Pretraining, checkpoint: Path) -> None:
+    try:
+        run.load_state_dict(torch.load(checkpoint, map_location=run.device, weights_only=True))
+    except (*DAMAGED, pickle.UnpicklingError, TypeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ArenaError(f"{checkpoint}: can't be continued from ({reason}); delete it to start from the first step, or restore it") from None
+
+
 def _save(run: Pretraining, checkpoint: Path) -> None:
     if run.processes.is_first:
         with replace_when_done(checkpoint) as temporary:
@@ -147,7 +157,7 @@ def _log(path: Path, run: Pretraining) -> Iterator[Callable[[float], None]]:
         yield lambda _: None
         return
     rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    path.write_text("".join(["step,loss\n", *rows[1 : run.done + 1]]), encoding="utf-8")
+    write_text(path, "".join(["step,loss\n", *rows[1 : run.done + 1]]))
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
 

@@ -126,7 +126,7 @@ class Planned:
         jobs = [
             Job(*same, task, fold, shots, _draw(task, shots, fold), settings, fold_folder(model, task.name, fold))
             for task in _tasks(self.plans, structures, shots)
-            for fold in folds
+            for fold in dict.fromkeys(folds)
         ]
         for job in jobs:
             _check_support(job)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import INSTALLED_RECORD, FoundationPreset, find_preset, load_preset, preset_names
-from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_json
 from arena_pipeline.io.lock import locked
 from arena_pipeline.model.checkpoints import Match, read_foundation
 from arena_pipeline.model.weights import load_foundation_network, sha256
@@ -93,6 +93,7 @@ def install_preset(preset: FoundationPreset, file: Path, workspace: Workspace, t
 
 
 def _write(preset: FoundationPreset, file: Path, found: Match, source_sha256: str, folder: Path, trusted: bool) -> Installation:
+    remove_unfinished(folder)
     previous = sha256(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
     with replace_when_done(folder / WEIGHTS) as weights:
         save_file({name: _stored(tensor) for name, tensor in found.tensors.items()}, weights)

@@ -20,6 +20,7 @@ from arena_pipeline.model.adapter import read_adapter
 from arena_pipeline.model.adapter_checks import network_faults
 from arena_pipeline.model.checkpoints import POSITION_INDEX, skeleton
 from arena_pipeline.model.network import HEAD
+from arena_pipeline.model.task_head import empty_head
 from arena_pipeline.model.tensor_files import listed
 from arena_pipeline.model.weights import sha256
 from arena_pipeline.planning import Plans
@@ -138,7 +139,12 @@ def _swapped(target: Path, overwrite: bool) -> Iterator[Path]:
             pass  # nobody is adapting there
         if target.exists():
             target.rename(old)
-        new.rename(target)
+        try:
+            new.rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
@@ -162,7 +168,8 @@ def _validate(folder: Path, manifest: Manifest, preset: FoundationPreset) -> Non
             if (record.task, record.fold, record.settings.method, record.shots) != (task, fold, manifest.method, manifest.shots):
                 raise PackageError(f"{place}: the adapter is of {record.settings.method}, {record.shots} shots, {record.task}, fold {record.fold}")
             shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
-            if faults := network_faults(shapes, parameters, HEAD, record.out_channels):
+            rows = empty_head(preset, preset.architecture.feature_size, record.activation, record.head, record.out_channels).out_channels
+            if faults := network_faults(shapes, parameters, HEAD, rows):
                 raise PackageError(f"{place}: its tensors do not fit {preset.name} ({listed(faults, '; ')})")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from arena_pipeline.errors import ArenaError, DatasetError
-from arena_pipeline.io.atomic import write_json
+from arena_pipeline.io.atomic import remove_unfinished, write_json
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.phantoms.field_of_view import RANGES
@@ -51,12 +52,18 @@ def make_phantoms(
         DatasetError: an impossible number, or `output` holds phantoms made with other settings.
     """
     _check(number, test, start, layout, field_of_view)
+    if seed < 0 or not 0 <= unannotated_share <= 1 or (spacing_mm is not None and not all(0 < mm < math.inf for mm in spacing_mm)):
+        raise DatasetError(
+            f"cannot make phantoms with seed {seed}, spacing {spacing_mm} mm and {unannotated_share} of the masks left out: "
+            f"the seed is at least 0, voxels have a size, and a share lies between 0 and 1"
+        )
     settings = {"layout": layout, "seed": seed, "spacing_mm": spacing_mm, "field_of_view": field_of_view, "unannotated_share": unannotated_share}
     cases = [
         PhantomCase(output, layout, index, seed, index >= start + number - test, spacing_mm, field_of_view, unannotated_share)
         for index in range(start, start + number)
     ]
     with locked(output), stage("make_phantoms"):
+        remove_unfinished(output)
         _claim(output, settings)
         _make_missing(output, cases, workers)
         if layout == "totalsegmentator":

@@ -12,7 +12,7 @@ from arena_pipeline.errors import ArenaError, DatasetError, ImageError
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.damage import damage
 from arena_pipeline.io.images import check_same_grid, read_geometry, read_segmentation
-from arena_pipeline.io.lock import locked
+from arena_pipeline.io.lock import locked, numbered_part
 from arena_pipeline.io.space import require_space
 from arena_pipeline.predict.preview import PREVIEW_FOLDER
 from arena_pipeline.predict.probabilities import SUFFIX
@@ -32,7 +32,7 @@ def held(folder: Path, cases: Sequence[str], part: int, parts: int) -> Iterator[
         FolderInUse: another command writes there.
         NoSpace: nothing can be written there.
     """
-    with locked(folder, f"_part_{part}_of_{parts}" if parts > 1 else ""):
+    with locked(folder, numbered_part(part, parts)):
         endings = {folder: (".nii.gz", SUFFIX), folder / PREVIEW_FOLDER: (".png",), folder / PREPROCESSED_FOLDER: (".npz",)}
         for place, ends in endings.items():
             for path in remove_unfinished(place, [f"{case}{end}" for case in cases for end in ends]):

@@ -56,7 +56,7 @@ def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspa
         f"folds of {task.record.task}": " ".join(f"{fold}:{sha256(place / RECORD)[:12]}" for fold, place in task.folds.items())
         for task in model.tasks
     }
-    source = {"model": str(model.path), "foundation": preset.name, "licence": preset.licence} | folds
+    source = {"model": str(model.path.resolve()), "foundation": preset.name, "licence": preset.licence} | folds
     keep = {name: flag for task in model.tasks for name, flag in model.keep_largest.items() if name in task.record.structures}
     settings = case_settings(model.scheme, model.inference, model.export_workers, device)
     return Setup(tasks, settings, _labels(tasks), keep, source, _window_bytes(preset, device))

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from arena_pipeline.errors import DatasetError, FoundationError
 from arena_pipeline.foundations import FoundationPreset, Weights, find_preset
-from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_json
 from arena_pipeline.io.dataset import RawDataset
-from arena_pipeline.io.lock import locked
+from arena_pipeline.io.lock import all_locked, locked
 from arena_pipeline.io.models import read_model
 from arena_pipeline.io.workers import telling_loader_deaths
 from arena_pipeline.model.allocator import keep_freed_memory
@@ -116,7 +116,9 @@ def _store(
     workers: int,
 ) -> None:
     """Preprocesses and makes what is not stored yet, after checking that `output` is free for this run."""
-    with stage("preprocess"):
+    for folder in (output, output / PHANTOMS):
+        remove_unfinished(folder)
+    with stage("preprocess"), all_locked([volumes[raw.folder.name][0].folder for raw in raws]):
         for raw in raws:
             preprocess_volumes(raw, preset, volumes[raw.folder.name], workers)
     phantom_seed, start = origin

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.fingerprint.audit import DatasetAudit, audit_dataset
+from arena_pipeline.io.lock import locked
 from arena_pipeline.machine import workers_for
 from arena_pipeline.records import stage
 from arena_pipeline.workspace import Workspace
@@ -36,11 +37,11 @@ def verify_dataset(dataset_ids: Sequence[int], workspace: Workspace, workers: in
     audits = []
     for name in names:
         corrected = workspace.corrected(name) if fix else None
-        if corrected is not None and corrected.exists():
-            shutil.rmtree(corrected)  # of files that may have changed since
-        with stage("verify"):
+        with locked(workspace.preprocessed_dataset(name)), stage("verify"):
+            if corrected is not None and corrected.exists():
+                shutil.rmtree(corrected)  # of files that may have changed since
             audit = audit_dataset(workspace.raw_dataset(name), processes, corrected)
-        audit.write(workspace.audit(name))
+            audit.write(workspace.audit(name))
         audits.append(audit)
     return audits
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from arena_pipeline.errors import FolderInUse
-from arena_pipeline.io.lock import all_locked, locked
+from arena_pipeline.io.lock import all_locked, locked, numbered_part
 
 HOLD = """
 import sys
@@ -130,6 +130,27 @@ def test_parts_of_a_folder_are_held_apart(tmp_path: Path) -> None:
     with locked(tmp_path, "_part_0_of_2"), locked(tmp_path, "_part_1_of_2"):
         assert len(list(tmp_path.glob(".in_use_part*.json"))) == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("first", "second"), [((0, 1), (0, 2)), ((0, 2), (0, 1)), ((0, 2), (0, 3))])
+def test_a_whole_folder_and_its_parts_exclude_each_other(tmp_path: Path, first: tuple[int, int], second: tuple[int, int]) -> None:
+    with locked(tmp_path, numbered_part(*first)):
+        with pytest.raises(FolderInUse, match=str(os.getpid())), locked(tmp_path, numbered_part(*second)):
+            pass
+        with locked(tmp_path, "_another_file"):  # a part that is no share of the whole
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_owner_that_nobody_waited_for_is_dead(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    process.kill()
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        pass
+    with locked(tmp_path):
+        assert json.loads((tmp_path / ".in_use.json").read_text())["pid"] == os.getpid()
+    process.communicate()
 
 
 def test_all_or_none(tmp_path: Path) -> None:

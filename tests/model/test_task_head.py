@@ -10,7 +10,7 @@ import torch
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights
 from arena_pipeline.model.network import build_network, head
-from arena_pipeline.model.task_head import new_head, pretrained_head
+from arena_pipeline.model.task_head import empty_head, new_head, pretrained_head
 
 SCHEME = Scheme(spacing_mm=(4, 4, 4), window_hu=(-175, 250), patch_size_voxels=(64, 32, 32))
 
@@ -48,11 +48,23 @@ def test_binary_task_of_a_sigmoid_foundation_takes_the_row(features: torch.Tenso
     torch.testing.assert_close(logits(taken, features)[:, 0], logits(head(network), features)[:, 1])
 
 
-def test_binary_task_of_a_softmax_foundation_takes_the_margin_over_background(features: torch.Tensor) -> None:
+def test_binary_task_of_a_softmax_foundation_starts_from_its_probability(features: torch.Tensor) -> None:
     network = build_network(preset("softmax").architecture)
     taken = pretrained_head(network, preset("softmax"), ["liver"], softmax=False)
-    whole = logits(head(network), features)
-    torch.testing.assert_close(logits(taken, features)[:, 0], whole[:, 2] - whole[:, 0])
+    probability = logits(head(network), features).softmax(dim=1)[:, 2]
+    torch.testing.assert_close(logits(taken, features)[:, 0].sigmoid(), probability)
+    assert logits(taken, features).shape == (1, 1, 3, 3, 3) and taken.out_channels == head(network).out_channels
+
+
+def test_an_empty_head_takes_what_a_task_has_trained(features: torch.Tensor) -> None:
+    for kind in ("softmax", "sigmoid"):
+        network = build_network(preset(kind).architecture)
+        trained = pretrained_head(network, preset(kind), ["liver"], softmax=False)
+        empty = empty_head(preset(kind), 12, "sigmoid", "pretrained", 1)
+        empty.load_state_dict(trained.state_dict())
+        assert torch.equal(logits(empty, features), logits(trained, features))
+    assert empty_head(preset("softmax"), 12, "sigmoid", "new", 1).out_channels == 1
+    assert empty_head(preset("softmax"), 12, "softmax", "pretrained", 3).out_channels == 3
 
 
 def test_multiclass_task_of_a_softmax_foundation_keeps_all_its_rows(features: torch.Tensor) -> None:
