@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ import pytest
 
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.workspace import ENVIRONMENT_VARIABLE, Workspace
+
+# A shell starts what it puts in the background with Ctrl-C ignored, and so would all commands be that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_DATA_VARIABLE = "ARENA_TEST_DATA"
 

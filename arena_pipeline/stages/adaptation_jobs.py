@@ -77,7 +77,10 @@ class Job:
             name: None if source is None else (source.image.sha256, source.segmentation and source.segmentation.sha256)
             for name, source in sources.items()
         }
-        return self.identity() | {"plans_sha256": self.plans_sha256, "support_volumes": volumes}
+        named = {
+            name: value for name, value in self.identity().items() if name != "support_sha256"
+        }  # volume by volume, so that an error names the one
+        return named | {"plans_sha256": self.plans_sha256, "support_volumes": volumes}
 
     def is_done(self) -> bool:
         """Whether the fold's folder holds a whole adapter of this identity."""

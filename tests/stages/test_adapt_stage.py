@@ -117,7 +117,7 @@ def test_another_method_has_its_own_folder_rank_and_next_command(ready: Workspac
     assert "-shots 1 -method lora" in capsys.readouterr().out
     record = read_adapter(fold_folder(ready.model("Dataset901_Tiny", "arena_mini", "lora", 1), "liver", 0)).record
     assert (record.settings.method, record.settings.rank, set(record.effective_rank.values())) == ("lora", 12, {12})
-    assert record.trained_parameters == 48 * 360 + 13  # widths of 12 to 96, two blocks each; the head
+    assert record.trained_parameters == 48 * 360 + 15 * 13  # widths of 12 to 96, two blocks each; the rows of the head
     with pytest.raises(SystemExit):
         main([*typed, "-method", "lora9"])
     assert "'arena', 'arena_gradient', 'arena_adamw', 'lora'" in capsys.readouterr().err
