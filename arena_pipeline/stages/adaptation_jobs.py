@@ -79,7 +79,7 @@ class Job:
         }
         named = {
             name: value for name, value in self.identity().items() if name != "support_sha256"
-        }  # volume by volume, so that an error names the one
+        }
         return named | {"plans_sha256": self.plans_sha256, "support_volumes": volumes}
 
     def is_done(self) -> bool:
