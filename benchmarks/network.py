@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from arena_pipeline.adapt.loop import accumulate_gradients
 from arena_pipeline.foundations import Architecture
 from arena_pipeline.model.allocator import keep_freed_memory
-from arena_pipeline.model.low_rank import add_updates_
+from arena_pipeline.model.low_rank import add_updates_, arena_update
 from arena_pipeline.model.network import DECODER, HEAD, build_network, to_device
 from arena_pipeline.model.recompute import recompute_activations_
 
@@ -79,7 +79,7 @@ def _take_turns(networks: dict[str, nn.Module], images: Tensor, rounds: int) -> 
 def step_memory(name: str) -> int:
     """Bytes that one adaptation step takes at its peak, above the resident memory of the ready network."""
     network = ready(name, FULL).requires_grad_(False)
-    add_updates_(network, rank=8)
+    add_updates_(network, arena_update, rank=8)
     for parameter_name, parameter in network.named_parameters():
         if parameter_name.startswith((*DECODER, HEAD)) or parameter_name.endswith((".A", ".B")):
             parameter.requires_grad_(True)

@@ -23,8 +23,9 @@ from arena_pipeline.machine import Machine
 
 TRAINING_BYTES = 200
 """Per voxel of a patch and unit of feature_size, forward and backward."""
-RECOMPUTING_BYTES = 100
-"""Likewise with activations computed again in the backward pass (arena_pipeline.model.recompute)."""
+RECOMPUTING_BYTES = 135
+"""Likewise with activations computed again in the backward pass (arena_pipeline.model.recompute), which took 0.85 of the memory of a step
+with update and decoder trained (python -m benchmarks.network): 0.85 * 139, and as much to spare as above."""
 PREDICTION_BYTES = 70
 """Likewise, forward alone."""
 PARAMETERS_PER_SQUARED_FEATURE = 27_000
