@@ -182,6 +182,12 @@ def find_preset(name_or_file: str, installed_root: Path | None = None) -> Founda
     return read_preset(Path(name_or_file)) if name_or_file.endswith(".json") else load_preset(name_or_file, installed_root)
 
 
+def installing(preset: FoundationPreset) -> list[str]:
+    """The command that installs its weights; a preset of one's own is named by its file."""
+    named = preset.name if preset.name in preset_names() else f"{preset.name}.json"
+    return ["arena_install_foundation", named, preset.weights.expected_file]
+
+
 def packaged_weights(preset: FoundationPreset) -> Path | None:
     """The weights that come with the package, for a foundation that has some."""
     return None if preset.weights.packaged is None else Path(str(preset_folder() / preset.weights.packaged))
@@ -200,7 +206,7 @@ def weights_file(preset: FoundationPreset, installed: Path) -> Path:
     if not path.is_file():
         raise FoundationError(
             f"foundation {preset.name} has no weights: expected {path}. Get {preset.weights.expected_file} ({preset.weights.origin}), "
-            f"then run: arena_install_foundation {preset.name} {preset.weights.expected_file}"
+            f"then run: {' '.join(installing(preset))}"
         )
     return path
 

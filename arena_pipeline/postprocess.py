@@ -17,16 +17,6 @@ logger = logging.getLogger(__name__)
 CONNECTIVITY: Final = 26  # voxels that share a corner belong together
 
 
-def keep_largest_component(segmentation: np.ndarray, label: int) -> np.ndarray:
-    """A copy of `segmentation` (x, y, z, integers) in which `label` keeps only its largest 26-connected component.
-
-    Of equally large ones the first in (x, y, z) order of its first voxel stays. Removed voxels become background.
-    """
-    result = segmentation.copy(order="K")
-    keep_largest_component_(result, label)
-    return result
-
-
 def keep_largest_component_(segmentation: np.ndarray, label: int, box: tuple[slice, ...] | None = None) -> int:
     """In place; returns the number of voxels removed. `box` is a region known to hold every voxel of the label."""
     region = segmentation[box] if box is not None else segmentation

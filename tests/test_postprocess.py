@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from arena_pipeline.postprocess import keep_largest_component, postprocess_segmentation_
+from arena_pipeline.postprocess import keep_largest_component_, postprocess_segmentation_
 
 
 def segmentation() -> np.ndarray:
@@ -19,20 +19,22 @@ def segmentation() -> np.ndarray:
 
 
 def test_only_the_largest_stays() -> None:
-    before = segmentation()
-    after = keep_largest_component(before, 1)
+    before, after = segmentation(), segmentation()
+    assert keep_largest_component_(after, 1) == 2
     assert (after == 1).sum() == 27
-    np.testing.assert_array_equal(before, segmentation())
     np.testing.assert_array_equal(after[before > 1], before[before > 1])
 
 
 def test_voxels_that_share_a_corner_are_one_component() -> None:
-    np.testing.assert_array_equal(keep_largest_component(segmentation(), 3), segmentation())
+    after = segmentation()
+    assert keep_largest_component_(after, 3) == 0
+    np.testing.assert_array_equal(after, segmentation())
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_of_equal_ones_the_first_stays_in_any_memory_order(order: str) -> None:
-    after = keep_largest_component(np.array(segmentation(), order=order), 2)  # type: ignore[call-overload]
+    after = np.array(segmentation(), order=order)  # type: ignore[call-overload]
+    assert keep_largest_component_(after, 2) == 1
     assert after[0, 11, 0] == 2 and after[11, 0, 11] == 0
 
 

@@ -115,18 +115,6 @@ class Adaptation:
         return Epoch(index, float(np.mean(losses)), rate, self.trainable.effective_rank())
 
 
-def adapt(
-    network: nn.Module,
-    trainable: Trainable,
-    support: Sequence[SupportVolume],
-    settings: AdaptationSettings,
-    patch_size: tuple[int, int, int],
-    rng: np.random.Generator,
-) -> History:
-    """An `Adaptation` from its start to its end."""
-    return Adaptation(network, trainable, support, settings, patch_size, rng).run()
-
-
 def _iterate(
     network: nn.Module, trainable: Trainable, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], micro_batch: FittingBatch
 ) -> float:

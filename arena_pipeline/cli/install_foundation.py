@@ -34,8 +34,9 @@ def main(argv: list[str] | None = None) -> int:
 def _install(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.install_foundation import install_foundation  # torch takes seconds to import: not for -h
 
-    print_installation(install_foundation(args.name, args.file, args.workspace, args.trust_checkpoint))
-    command = ["arena_plan_and_preprocess", "-d", "NUMBER", "-foundation", args.name, *args.workspace.options]
+    installation = install_foundation(args.name, args.file, args.workspace, args.trust_checkpoint)
+    print_installation(installation)
+    command = ["arena_plan_and_preprocess", "-d", "NUMBER", "-foundation", installation.record.name, *args.workspace.options]
     print(f"next: {shlex.join(command)}")
 
 

@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _install(args: argparse.Namespace) -> None:
-    from arena_pipeline.stages.install_model import install_model  # torch takes seconds to import: not for -h
+    from arena_pipeline.foundations import installing  # torch takes seconds to import: not for -h
+    from arena_pipeline.stages.install_model import install_model
 
     installed = install_model(args.package, args.workspace, args.overwrite)
     manifest, missing = installed.manifest, installed.missing_foundation
@@ -36,6 +37,6 @@ def _install(args: argparse.Namespace) -> None:
         file = missing.weights.expected_file
         print(f"  its foundation is not here yet: {missing.name}, weights of SHA-256 {manifest.foundation_sha256}")
         print(f"  get {file} ({missing.weights.origin})")
-        print(f"next: {shlex.join(['arena_install_foundation', missing.name, file, *args.workspace.options])}")
+        print(f"next: {shlex.join([*installing(missing), *args.workspace.options])}")
         return
     print(f"next: {shlex.join(['arena_predict', '-i', 'in/', '-o', 'out/', '-m', str(installed.folder), *args.workspace.options])}")

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from arena_pipeline.errors import PackageError
 from arena_pipeline.io.atomic import replace_when_done
+from arena_pipeline.io.damage import DAMAGED
 from arena_pipeline.settings import Frozen
 
 MAX_ENTRIES = 10_000
@@ -28,8 +29,6 @@ YEAR_0 = (1980, 1, 1, 0, 0, 0)  # the earliest time that zip knows; a package's 
 REGULAR_FILE = (stat.S_IFREG | 0o644) << 16
 UNIX = 3
 ENCRYPTED = 0x1
-DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, struct.error)
-"""What zipfile raises for a damaged or unusual archive, UnicodeDecodeError among them."""
 
 
 class FileFacts(Frozen):
@@ -93,7 +92,7 @@ class Archive:
                 while left and (block := file.read(min(BLOCK_BYTES, left))):
                     left -= len(block)
                     yield block
-        except DAMAGE as error:
+        except DAMAGED as error:
             raise PackageError(f"{self._path}: {name} is damaged ({error}); get the package again") from None
         if left:
             raise PackageError(f"{self._path}: {name} is {left:,} bytes too short; get the package again")
@@ -127,7 +126,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     _check_end(path)
     try:
         archive = zipfile.ZipFile(path)
-    except DAMAGE as error:
+    except DAMAGED as error:
         raise PackageError(f"{path}: damaged ({error}); get the package again") from None
     with archive:
         yield Archive(archive, path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ZIP_END = struct.Struct("<4s4H2IH")  # signature, two disks, members here and in all, size and place of their list, length of a comment
 DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile)
-"""What zipfile and numpy raise for an .npz with wrong bytes; RuntimeError where one of them seems to say that it is encrypted."""
+"""What zipfile, and numpy on top of it, raise for an archive with wrong bytes; RuntimeError where one seems to say that it is encrypted."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

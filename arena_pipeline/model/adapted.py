@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from arena_pipeline.errors import AdapterError
 from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.model.adapter import Adapter, AdapterRecord
 from arena_pipeline.model.adapter_checks import network_faults
 from arena_pipeline.model.low_rank import merged_weight
 from arena_pipeline.model.network import HEAD, head, to_device
 from arena_pipeline.model.task_head import empty_head, set_head_
 from arena_pipeline.model.tensor_files import listed
-from arena_pipeline.model.weights import load_foundation_network, sha256
+from arena_pipeline.model.weights import load_foundation_network
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class AdaptedNetwork:
     def __init__(self, preset: FoundationPreset, weights_path: Path, device: torch.device) -> None:
         """Raises FoundationError if the weights do not fit the preset."""
         self.preset = preset
-        self.sha256 = sha256(weights_path)
+        self.sha256 = file_sha256(weights_path)
         network = load_foundation_network(preset, weights_path)
         self.network = to_device(network, device).requires_grad_(False)
         self._foundation_head = head(self.network)

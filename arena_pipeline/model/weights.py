@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset, packaged_weights
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.model.network import HEAD, SWIN_ENCODER, build_network
 from arena_pipeline.model.tensor_files import HEADER_BYTES, TensorFacts, UnfitTensors, listed, not_floating, read_tensors
 
@@ -44,7 +44,7 @@ def _check_packaged(preset: FoundationPreset, path: Path) -> None:
     """The weights in the package are those that the preset was made for; other files are known by their adapters and plans."""
     if path != packaged_weights(preset) or preset.weights.sha256 is None:
         return
-    found = sha256(path)
+    found = file_sha256(path)
     if found != preset.weights.sha256:
         raise FoundationError(
             f"foundation {preset.name}: {path} has the SHA-256 {found[:12]}..., its preset says {preset.weights.sha256[:12]}...; "
@@ -95,12 +95,3 @@ def fill_(network: nn.Module, state: dict[str, Tensor], what: str, new: Collecti
             f"{what} does not fit the network: {len(own) - len(missing) - len(misshapen)} of {len(own)} tensors match; {'; '.join(faults)}"
         )
     network.load_state_dict(network.state_dict() | state)
-
-
-def sha256(path: Path) -> str:
-    """The checksum by which an adapter knows its foundation."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from arena_pipeline.adapt.methods import method_settings
 from arena_pipeline.errors import AdapterError, PlansError, SupportSetError
 from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.splits import draw_support_set
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter, read_record
-from arena_pipeline.model.weights import sha256
 from arena_pipeline.planning import Plans, TaskPlan
 from arena_pipeline.preprocess.dataset import makes_same_cases
 from arena_pipeline.preprocess.store import StoredCase
@@ -77,9 +77,7 @@ class Job:
             name: None if source is None else (source.image.sha256, source.segmentation and source.segmentation.sha256)
             for name, source in sources.items()
         }
-        named = {
-            name: value for name, value in self.identity().items() if name != "support_sha256"
-        }
+        named = {name: value for name, value in self.identity().items() if name != "support_sha256"}
         return named | {"plans_sha256": self.plans_sha256, "support_volumes": volumes}
 
     def is_done(self) -> bool:
@@ -147,7 +145,7 @@ def read_planned(dataset_id: int, workspace: Workspace, foundation: str | None) 
     path = workspace.plans(name, preset.name)
     plans = Plans.read(path)
     weights = weights_file(preset, workspace.installed_foundation(preset.name))
-    if sha256(weights) != plans.foundation_sha256:
+    if file_sha256(weights) != plans.foundation_sha256:
         raise PlansError(
             f"{path}: made for other weights of {preset.name} than {weights} holds; "
             f"run arena_plan_and_preprocess -d {dataset_id} -foundation {preset.name} again"

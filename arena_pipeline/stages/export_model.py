@@ -78,7 +78,7 @@ def export_model(
 def _add_adapter(package: ArchiveWriter, task: str, fold: int, folder: Path) -> AdapterRecord:
     """Both files of one fold, read, validated and written anew, so that nothing else that may be in them goes along."""
     adapter = read_adapter(folder)
-    record = adapter.record.model_copy(update={"support_ids": ()})
+    record = adapter.record.model_copy(update={"support_ids": (), "support_sha256": None})
     package.add(f"{task}/fold_{fold}/{ADAPTER[0]}", save({name: tensor.contiguous() for name, tensor in adapter.tensors.items()}))
     package.add(f"{task}/fold_{fold}/{ADAPTER[1]}", _json(record))
     return adapter.record
@@ -89,6 +89,9 @@ def _finish(
 ) -> Manifest:
     """The rest of the package. The manifest comes last: it has the checksums of all else."""
     plans = Plans.read(model.path / PLANS)
+    cases = set(_case_names(plans, records))
+    for text in (preset.title, preset.licence, preset.citation, preset.weights.origin):
+        _refuse_cases(f"the preset of {preset.name}", text, cases)
     exported = {task.record.task: tuple(sorted(task.folds)) for task in model.tasks}
     package.add(PLANS, _json(_nameless(plans, list(exported))))
     package.add(LABELS, _json(LabelMap.of(plans.labels, {"model": plans.dataset_name, "foundation": preset.name, "licence": preset.licence})))
@@ -100,7 +103,7 @@ def _finish(
         method=records[0].settings.method,
         shots=records[0].shots,
         folds=exported,
-        data_licence=_data_licence(model.path, set(_case_names(plans, records))),
+        data_licence=_data_licence(model.path, cases),
         licence=records[0].licence,
         files={},
     )
@@ -128,7 +131,7 @@ def _case_names(plans: Plans, records: Sequence[AdapterRecord]) -> Iterator[str]
 
 
 def _data_licence(model: Path, cases: set[str]) -> str | None:
-    """What the dataset says of its licence: the one free text that goes into a package.
+    """What the dataset says of its licence, a free text that goes into a package.
 
     Raises:
         PackageError: it names a case.
@@ -140,10 +143,13 @@ def _data_licence(model: Path, cases: set[str]) -> str | None:
         return None
     description = DatasetJson.read(file)
     cases |= {*description.annotated, *(case for split in description.split.values() for case in (*split.train, *split.test))}
-    licence = description.licence
-    if licence is not None and (named := sorted(cases & set(re.findall(r"[\w.-]+", licence)))):
-        raise PackageError(f"{file}: its licence names the case {', '.join(named)}; take the name out of that text, then export again")
-    return licence
+    _refuse_cases(f"{file}: its licence", description.licence or "", cases)
+    return description.licence
+
+
+def _refuse_cases(what: str, text: str, cases: set[str]) -> None:
+    if named := sorted(cases & set(re.findall(r"[\w.-]+", text))):
+        raise PackageError(f"{what} names the case {', '.join(named)}; take the name out of that text, then export again")
 
 
 def _json(model: BaseModel) -> bytes:

@@ -14,9 +14,10 @@ from torch import Tensor
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import INSTALLED_RECORD, FoundationPreset, find_preset, load_preset, preset_names
 from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_json
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import locked
 from arena_pipeline.model.checkpoints import Match, read_foundation
-from arena_pipeline.model.weights import load_foundation_network, sha256
+from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.records import stage, versions
 from arena_pipeline.settings import Frozen
 from arena_pipeline.workspace import Workspace
@@ -86,7 +87,7 @@ def install_preset(preset: FoundationPreset, file: Path, workspace: Workspace, t
     folder = workspace.installed_foundation(preset.name)
     with stage("read"):
         found = read_foundation(preset, file, trust_checkpoint)
-        source_sha256 = sha256(file)
+        source_sha256 = file_sha256(file)
     _warn_of_another_name(preset, file)
     with stage("write"), locked(folder):
         return _write(preset, file, found, source_sha256, folder, trust_checkpoint)
@@ -94,11 +95,11 @@ def install_preset(preset: FoundationPreset, file: Path, workspace: Workspace, t
 
 def _write(preset: FoundationPreset, file: Path, found: Match, source_sha256: str, folder: Path, trusted: bool) -> Installation:
     remove_unfinished(folder)
-    previous = sha256(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
+    previous = file_sha256(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
     with replace_when_done(folder / WEIGHTS) as weights:
         save_file({name: _stored(tensor) for name, tensor in found.tensors.items()}, weights)
         load_foundation_network(preset, weights)  # raises before anything is replaced
-        weights_sha256 = sha256(weights)
+        weights_sha256 = file_sha256(weights)
         record = _record(preset, file, found, (source_sha256, weights_sha256), trusted)
         # The weights take their place last: without them nothing here counts as installed.
         write_json(folder / RECORD, record.model_dump(mode="json"))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arena_pipeline.errors import ArenaError, FoundationError, PackageError
-from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
+from arena_pipeline.foundations import FoundationPreset, load_preset, preset_names, weights_file
 from arena_pipeline.io.archive import MAX_ENTRY_BYTES, Archive, open_archive
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import all_locked, locked
 from arena_pipeline.io.models import LARGEST_FILE_BYTES
 from arena_pipeline.io.space import require_space
@@ -22,7 +23,6 @@ from arena_pipeline.model.checkpoints import POSITION_INDEX, skeleton
 from arena_pipeline.model.network import HEAD
 from arena_pipeline.model.task_head import empty_head
 from arena_pipeline.model.tensor_files import listed
-from arena_pipeline.model.weights import sha256
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.models import check_same_plans
@@ -60,6 +60,12 @@ def install_model(package: Path, workspace: Workspace, overwrite: bool = False) 
     """
     with open_archive(package) as archive, stage("install"):
         manifest = _read_manifest(archive, package)
+        if manifest.foundation not in preset_names(workspace.foundations):
+            name = manifest.foundation
+            raise PackageError(
+                f"{package}: made on the foundation {name}, which is its makers' own; get {name}.json and its weights from them, "
+                f"run arena_install_foundation {name}.json WEIGHTS, then this again"
+            )
         preset = load_preset(manifest.foundation, workspace.foundations)
         missing = _missing_foundation(manifest, preset, package, workspace)
         target = workspace.model(manifest.dataset_name, manifest.foundation, manifest.method, manifest.shots)
@@ -99,7 +105,7 @@ def _missing_foundation(manifest: Manifest, preset: FoundationPreset, package: P
         weights = weights_file(preset, workspace.installed_foundation(preset.name))
     except FoundationError:
         return preset
-    found = sha256(weights)
+    found = file_sha256(weights)
     if found != manifest.foundation_sha256:
         raise PackageError(
             f"{package}: made on foundation {manifest.foundation} with weights of SHA-256 {manifest.foundation_sha256[:12]}..., but "

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from arena_pipeline.errors import PackageError
-from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.foundations import FoundationPreset, installing
 from arena_pipeline.io.models import read_model
 from arena_pipeline.model.adapter import AdapterRecord
 from arena_pipeline.stages.model_package import Manifest
@@ -118,7 +118,7 @@ def _structures(records: Sequence[AdapterRecord]) -> str:
 
 
 def _use(manifest: Manifest, preset: FoundationPreset) -> str:
-    install = "" if preset.weights.packaged else f"    arena_install_foundation {preset.name} {preset.weights.expected_file}\n"
+    install = "" if preset.weights.packaged else f"    {' '.join(installing(preset))}\n"
     where = "comes with arena-pipeline" if preset.weights.packaged else f"is to be had from: {preset.weights.origin}"
     number = int(manifest.dataset_name[7:10])
     return (

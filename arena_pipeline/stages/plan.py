@@ -13,10 +13,10 @@ from arena_pipeline.errors import DatasetError, PlansError
 from arena_pipeline.fingerprint import Finding, Fingerprint, dataset_state
 from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset, weights_file
 from arena_pipeline.io.dataset import Objective, RawDataset
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import locked
 from arena_pipeline.machine import this_machine
 from arena_pipeline.model.device import pick_device
-from arena_pipeline.model.weights import sha256
 from arena_pipeline.planning import Plans, make_plans
 from arena_pipeline.records import stage
 from arena_pipeline.workspace import Workspace
@@ -67,7 +67,7 @@ def plan(
     """
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
     preset, reason = pick_foundation(workspace, foundation)
-    foundation_sha256 = sha256(weights_file(preset, workspace.installed_foundation(preset.name)))
+    foundation_sha256 = file_sha256(weights_file(preset, workspace.installed_foundation(preset.name)))
     machine = this_machine(str(pick_device(device)))
     planned = []
     for name in names:

@@ -13,10 +13,10 @@ from torch import Tensor
 from arena_pipeline.errors import FoundationError, UnknownStructure
 from arena_pipeline.foundations import FoundationPreset, Scheme, choose_foundation, load_preset, weights_file
 from arena_pipeline.io.dataset import DatasetJson
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.machine import usable_cores
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter
-from arena_pipeline.model.weights import sha256
 from arena_pipeline.planning import InferencePlan
 from arena_pipeline.planning.memory import window_bytes
 from arena_pipeline.predict.case import CaseSettings, Network, Task
@@ -53,7 +53,7 @@ def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspa
     network = AdaptedNetwork(preset, weights_file(preset, workspace.installed_foundation(preset.name)), device)
     tasks = tuple(adapted_task(task.record, tuple(task.folds.values()), network, structures) for task in model.tasks)
     folds = {
-        f"folds of {task.record.task}": " ".join(f"{fold}:{sha256(place / RECORD)[:12]}" for fold, place in task.folds.items())
+        f"folds of {task.record.task}": " ".join(f"{fold}:{file_sha256(place / RECORD)[:12]}" for fold, place in task.folds.items())
         for task in model.tasks
     }
     source = {"model": str(model.path.resolve()), "foundation": preset.name, "licence": preset.licence} | folds

@@ -17,12 +17,13 @@ from arena_pipeline.errors import DatasetError, FoundationError
 from arena_pipeline.foundations import FoundationPreset, Weights, find_preset
 from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_json
 from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import all_locked, locked
 from arena_pipeline.io.models import read_model
 from arena_pipeline.io.workers import telling_loader_deaths
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.network import build_network, to_device
-from arena_pipeline.model.weights import load_foundation_network, sha256
+from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.pretrain.loop import Pretraining, pretrain
 from arena_pipeline.pretrain.patches import PatchSteps
 from arena_pipeline.pretrain.processes import process_group
@@ -127,7 +128,7 @@ def _store(
         settings=settings,
         phantoms=len(volumes.get(PHANTOMS, ())),
         phantom_seed=phantom_seed,
-        pretrained_weights=None if start is None else sha256(start),
+        pretrained_weights=None if start is None else file_sha256(start),
         datasets={raw.folder.name: fingerprint(volumes[raw.folder.name]) for raw in raws},
     )
     _claim(output, wanted)
@@ -178,7 +179,7 @@ def _write(preset: FoundationPreset, run: Pretraining, volumes: dict[str, Volume
     write_json(output / f"{preset.name}.json", preset.model_copy(update={"weights": origin}).model_dump(mode="json"))
     record = {
         "foundation": preset.name,
-        "sha256": sha256(weights),
+        "sha256": file_sha256(weights),
         "volumes": {name: len(entries) for name, entries in volumes.items()},
         "settings": run.settings.model_dump(),
         "processes": run.processes.size,

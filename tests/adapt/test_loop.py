@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from arena_pipeline.adapt.batches import SupportVolume
-from arena_pipeline.adapt.loop import COMPLETED, CONVERGED, accumulate_gradients, adapt
+from arena_pipeline.adapt.loop import COMPLETED, CONVERGED, Adaptation, accumulate_gradients
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import ArenaError
@@ -68,7 +68,7 @@ def prepared(task: TaskPlan, settings: AdaptationSettings) -> tuple[nn.Module, T
 
 def run(task: TaskPlan, settings: AdaptationSettings, seed: int = 0) -> tuple[nn.Module, Trainable, list[float]]:
     network, trainable = prepared(task, settings)
-    history = adapt(network, trainable, [Bright(), Bright()], settings, PATCH, np.random.default_rng(seed))
+    history = Adaptation(network, trainable, [Bright(), Bright()], settings, PATCH, np.random.default_rng(seed)).run()
     return network, trainable, [epoch.loss for epoch in history.epochs]
 
 
@@ -150,17 +150,17 @@ def test_trained_parameters_are_counted_once() -> None:
 def test_a_flat_loss_stops_early_and_says_so() -> None:
     settings = AdaptationSettings(patches_per_volume=1, max_epochs=10, learning_rate=1e-12, stop_window=2, stop_smoothing=1)
     network, trainable = prepared(BASE, settings)
-    stopped = adapt(network, trainable, [Bright()], settings, PATCH, np.random.default_rng(0))
+    stopped = Adaptation(network, trainable, [Bright()], settings, PATCH, np.random.default_rng(0)).run()
     assert stopped.stop_reason == CONVERGED and len(stopped.epochs) < 10
     full = settings.model_copy(update={"stop_window": 0, "max_epochs": 3})
-    assert adapt(network, trainable, [Bright()], full, PATCH, np.random.default_rng(0)).stop_reason == COMPLETED
+    assert Adaptation(network, trainable, [Bright()], full, PATCH, np.random.default_rng(0)).run().stop_reason == COMPLETED
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
     settings = AdaptationSettings(patches_per_volume=1, max_epochs=1)
     network, trainable = prepared(BASE, settings)
     with pytest.raises(ArenaError, match="epoch 0: the loss is nan"):
-        adapt(network, trainable, [Bright(float("nan"))], settings, PATCH, np.random.default_rng(0))
+        Adaptation(network, trainable, [Bright(float("nan"))], settings, PATCH, np.random.default_rng(0)).run()
 
 
 def test_a_device_without_room_for_the_batch_gives_the_bits_of_single_patches_and_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -173,7 +173,7 @@ def test_a_device_without_room_for_the_batch_gives_the_bits_of_single_patches_an
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     network.register_forward_pre_hook(no_room_for_two)
-    adapt(network, trainable, [Bright(), Bright()], settings, PATCH, np.random.default_rng(0))
+    Adaptation(network, trainable, [Bright(), Bright()], settings, PATCH, np.random.default_rng(0)).run()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in trainable.tensors().items())
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "the device has no memory for all patches at once (CUDA out of memory. Tried to allocate 2.00 GiB): "

@@ -22,11 +22,11 @@ from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import MissingPackage, PlansError
 from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights, load_preset
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, read_adapter, write_adapter
 from arena_pipeline.model.low_rank import low_rank_matrices
 from arena_pipeline.model.network import DECODER, build_network
-from arena_pipeline.model.weights import sha256
 from arena_pipeline.planning import InferencePlan, TaskPlan
 from arena_pipeline.settings import AdaptationSettings, MethodName
 
@@ -94,7 +94,7 @@ def record(weights: Path, adaptation: Adaptation, task: TaskPlan) -> AdapterReco
     return AdapterRecord(
         dataset_name="Dataset901_Toy",
         foundation="toy",
-        foundation_sha256=sha256(weights),
+        foundation_sha256=file_sha256(weights),
         plans_sha256="0",
         scheme=SCHEME,
         inference=InferencePlan(window_batch=1),

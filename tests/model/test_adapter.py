@@ -12,11 +12,11 @@ from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import AdapterError
 from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import RECORD, TENSORS, Adapter, AdapterRecord, read_adapter, write_adapter
 from arena_pipeline.model.low_rank import low_rank_matrices
 from arena_pipeline.model.network import DECODER, build_network
-from arena_pipeline.model.weights import sha256
 from arena_pipeline.planning import InferencePlan, TaskPlan
 from arena_pipeline.settings import AdaptationSettings
 
@@ -99,7 +99,7 @@ def adapted(weights: Path, task: TaskPlan) -> tuple[torch.nn.Module, Adapter]:
             matrix.v[: index % 5] = 0  # the fifth matrix, the tenth, ... have rank 0
         for parameter in trainable.whole.values():
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    return network, Adapter(record(trainable, task, sha256(weights)), trainable.tensors())
+    return network, Adapter(record(trainable, task, file_sha256(weights)), trainable.tensors())
 
 
 @pytest.mark.parametrize("task", [NOVEL, BASE], ids=["novel", "base"])

@@ -151,12 +151,13 @@ def test_a_run_may_start_from_earlier_weights_and_other_phantoms(preset_file: Pa
 
 
 def test_shipped_weights_are_those_the_preset_names() -> None:
-    from arena_pipeline.model.weights import load_foundation_network, sha256
+    from arena_pipeline.io.filestate import file_sha256
+    from arena_pipeline.model.weights import load_foundation_network
 
     packaged = [preset for preset in map(load_preset, foundations.preset_names()) if preset.weights.packaged]
     assert [preset.name for preset in packaged] == ["arena_mini"]
     for preset in packaged:
         path = foundations.weights_file(preset, Path("nowhere"))
         assert path.stat().st_size <= 16_000_000
-        assert sha256(path) == preset.weights.sha256
+        assert file_sha256(path) == preset.weights.sha256
         load_foundation_network(preset, path)

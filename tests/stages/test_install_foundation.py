@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from arena_pipeline.cli.install_foundation import main, print_installation
 from arena_pipeline.errors import FoundationError, PlansError
 from arena_pipeline.foundations import Architecture, FoundationPreset, choose_foundation, load_preset, preset_folder
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.model.attention import FastWindowAttention
 from arena_pipeline.model.network import build_network, head
 from arena_pipeline.model.task_head import set_head_
-from arena_pipeline.model.weights import load_foundation_network, sha256
+from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import Plans
 from arena_pipeline.stages.adapt import adapt_dataset
 from arena_pipeline.stages.install_foundation import install_preset
@@ -189,8 +190,8 @@ def test_the_record_says_where_it_comes_from(fseft: Path, workspace: Workspace) 
     assert installation.folder == workspace.installed_foundation("fseft")
     assert sorted(path.name for path in installation.folder.iterdir()) == ["foundation.json", "weights.safetensors"]
     record = json.loads((installation.folder / "foundation.json").read_text())
-    assert (record["name"], record["source_file"], record["source_sha256"]) == ("fseft", "fseft.pth", sha256(fseft))
-    assert record["weights_sha256"] == sha256(installation.folder / "weights.safetensors")
+    assert (record["name"], record["source_file"], record["source_sha256"]) == ("fseft", "fseft.pth", file_sha256(fseft))
+    assert record["weights_sha256"] == file_sha256(installation.folder / "weights.safetensors")
     assert (record["matched"], record["missing"], record["ignored"], record["unexpected"], record["trusted"]) == (151, 0, 0, [], False)
     assert record["licence"] == tiny("fseft").licence and record["preset"]["architecture"]["patch_merging"] == "monai_0.9.1"
     assert re.match(r"\d{4}-\d\d-\d\dT", record["installed"]) and "torch" in record["versions"]

@@ -19,12 +19,13 @@ import torch
 from arena_pipeline.cli.predict import main
 from arena_pipeline.errors import AdapterError, ArenaError, DatasetError, FoundationError, PlansError, UnknownStructure
 from arena_pipeline.foundations import load_preset, weights_file
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.images import read_segmentation
 from arena_pipeline.io.lock import locked
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, write_adapter
 from arena_pipeline.model.network import HEAD, head
 from arena_pipeline.model.task_head import pretrained_head
-from arena_pipeline.model.weights import load_foundation_network, sha256
+from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.models import choose_model
@@ -68,7 +69,7 @@ def make_model(
     tasks = tuple(_task_plan(group, objective, keep_largest) for group in groups)
     model = workspace.model(dataset, FOUNDATION, "arena", shots)
     plans = Plans(
-        dataset_name=dataset, foundation=FOUNDATION, foundation_sha256=sha256(weights), objective=objective, labels=labels,
+        dataset_name=dataset, foundation=FOUNDATION, foundation_sha256=file_sha256(weights), objective=objective, labels=labels,
         scheme=preset.scheme, tasks=tasks, adaptation=AdaptationSettings(), inference=InferencePlan(window_batch=1),
         workers=WorkersPlan(preprocess=1, export=2), reasons={},
     )  # fmt: skip
