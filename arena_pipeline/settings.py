@@ -26,6 +26,7 @@ class AdaptationSettings(Frozen):
         gate_optimizer: "proximal" is the published step; "adamw" moves v by AdamW before the soft threshold.
         learning_rate: base rate of A, B (and of the head while the decoder is frozen). Other methods' rates follow from these two, see there.
         decoder_learning_rate: base rate of decoder and head when the decoder is trained.
+        new_head_learning_rate: base rate of a head that starts from random weights; None: as any other head.
         max_epochs: length of the cosine schedule, and the most epochs run.
         patches_per_volume: patches drawn from the support volume of one iteration.
         micro_batch: patches run at once; None means all. Gradients are those of the full batch.
@@ -43,6 +44,7 @@ class AdaptationSettings(Frozen):
     gate_optimizer: Literal["proximal", "adamw"] = "proximal"
     learning_rate: float = Field(1e-3, gt=0)
     decoder_learning_rate: float = Field(1e-4, gt=0)
+    new_head_learning_rate: float | None = Field(None, gt=0)
     max_epochs: int = Field(200, ge=1)
     patches_per_volume: int = Field(6, ge=1)
     micro_batch: int | None = Field(None, ge=1)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from arena_pipeline.cli import common
 
-DESCRIPTION = """Runs the whole job on phantoms: both raw layouts are converted, planned and preprocessed; a base and a novel structure
-are adapted from 5 shots; unseen phantoms are predicted and evaluated, without and with adaptation.
+DESCRIPTION = """Runs the whole job on phantoms of small children, which the embedded foundation has never seen (it knows adults only).
+Both raw layouts are converted, planned and preprocessed; a base and a novel structure are adapted from 5 shots; unseen
+phantoms are predicted and evaluated, without and with adaptation.
 
 Prints every command before it runs. Everything is written below -o and kept: a second run keeps the phantoms and the adapters."""
 
@@ -47,7 +48,7 @@ def _commands(folder: Path, workspace: list[str], max_epochs: int | None, again:
     """What a person would type, in order."""
     raw, flare = str(folder / "raw_totalsegmentator"), str(folder / "raw_flare22")
     queries = folder / "workspace" / "raw" / f"Dataset{TOTALSEGMENTATOR}_TotalSegmentator"
-    phantoms = ["--spacing", "3", "3", "3", "--field_of_view", "chest_abdomen", "--seed", str(SEED), "-np", "2"]
+    phantoms = ["--spacing", "3", "3", "3", "--field_of_view", "chest_abdomen", "--size", "0.6", "--seed", str(SEED), "-np", "2"]
     model = ["-d", str(TOTALSEGMENTATOR), "-shots", str(SHOTS)]
     adaptation = [] if max_epochs is None else ["--max_epochs", str(max_epochs)]
     predicted, zero_shot = str(folder / "predicted"), str(folder / "predicted_zero_shot")
@@ -78,7 +79,7 @@ def _print_result(folder: Path, seconds: float) -> None:
         (BASE, "base", mean_dice("predicted_zero_shot", BASE), mean_dice("predicted", BASE)),
         (NOVEL, "novel", "not possible", mean_dice("predicted", NOVEL)),
     ]
-    print(f"\nmean Dice on {QUERIES} unseen phantoms, one fold of {SHOTS} shots, {seconds / 60:.1f} minutes in all\n")
+    print(f"\nmean Dice on {QUERIES} unseen phantoms of children, one fold of {SHOTS} shots, {seconds / 60:.1f} minutes in all\n")
     print(f"{'structure':24}{'kind':8}{'zero-shot':>14}{'adapted':>10}")
     for structure, kind, before, after in rows:
         print(f"{structure:24}{kind:8}{before:>14}{after:>10}")

@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--start", type=common.whole_number, default=1, metavar="INDEX", help="number of the first case")
     options.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="voxel size of all in mm, e.g. 3 3 3 (default: varied)")
     options.add_argument("--field_of_view", choices=FIELDS_OF_VIEW, help="part of the body in all (default: varied)")
+    options.add_argument("--size", type=float, default=1.0, metavar="FACTOR", help="size of the bodies: 1 for adults, 0.6 for small children")
     options.add_argument(
         "--unannotated", dest="unannotated_share", type=float, default=0.0, metavar="SHARE", help="share of mask files left out (totalsegmentator)"
     )
@@ -48,6 +49,7 @@ def _make(args: argparse.Namespace) -> int:
         start=args.start,
         spacing_mm=tuple(args.spacing) if args.spacing else None,
         field_of_view=args.field_of_view,
+        size=args.size,
         unannotated_share=args.unannotated_share,
         workers=args.workers,
     )

@@ -37,6 +37,7 @@ class PhantomCase:
         test: a query (TotalSegmentator: split "test"; FLARE'22: a tuning case).
         spacing_mm: (x, y, z) before reorientation; None draws it as scanners vary.
         field_of_view: a name of field_of_view.RANGES; None draws it.
+        size: of the bodies, as in make_phantom.
         unannotated_share: how often a TotalSegmentator mask file is left out ("not annotated").
     """
 
@@ -47,6 +48,7 @@ class PhantomCase:
     test: bool = False
     spacing_mm: tuple[float, float, float] | None = None
     field_of_view: str | None = None
+    size: float = 1.0
     unannotated_share: float = 0.0
 
     @property
@@ -78,7 +80,8 @@ def write_phantom_case(case: PhantomCase) -> None:
     """Makes one phantom, turns it into some scanner's orientation, and writes it."""
     rng = np.random.default_rng([case.seed, case.index])
     spacing = draw_spacing(rng, case.layout)
-    phantom = make_phantom(rng, case.spacing_mm or spacing, FieldOfView.named(case.field_of_view) if case.field_of_view else None)
+    view = FieldOfView.named(case.field_of_view) if case.field_of_view else None
+    phantom = make_phantom(rng, case.spacing_mm or spacing, view, size=case.size)
     phantom = reoriented(phantom, str(rng.choice(ORIENTATIONS, p=[0.35, 0.3, 0.15, 0.1, 0.05, 0.05])), _tilt(rng))
     if case.layout == "totalsegmentator":
         _write_masks(case, phantom, rng)

@@ -39,6 +39,7 @@ def make_phantom(
     spacing_mm: tuple[float, float, float],
     field_of_view: FieldOfView | None = None,
     phase: Phase | None = None,
+    size: float = 1.0,
     variation: float = 0.3,
 ) -> Phantom:
     """A random person on a grid of this spacing.
@@ -50,10 +51,11 @@ def make_phantom(
         spacing_mm: (x, y, z).
         field_of_view: what the scan covers; random when None.
         phase: contrast phase; random when None.
+        size: of the body, around which it varies; 1 is an adult's, 0.6 a small child's.
         variation: strength of the random HU offset of each tissue (0: as in real CT only).
     """
     who, where, what, how = rng.spawn(4)
-    subject = Subject.random(who, phase)
+    subject = Subject.random(who, phase, size)
     frame = Frame.random(who, np.array(subject.scale), 1.0)
     palette = Palette.random(who, subject.phase, variation)
     view = field_of_view or FieldOfView.random(where)

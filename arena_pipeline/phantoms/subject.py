@@ -35,9 +35,9 @@ class Subject:
     missing_kidney: str | None
 
     @classmethod
-    def random(cls, rng: np.random.Generator, phase: Phase | None = None) -> Subject:
+    def random(cls, rng: np.random.Generator, phase: Phase | None = None, size: float = 1.0) -> Subject:
         female = bool(rng.random() < 0.5)
-        size = (0.95 if female else 1.02) * np.exp(rng.normal(0, 0.04))
+        size *= (0.95 if female else 1.02) * np.exp(rng.normal(0, 0.04))
         visceral = float(rng.beta(1.6, 2.0))
         fat = float(np.clip(rng.gamma(3.2, 5.5) * (1.25 if female else 0.9) + 6 * visceral, 3, 65))
         drawn: Phase = PHASES[int(rng.choice(4, p=[0.3, 0.18, 0.4, 0.12]))]

@@ -32,6 +32,7 @@ def make_phantoms(
     start: int = 1,
     spacing_mm: tuple[float, float, float] | None = None,
     field_of_view: str | None = None,
+    size: float = 1.0,
     unannotated_share: float = 0.0,
     workers: int = 1,
 ) -> list[Path]:
@@ -43,6 +44,7 @@ def make_phantoms(
         start: number of the first case.
         spacing_mm: (x, y, z) of all; None varies it (0.7-1 mm pixels, 1.5-5 mm slices, 1.5 mm isotropic).
         field_of_view: name of the part of the body; None varies it.
+        size: of all bodies, from 0.4 to 1.2; 1 is an adult's, 0.6 a small child's. They still vary around it.
         unannotated_share: how often a TotalSegmentator mask file is left out.
 
     Returns:
@@ -52,19 +54,18 @@ def make_phantoms(
         DatasetError: an impossible number, or `output` holds phantoms made with other settings.
     """
     _check(number, test, start, layout, field_of_view)
+    if not 0.4 <= size <= 1.2:
+        raise DatasetError(f"cannot make bodies of size {size}; possible: 0.4 to 1.2, where 1 is an adult's")
     if seed < 0 or not 0 <= unannotated_share <= 1 or (spacing_mm is not None and not all(0 < mm < math.inf for mm in spacing_mm)):
         raise DatasetError(
             f"cannot make phantoms with seed {seed}, spacing {spacing_mm} mm and {unannotated_share} of the masks left out: "
             f"the seed is at least 0, voxels have a size, and a share lies between 0 and 1"
         )
-    settings = {"layout": layout, "seed": seed, "spacing_mm": spacing_mm, "field_of_view": field_of_view, "unannotated_share": unannotated_share}
-    cases = [
-        PhantomCase(output, layout, index, seed, index >= start + number - test, spacing_mm, field_of_view, unannotated_share)
-        for index in range(start, start + number)
-    ]
+    looks: dict[str, Any] = {"spacing_mm": spacing_mm, "field_of_view": field_of_view, "size": size, "unannotated_share": unannotated_share}
+    cases = [PhantomCase(output, layout, index, seed, index >= start + number - test, **looks) for index in range(start, start + number)]
     with locked(output), stage("make_phantoms"):
         remove_unfinished(output)
-        _claim(output, settings)
+        _claim(output, {"layout": layout, "seed": seed, **looks})
         _make_missing(output, cases, workers)
         if layout == "totalsegmentator":
             write_meta(output, cases)

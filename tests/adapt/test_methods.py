@@ -229,14 +229,15 @@ def test_rates_are_the_published_ones_and_move_with_the_presets() -> None:
 
 
 def test_the_optimizer_gets_each_parameter_once_at_its_rate(weights: Path) -> None:
-    cases: tuple[tuple[MethodName, TaskPlan, list[float]], ...] = (
-        ("arena_adamw", NOVEL, [0.01, 1e-4]),
-        ("fft", NOVEL, [1e-4, 1e-4]),
-        ("fft", BASE, [1e-3, 1e-3]),
-        ("linear_probe", BASE, [0.1]),
+    cases: tuple[tuple[MethodName, TaskPlan, dict[str, float], list[float]], ...] = (
+        ("arena_adamw", NOVEL, {}, [0.01, 1e-4, 1e-4]),
+        ("arena_adamw", NOVEL, {"new_head_learning_rate": 0.05}, [0.01, 1e-4, 0.05]),
+        ("fft", NOVEL, {"new_head_learning_rate": 0.05}, [1e-4, 1e-4, 0.05]),
+        ("fft", BASE, {}, [1e-3, 1e-3]),
+        ("linear_probe", BASE, {"new_head_learning_rate": 0.05}, [0.1]),  # its head is not new
     )
-    for method, task, rates in cases:
-        trainable = started(weights, method, task).trainable
+    for method, task, changes, rates in cases:
+        trainable = started(weights, method, task, **changes).trainable
         identities = [id(parameter) for _, group in trainable.groups for parameter in group]
         assert len(identities) == len(set(identities)) == len(list(trainable.named_tensors()))
         assert [rate for rate, _ in trainable.groups] == pytest.approx(rates)

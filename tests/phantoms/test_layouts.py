@@ -110,6 +110,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"1 phantoms in {tmp_path}\n"
     assert command([*arguments, "--test", "5"]) == 2
     assert "cannot make 1 phantoms from number 1, 5 of them queries" in capsys.readouterr().err
+    assert command([*arguments, "--size", "0.6"]) == 2 and "size 1.0 (now 0.6)" in capsys.readouterr().err
+    assert command([*arguments, "--size", "6"]) == 2 and "bodies of size 6" in capsys.readouterr().err
 
 
 def test_command_offers_every_field_of_view() -> None:

@@ -117,6 +117,13 @@ def test_contrast_orders_the_tissues() -> None:
     assert mean_hu(arterial, "aorta") > mean_hu(arterial, "liver") + 100
 
 
+def test_a_body_of_another_size_is_the_same_one_scaled() -> None:
+    adult, child = (make_phantom(np.random.default_rng(6), (3, 3, 3), FieldOfView.named("chest_abdomen"), size=size) for size in (1.0, 0.6))
+    assert np.array(child.image.geometry.shape)[2] == pytest.approx(0.6 * adult.image.geometry.shape[2], rel=0.05)
+    for structure in ("liver", "spleen", "aorta"):  # one deformation in mm for both: not exactly 0.6^3
+        assert volume_ml(child, structure) == pytest.approx(0.6**3 * volume_ml(adult, structure), rel=0.3)
+
+
 def test_field_of_view_decides_what_is_there() -> None:
     chest = make_phantom(np.random.default_rng(3), (5, 5, 5), FieldOfView.named("chest"))
     abdomen = make_phantom(np.random.default_rng(3), (5, 5, 5), FieldOfView.named("abdomen"))

@@ -4,7 +4,7 @@ All share loss, batches, schedule, head and decoder (arena_pipeline.adapt.prepar
 
 Rates. The published ones belong to the published schedule, `learning_rate` 1e-3 and `decoder_learning_rate` 1e-4. Where plans have other rates,
 a method's move with them: where the decoder is trained, 1e-4 stands for decoder_learning_rate; any other rate for as many times
-learning_rate as it is of 1e-3.
+learning_rate as it is of 1e-3. A head that starts from random weights has `new_head_learning_rate`, for every method, where the plans give one.
 """
 
 from __future__ import annotations
