@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from arena_pipeline.errors import ArenaError
+from arena_pipeline.words import memory_size
 
 logger = logging.getLogger(__name__)
 
@@ -15,6 +19,7 @@ _CONTAINER_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgr
 
 _CONTAINER_MEMORY_IN_USE = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}  # beside its limit
 _RECLAIMABLE = ("inactive_file", "total_inactive_file")  # of memory.stat: files read once, which the system drops when memory is wanted
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?|mps")
 FREE_SHARE = 0.8
 """Of the free memory that workers may take: other programs go on meanwhile."""
 
@@ -40,6 +45,12 @@ def this_machine(device: str = "cpu") -> Machine:
     Memory is the total, not what is free at this moment, so that plans do not depend on what else happens to run.
     """
     return Machine(memory_bytes(), _device_memory_bytes(device), usable_cores())
+
+
+def check_device_name(name: str) -> None:
+    """Raises ArenaError for what is no device's name. Whether this machine has the device, only torch knows."""
+    if not DEVICE.fullmatch(name):
+        raise ArenaError(f"unknown device {name}; known: auto, cpu, cuda, cuda:NUMBER, mps")
 
 
 def memory_bytes() -> int:
@@ -74,8 +85,8 @@ def limit_workers(wanted: int, bytes_each: int, stage: str) -> int:
     """`wanted` processes, or as many as there is free memory for when each takes `bytes_each`, which is said aloud; 0 and 1 stay."""
     affordable = _affordable(bytes_each)
     if wanted > affordable:
-        facts = (stage, affordable, wanted, bytes_each / 2**30, free_memory_bytes() / 2**30)
-        logger.warning("%s: %d worker(s) instead of %d: each may take %.1f GiB, and %.1f GiB of memory are free", *facts)
+        facts = (stage, affordable, wanted, memory_size(bytes_each), memory_size(free_memory_bytes()))
+        logger.warning("%s: %d worker(s) instead of %d: each may take %s, and %s of memory are free", *facts)
     return min(wanted, affordable)
 
 

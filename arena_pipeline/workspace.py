@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,10 @@ class Workspace:
     def options(self) -> list[str]:
         """What a command needs to find this workspace: -w and its folder, or nothing where it is the one found without being named."""
         return [] if self.root == Workspace.find().root else ["-w", str(self.root)]
+
+    def command(self, *words: str | int) -> str:
+        """A command line that can be pasted; it names the workspace unless that is the one found without being named."""
+        return shlex.join([*(str(word) for word in words), *self.options])
 
     @property
     def raw(self) -> Path:

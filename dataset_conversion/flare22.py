@@ -13,15 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from arena_pipeline.errors import DatasetError, UnknownStructure
+from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson, StructureSplit
 from arena_pipeline.io.facts import load_fact
-from arena_pipeline.io.images import check_same_grid, read_image, read_segmentation, write_segmentation
+from arena_pipeline.io.images import check_same_grid, read_image, read_segmentation
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.splits import published_split
+from arena_pipeline.words import counted
 from arena_pipeline.workspace import Workspace
-from dataset_conversion.target import ENDING, CaseReport, ConversionJob, convert_cases, dataset_folder, finish_dataset, place_image, save_report
+from dataset_conversion.asked import refuse_standard_layout, unknown_structures
+from dataset_conversion.case import ENDING, CaseReport, ConversionJob, place_image, place_segmentation, save_report
+from dataset_conversion.earlier import ConversionSettings
+from dataset_conversion.target import convert_cases, dataset_folder, finish_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,7 @@ logger = logging.getLogger(__name__)
 PARENTS = ("", "FLARE22Train", "FLARE22Tuning", "train", "tuning")
 IDENTIFIER = re.compile(r"(FLARE22_Tr|FLARETs)_\d{4}")
 TRAINING_PREFIX = "FLARE22_Tr_"
+SOURCE = "FLARE'22"
 LICENCE = "the rules of the FLARE'22 challenge, https://flare22.grand-challenge.org"
 
 
@@ -55,6 +60,7 @@ def convert_flare22(
     structures: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     workers: int | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Converts a raw folder; what is converted already and unchanged is kept.
 
@@ -66,6 +72,7 @@ def convert_flare22(
         structures: of FLARE'22's thirteen; default: the nine of the paper. They are numbered 1, 2, ... in facts/structures.json's order.
         exclude: cases to leave out.
         workers: processes; default: by cores and memory.
+        overwrite: replace a dataset of other structures under this number, and files changed by hand since an earlier conversion.
 
     Returns:
         the dataset's folder, raw/DatasetXXX_NAME.
@@ -81,8 +88,9 @@ def convert_flare22(
     if unknown:
         raise DatasetError(f"--exclude {', '.join(unknown)}: no such case in {source}; names look like {next(iter(pairs))}")
     jobs, failures = _jobs(folder, labels, {case: files for case, files in pairs.items() if case not in exclude})
+    settings = ConversionSettings(source=SOURCE, structures=tuple(structures) if structures else None, labels=labels)
     with locked(folder):
-        reports, failed = convert_cases(folder, jobs, convert_case, workers)
+        reports, failed = convert_cases(folder, jobs, convert_case, workers, settings, overwrite)
         return finish_dataset(folder, _describe(labels, reports, name), _summary(source, labels, reports, exclude), {**failures, **failed})
 
 
@@ -95,7 +103,7 @@ def _describe(labels: dict[str, int], reports: dict[str, CaseReport], name: str)
         objective="multiclass",
         split={"*": _split(reports)} if reports else {},
         name=name,
-        source="FLARE'22",
+        source=SOURCE,
         licence=LICENCE,
     )
 
@@ -116,7 +124,7 @@ def convert_case(job: FlareJob) -> CaseReport:
     table = np.zeros(max(job.raw_labels) + 1, np.uint8)
     table[list(job.raw_labels)] = list(job.raw_labels.values())
     segmentation = table[raw.array]
-    write_segmentation(job.segmentation_out, segmentation, image.geometry, job.labels)
+    place_segmentation(job, segmentation, image.geometry)
     place_image(job, image)
     voxels = count_labels(segmentation, len(job.labels))
     return save_report(job, voxels={structure: int(voxels[label]) for structure, label in job.labels.items() if label})
@@ -130,7 +138,7 @@ def _choose_structures(names: Sequence[str] | None) -> list[str]:
         return list(paper)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise UnknownStructure(f"unknown structure {', '.join(unknown)}; FLARE'22 has: {', '.join(known)}")
+        raise unknown_structures(unknown, list(known), f"{SOURCE} has: {', '.join(known)}")
     return [name for name in (*paper, *(n for n in known if n not in paper)) if name in names]
 
 
@@ -138,6 +146,7 @@ def _find_pairs(source: Path) -> dict[str, tuple[Path, Path | None]]:
     """Image and label file (None where there is none) of every case, sorted."""
     folders = [source / parent for parent in PARENTS if (source / parent / "images").is_dir()]
     if not folders:
+        refuse_standard_layout(source)
         expected = ", ".join(f"{parent}/images" if parent else "images" for parent in PARENTS)
         raise DatasetError(f"{source}: none of {expected} in it; give the folder of FLARE'22 that holds images/ and labels/")
     pairs: dict[str, tuple[Path, Path | None]] = {}
@@ -153,7 +162,8 @@ def _find_pairs(source: Path) -> dict[str, tuple[Path, Path | None]]:
             label = folder / "labels" / f"{case}{ENDING}"
             pairs[case] = (image, label if label.is_file() else None)
     if others:
-        logger.warning("%d images are neither FLARE22_Tr_XXXX nor FLARETs_XXXX (the unlabelled ones?) and are ignored", others)
+        text = "%s neither FLARE22_Tr_XXXX nor FLARETs_XXXX (the unlabelled ones?) and ignored"
+        logger.warning(text, counted(others, "image is", "images are"))
     if not pairs:
         example = f"FLARE22_Tr_0001{CHANNEL_SUFFIX}{ENDING}"
         raise DatasetError(f"{folders[0] / 'images'}: no {example}; give the folder of FLARE'22 that holds images/ and labels/")

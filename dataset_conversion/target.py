@@ -3,106 +3,42 @@
 raw/DatasetXXX_NAME/
   imagesTr labelsTr imagesTs labelsTs dataset.json     the standard layout
   conversion/CASE.json                                 what was converted from which files; a later run keeps what is still right
+  conversion_settings.json                             the source and structures; a run with others does not touch the folder
   conversion_report.json                               everything a person should know: overlaps, left-out cases, failures
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
-
-from nibabel.spatialimages import HeaderDataError
-from pydantic import ValidationError
+from typing import TypeVar
 
 from arena_pipeline.errors import ArenaError, DatasetError, NoSpace
-from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_json
-from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
-from arena_pipeline.io.filestate import WrittenFile
-from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.io.images import write_image
+from arena_pipeline.io.atomic import remove_unfinished, write_json
+from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.io.space import require_space
 from arena_pipeline.machine import workers_for
-from arena_pipeline.settings import Frozen
+from arena_pipeline.words import counted
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace
+from dataset_conversion.case import CaseReport, ConversionJob
+from dataset_conversion.earlier import (
+    PARTS,
+    SETTINGS_FILE,
+    ConversionSettings,
+    Earlier,
+    check_settings,
+    refuse_losses,
+    remove_case,
+    stale_cases,
+    tell_changed,
+)
 
 logger = logging.getLogger(__name__)
 
-ENDING = ".nii.gz"
-PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 NAMED_FAILURES = 10
 BYTES_PER_WORKER = 2 * 1024**3  # a whole-body CT with a hundred masks stays below
-
-
-class ConversionJob(Frozen):
-    """One case to convert; each converter adds where its labels come from.
-
-    Attributes:
-        part: "Tr" for training cases, "Ts" for queries.
-        dataset: the dataset folder written to.
-        image: the raw CT.
-        labels: structure -> integer, as in dataset.json.
-    """
-
-    identifier: str
-    part: Literal["Tr", "Ts"]
-    dataset: Path
-    image: Path
-    labels: dict[str, int]
-
-    def inputs(self) -> list[Path]:
-        """Every raw file this case is made from."""
-        return [self.image]
-
-    @property
-    def image_out(self) -> Path:
-        return self.dataset / f"images{self.part}" / f"{self.identifier}{CHANNEL_SUFFIX}{ENDING}"
-
-    @property
-    def segmentation_out(self) -> Path:
-        return self.dataset / f"labels{self.part}" / f"{self.identifier}{ENDING}"
-
-    @property
-    def record(self) -> Path:
-        return self.dataset / "conversion" / f"{self.identifier}.json"
-
-    def state(self) -> str:
-        """A digest of the job and of its files' sizes and times: unchanged means that converting again gives the same."""
-        files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.inputs() if path.is_file()]
-        return hashlib.sha256(json.dumps([self.model_dump(mode="json", exclude={"dataset"}), files]).encode()).hexdigest()
-
-
-class Overlap(Frozen):
-    """Voxels that two masks of one case both claim."""
-
-    kept_by: str
-    taken_from: str
-    voxels: int
-
-
-class CaseReport(Frozen):
-    """conversion/CASE.json.
-
-    Attributes:
-        outputs: file relative to the dataset folder -> as it was written.
-        voxels: of every annotated structure in the segmentation, 0 where it is absent; None without a segmentation.
-        ignored: raw masks that were not used, and other things worth knowing.
-    """
-
-    identifier: str
-    part: Literal["Tr", "Ts"]
-    state: str
-    outputs: dict[str, WrittenFile]
-    voxels: dict[str, int] | None
-    overlaps: tuple[Overlap, ...] = ()
-    ignored: tuple[str, ...] = ()
-
 
 AnyJob = TypeVar("AnyJob", bound=ConversionJob)
 
@@ -125,32 +61,46 @@ def dataset_folder(workspace: Workspace, dataset_id: int, name: str) -> Path:
 
 
 def convert_cases(
-    folder: Path, jobs: Sequence[AnyJob], convert: Callable[[AnyJob], CaseReport], workers: int | None
+    folder: Path,
+    jobs: Sequence[AnyJob],
+    convert: Callable[[AnyJob], CaseReport],
+    workers: int | None,
+    settings: ConversionSettings,
+    overwrite: bool,
 ) -> tuple[dict[str, CaseReport], dict[str, str]]:
     """Converts what is not there yet, and removes what an earlier conversion left and this one doesn't have.
+
+    A file that is damaged is made again; one that is whole, but not what was written, somebody has corrected: it is kept.
+
+    Args:
+        overwrite: replace a dataset of other settings, and files that somebody has changed.
 
     Returns:
         reports and failures, each by case; a failure is a sentence.
 
     Raises:
-        DatasetError: the folder holds files that no conversion wrote.
+        DatasetError: the folder holds files that no conversion wrote, or, without `overwrite`, a dataset of other settings, or changed files
+            that can't stay. Nothing was written then.
         NoSpace: the disk has not the bytes that have to be copied, or is full.
     """
-    _remove_leftovers(folder, jobs)
-    reports = {job.identifier: report for job in jobs if (report := _finished(job)) is not None}
-    todo = {job.identifier: job for job in jobs if job.identifier not in reports}
+    found = _clear(folder, jobs, settings, overwrite)
+    reports = {job.identifier: report for job in jobs if (report := _finished(job, found, overwrite)) is not None}
+    kept = {case: () if overwrite else earlier.changed for case, earlier in found.items()}
+    todo = {job.identifier: job.model_copy(update={"kept": kept[job.identifier]}) for job in jobs if job.identifier not in reports}
     if reports:
-        logger.info("%d of %d cases are converted already and unchanged; they are kept", len(reports), len(jobs))
-    require_space(folder, _copied_bytes(folder, list(todo.values())), f"converting {len(todo)} cases")
+        logger.info("%d of %s: converted already and unchanged, kept", len(reports), counted(len(jobs), "case"))
+    require_space(folder, _copied_bytes(folder, list(todo.values())), f"converting {counted(len(todo), 'case')}")
     if todo:
         # Without dataset.json the folder is no dataset: nobody reads it while cases are missing or carry old labels.
         (folder / "dataset.json").unlink(missing_ok=True)
+    write_json(folder / SETTINGS_FILE, settings.model_dump(mode="json"))
     failures = {}
     processes = workers_for(BYTES_PER_WORKER) if workers is None else workers
     for case, result in map_cases(convert, todo, processes, "convert", folders=[folder / part for part in (*PARTS, "conversion")]):
         if isinstance(result, ArenaError):
             failures[case] = str(result)
-            _remove_case(folder, case)
+            if not todo[case].kept:
+                remove_case(folder, case)
             if isinstance(result, NoSpace):
                 raise result  # so would all others fail
         else:
@@ -175,48 +125,12 @@ def finish_dataset(folder: Path, description: DatasetJson, report: dict[str, obj
         raise DatasetError(f"{folder.name}: no training case; at least one annotated CT has to be in the training part of the split")
     if failures:
         raise DatasetError(
-            f"{len(failures)} cases are not in {folder.name} (its {description.numTraining} training cases are converted and usable): {faults}. "
-            f"Mend them and run this again, or leave them out with --exclude {' '.join(failures)}"
+            f"{counted(len(failures), 'case')} not in {folder.name} ({counted(description.numTraining, 'training case')} converted and usable): "
+            f"{faults}. Mend what is wrong and run this again, or leave out such cases with --exclude {' '.join(failures)}"
         )
-    logger.info("%s: %d training cases, %d structures", folder.name, description.numTraining, len(description.structures))
+    cases, structures = counted(description.numTraining, "training case"), counted(len(description.structures), "structure")
+    logger.info("%s: %s, %s", folder.name, cases, structures)
     return folder
-
-
-def place_image(job: ConversionJob, image: Image) -> None:
-    """Puts the CT in place: the raw file itself (linked where the disk allows it, else copied) unless other readers would refuse it."""
-    job.image_out.parent.mkdir(parents=True, exist_ok=True)
-    if not _opens_everywhere(job.image, image.geometry):
-        write_image(job.image_out, image)
-        return
-    with replace_when_done(job.image_out) as temporary:
-        temporary.unlink()
-        try:
-            os.link(job.image.resolve(), temporary)
-        except OSError:  # another disk, or a file system without links
-            shutil.copyfile(job.image, temporary)
-
-
-def save_report(job: ConversionJob, **facts: object) -> CaseReport:
-    """Writes the case's record, after its files: only then is the case done."""
-    written = [path for path in (job.image_out, job.segmentation_out) if path.is_file()]
-    outputs = {path.relative_to(job.dataset).as_posix(): WrittenFile.of(path) for path in written}
-    report = CaseReport.model_validate({"identifier": job.identifier, "part": job.part, "state": job.state(), "outputs": outputs, **facts})
-    write_json(job.record, report.model_dump(mode="json"))
-    return report
-
-
-def _opens_everywhere(path: Path, geometry: Geometry) -> bool:
-    """Whether nibabel and SimpleITK both open the file: really gzip, a scaling that is a number, right angles in sform or qform."""
-    header = geometry.header
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    if not compressed or header is None:
-        return False
-    try:
-        header.get_slope_inter()
-    except HeaderDataError:
-        return False
-    return geometry.is_orthonormal or int(header["qform_code"]) > 0
 
 
 def _copied_bytes(folder: Path, jobs: Sequence[ConversionJob]) -> int:
@@ -225,47 +139,32 @@ def _copied_bytes(folder: Path, jobs: Sequence[ConversionJob]) -> int:
     return sum(state.st_size for state in states if state.st_dev != folder.stat().st_dev)
 
 
-def _finished(job: ConversionJob) -> CaseReport | None:
-    report = _read_record(job.record)
-    if report is None or report.state != job.state():
-        return None
-    whole = all(written.is_still(job.dataset / name, job.record) for name, written in report.outputs.items())
-    return report if whole else None
-
-
-def _read_record(path: Path) -> CaseReport | None:
-    try:
-        return CaseReport.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, ValidationError):
-        return None  # not converted, by an older version, or damaged: it is converted again
-
-
-def _remove_leftovers(folder: Path, jobs: Sequence[ConversionJob]) -> None:
+def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSettings, overwrite: bool) -> dict[str, Earlier]:
+    """What is there of every case of this conversion, after whatever belongs to none of them has been removed."""
+    if not overwrite:
+        check_settings(folder, settings)
+    stale = stale_cases(folder, jobs)
+    found = {case: Earlier.of(folder, case) for case in sorted({*stale, *(job.identifier for job in jobs)})}
+    if not overwrite:
+        refuse_losses(jobs, found, stale)
+        tell_changed(found)
     for part in (*PARTS, "conversion"):
         for path in remove_unfinished(folder / part):
             logger.info("removing %s, left by an interrupted run", path)
-    known = {path.stem for path in (folder / "conversion").glob("*.json")}
-    planned = {(job.identifier, job.part) for job in jobs}
-    present = [path for part in PARTS for path in (folder / part).glob("[!.]*") if path.name.endswith(ENDING)]
-    foreign = [path for path in present if _case_of(path) not in known | {job.identifier for job in jobs}]
-    if foreign:
-        raise DatasetError(f"{foreign[0]}: not from this conversion ({len(foreign)} such files); choose another number with -d, or move them away")
-    stale = sorted(
-        {_case_of(path) for path in present if (_case_of(path), path.parent.name[-2:]) not in planned} | (known - {case for case, _ in planned})
-    )
     for case in stale:
-        _remove_case(folder, case)
+        remove_case(folder, case)
+        found[case] = Earlier(None)
     if stale:
         (folder / "dataset.json").unlink(missing_ok=True)
-        logger.info("removed %d cases of an earlier conversion that this one has elsewhere or not at all: %s", len(stale), ", ".join(stale[:10]))
+        cases = counted(len(stale), "case")
+        logger.info("removed %s of an earlier conversion that this one has elsewhere or not at all: %s", cases, ", ".join(stale[:10]))
+    return found
 
 
-def _case_of(path: Path) -> str:
-    name = path.name[: -len(ENDING)]
-    return name[: -len(CHANNEL_SUFFIX)] if path.parent.name.startswith("images") else name
-
-
-def _remove_case(folder: Path, case: str) -> None:
-    (folder / "conversion" / f"{case}.json").unlink(missing_ok=True)
-    for part in PARTS:
-        (folder / part / (f"{case}{CHANNEL_SUFFIX}{ENDING}" if part.startswith("images") else f"{case}{ENDING}")).unlink(missing_ok=True)
+def _finished(job: ConversionJob, found: Mapping[str, Earlier], overwrite: bool) -> CaseReport | None:
+    earlier = found[job.identifier]
+    if earlier.is_done(job) and not (overwrite and earlier.changed):
+        return earlier.report
+    if earlier.faults:
+        logger.info("%s: converted again: %s", job.identifier, "; ".join(earlier.faults))
+    return None

@@ -11,22 +11,15 @@ import numpy as np
 
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.dataset import DatasetJson, StructureSplit
-from arena_pipeline.io.images import check_same_grid, read_image, read_segmentation, write_segmentation
+from arena_pipeline.io.images import check_same_grid, read_image, read_segmentation
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.splits import published_split, published_structures
+from arena_pipeline.words import counted
 from arena_pipeline.workspace import Workspace
-from dataset_conversion.target import (
-    ENDING,
-    CaseReport,
-    ConversionJob,
-    Overlap,
-    convert_cases,
-    dataset_folder,
-    finish_dataset,
-    place_image,
-    save_report,
-)
+from dataset_conversion.case import ENDING, CaseReport, ConversionJob, Overlap, place_image, place_segmentation, save_report
+from dataset_conversion.earlier import ConversionSettings
+from dataset_conversion.target import convert_cases, dataset_folder, finish_dataset
 from dataset_conversion.totalsegmentator_raw import RawTotalSegmentator, Subject
 
 logger = logging.getLogger(__name__)
@@ -56,6 +49,7 @@ def convert_totalsegmentator(
     exclude: Sequence[str] = (),
     exclude_defective: bool = False,
     workers: int | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Converts a raw folder; what is converted already and unchanged is kept.
 
@@ -71,6 +65,7 @@ def convert_totalsegmentator(
         exclude: subjects to leave out.
         exclude_defective: leave out all subjects known to be defective.
         workers: processes; default: by cores and memory.
+        overwrite: replace a dataset of other structures under this number, and files changed by hand since an earlier conversion.
 
     Returns:
         the dataset's folder, raw/DatasetXXX_NAME.
@@ -80,7 +75,7 @@ def convert_totalsegmentator(
     """
     folder = dataset_folder(workspace, dataset_id, name)
     raw = RawTotalSegmentator.open(Path(source).absolute())
-    logger.info("%s: TotalSegmentator %s, told by %s; %d subjects", source, raw.version, raw.version_reason, len(raw.subjects))
+    logger.info("%s: TotalSegmentator %s, told by %s; %s", source, raw.version, raw.version_reason, counted(len(raw.subjects), "subject"))
     chosen = raw.choose_structures(structures, among=published_structures() if split == "published" else None)
     if not chosen:
         raise DatasetError(f"{source}: no subject has a mask of TotalSegmentator {raw.version}; expected sXXXX/segmentations/STRUCTURE{ENDING}")
@@ -90,7 +85,7 @@ def convert_totalsegmentator(
     jobs, failures, not_annotated = _jobs(raw, folder, chosen, {case: part for case, part in parts.items() if case not in left_out})
     left_out.update(not_annotated)
     with locked(folder):
-        reports, failed = convert_cases(folder, jobs, convert_subject, workers)
+        reports, failed = convert_cases(folder, jobs, convert_subject, workers, _settings(raw, structures, chosen), overwrite)
         failures.update(failed)
         for case in sorted(set(failures) & set(raw.defects())):
             left_out[case] = f"known to be defective ({raw.defects()[case]}), and unusable: {failures.pop(case)}"
@@ -117,7 +112,7 @@ def convert_subject(job: TotalSegmentatorJob) -> CaseReport:
     segmentation, overlaps = merge_masks(indices, job.labels, image.geometry.shape)
     counts = count_labels(segmentation, len(job.labels) + 1)
     if job.masks:
-        write_segmentation(job.segmentation_out, segmentation, image.geometry, {"background": 0, **job.labels})
+        place_segmentation(job, segmentation, image.geometry)
     place_image(job, image)
     voxels = {structure: int(counts[job.labels[structure]]) for structure in job.masks} if job.masks else None
     return save_report(job, voxels=voxels, overlaps=overlaps, ignored=job.ignored)
@@ -141,6 +136,19 @@ def merge_masks(indices: dict[str, np.ndarray], labels: dict[str, int], shape: t
         overlaps += [Overlap(kept_by=structure, taken_from=names[int(label)], voxels=int(there[label])) for label in np.flatnonzero(there) if label]
         merged[indices[structure]] = labels[structure]
     return merged.reshape(shape, order="F"), tuple(overlaps)
+
+
+def _settings(raw: RawTotalSegmentator, asked: Sequence[str] | None, chosen: Sequence[str]) -> ConversionSettings:
+    structures = None if asked is None else tuple(chosen)
+    return ConversionSettings(source=_source(raw), structures=structures, labels={"background": 0, **_labels(chosen)})
+
+
+def _source(raw: RawTotalSegmentator) -> str:
+    return f"TotalSegmentator {raw.version}"
+
+
+def _labels(chosen: Sequence[str]) -> dict[str, int]:
+    return {structure: index for index, structure in enumerate(chosen, start=1)}
 
 
 def _excluded(raw: RawTotalSegmentator, exclude: Sequence[str], exclude_defective: bool) -> dict[str, str]:
@@ -196,7 +204,11 @@ def _parts_of_meta(raw: RawTotalSegmentator) -> dict[str, Literal["Tr", "Ts"]]:
     absent = sorted(set(raw.split) - set(raw.subjects))
     if absent:
         logger.warning(
-            "%d subjects of meta.csv have no folder in %s: %s%s", len(absent), raw.root, ", ".join(absent[:10]), ", ..." if len(absent) > 10 else ""
+            "%s of meta.csv without a folder in %s: %s%s",
+            counted(len(absent), "subject"),
+            raw.root,
+            ", ".join(absent[:10]),
+            ", ..." if len(absent) > 10 else "",
         )
     return {case: "Ts" if raw.split.get(case) == "test" else "Tr" for case in raw.subjects}
 
@@ -205,7 +217,7 @@ def _jobs(
     raw: RawTotalSegmentator, folder: Path, chosen: Sequence[str], parts: dict[str, Literal["Tr", "Ts"]]
 ) -> tuple[list[TotalSegmentatorJob], dict[str, str], dict[str, str]]:
     """Jobs, failures known without reading a voxel, and training cases in which none of the structures is annotated."""
-    labels = {structure: index for index, structure in enumerate(chosen, start=1)}
+    labels = _labels(chosen)
     jobs, failures, not_annotated = [], {}, {}
     for case, part in sorted(parts.items()):
         subject = raw.subjects[case]
@@ -248,13 +260,13 @@ def _describe(
     return DatasetJson.model_validate(
         {
             "channel_names": {"0": "CT"},
-            "labels": {"background": 0, **{structure: index for index, structure in enumerate(chosen, start=1)}},
+            "labels": {"background": 0, **_labels(chosen)},
             "numTraining": sum(report.part == "Tr" for report in reports.values()),
             "file_ending": ENDING,
             "objective": "binary",
             "annotated": annotated,
             "split": done,
-            "source": f"TotalSegmentator {raw.version}",
+            "source": _source(raw),
             "licence": LICENCE,
         }
     )
@@ -266,7 +278,10 @@ def _summary(raw: RawTotalSegmentator, chosen: Sequence[str], reports: dict[str,
     total = sum(overlap.voxels for report in reports.values() for overlap in report.overlaps)
     if overlapping:
         logger.warning(
-            "%d voxels in %d cases belong to more than one mask; %s (conversion_report.json lists them)", total, len(overlapping), OVERLAP_RULE
+            "%s in %s belong to more than one mask; %s (conversion_report.json lists them)",
+            counted(total, "voxel"),
+            counted(len(overlapping), "case"),
+            OVERLAP_RULE,
         )
     return {
         "source": str(raw.root),

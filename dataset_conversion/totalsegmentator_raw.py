@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from arena_pipeline.errors import DatasetError, UnknownStructure
+from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.facts import load_fact
+from arena_pipeline.words import counted
+from dataset_conversion.asked import refuse_standard_layout, unknown_structures
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,8 @@ class RawTotalSegmentator:
         if unknown:
             other = [name for name in unknown if name in class_list(_other(self.version))]
             hint = f" ({', '.join(other)}: only in {_other(self.version)}, this folder is {self.version})" if other else ""
-            raise UnknownStructure(f"unknown structure {', '.join(unknown)}{hint}; TotalSegmentator {self.version} has: {', '.join(self.classes)}")
+            where = f"TotalSegmentator {self.version} has {len(self.classes)} structures, named as the files in segmentations/{hint}"
+            raise unknown_structures(unknown, self.classes, where)
         missing = [name for name in names if name not in there]
         if missing:
             raise DatasetError(
@@ -122,6 +125,7 @@ def _find_subjects(root: Path) -> dict[str, Subject]:
         raise DatasetError(f"{root}: no such folder; give TotalSegmentator's folder with sXXXX/ct{ENDING}")
     folders = sorted(p for p in root.iterdir() if p.is_dir() and ((p / f"ct{ENDING}").exists() or (p / "segmentations").is_dir()))
     if not folders:
+        refuse_standard_layout(root)
         inner = sorted({str(p.parent.parent) for p in root.glob(f"*/*/ct{ENDING}")})
         hint = f"; perhaps you mean -i {inner[0]}" if inner else ""
         raise DatasetError(f"{root}: no subject sXXXX/ct{ENDING} in it{hint}")
@@ -163,11 +167,11 @@ def _detect_version(root: Path, subjects: dict[str, Subject], columns: set[str])
     by_meta: Version | None = ("v2" if columns & V2_COLUMNS else "v1") if columns else None
     if by_meta and by_masks and by_meta != by_masks:
         raise DatasetError(
-            f"{root}: meta.csv has the columns of {by_meta}, but the masks of {telling[by_masks]} subjects have names of {by_masks}; "
+            f"{root}: meta.csv has the columns of {by_meta}, but the masks of {counted(telling[by_masks], 'subject')} have names of {by_masks}; "
             f"the releases can't be mixed (CT and mask sizes differ): put meta.csv, CTs and masks of one release together"
         )
     if by_masks:
-        return by_masks, f"mask names of {telling[by_masks]} subjects" + (" and the columns of meta.csv" if by_meta else "")
+        return by_masks, f"mask names of {counted(telling[by_masks], 'subject')}" + (" and the columns of meta.csv" if by_meta else "")
     if by_meta:
         return by_meta, "the columns of meta.csv"
     if telling:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 
 from arena_pipeline.cli import common
 
@@ -43,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _adapt(args: argparse.Namespace) -> None:
+    common.check_first(args.workspace, args.dataset_ids, args.device)
     from arena_pipeline.stages.adapt import adapt_dataset  # torch takes seconds to import: not for -h
 
     for dataset_id in args.dataset_ids:
@@ -63,4 +63,4 @@ def _adapt(args: argparse.Namespace) -> None:
         command = ["arena_predict", "-i", "FOLDER_WITH_CTS", "-o", "OUTPUT_FOLDER", "-d", str(dataset_id), "-shots", str(args.shots)]
         method = model.name.rpartition("_")[0]
         command += [] if method == "arena" else ["-method", method]
-        print(f"adapted model: {model}\nnext: {shlex.join([*command, *args.workspace.options])}")
+        print(f"adapted model: {model}\nnext: {args.workspace.command(*command)}")

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from arena_pipeline.errors import ArenaError, NoSpace
 from arena_pipeline.io.atomic import write_json
+from arena_pipeline.machine import check_device_name
 from arena_pipeline.records import RunRecord
 from arena_pipeline.workspace import DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Workspace
 
@@ -74,7 +75,7 @@ def _print_any_name() -> None:
 def add_datasets(options: argparse.ArgumentParser) -> None:
     """-d: one or several dataset numbers, in `args.dataset_ids`."""
     text = "dataset number(s), e.g. 101 for raw/Dataset101_NAME"
-    options.add_argument("-d", dest="dataset_ids", type=int, nargs="+", required=True, metavar="ID", help=text)
+    options.add_argument("-d", dest="dataset_ids", type=dataset_number, nargs="+", required=True, metavar="ID", help=text)
 
 
 def add_foundation(options: argparse.ArgumentParser) -> None:
@@ -107,11 +108,33 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def dataset_number(text: str) -> int:
+    """An argparse type: the number in a folder's name, Dataset001_NAME to Dataset999_NAME."""
+    if not text.isdecimal() or not 1 <= int(text) <= 999:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 999, found {text}")
+    return int(text)
+
+
 def positive_int(text: str) -> int:
     """An argparse type: a whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
     return int(text)
+
+
+def check_first(workspace: Workspace, dataset_ids: Sequence[int] = (), device: str = "auto", inputs: Path | None = None) -> None:
+    """Refuses, before a command imports torch, which takes seconds, what no torch is needed for: a stage's own checks, called early.
+
+    Raises:
+        ArenaError: no such dataset, no device's name, or no CT in `inputs`.
+    """
+    for dataset_id in dataset_ids:
+        workspace.dataset_name(dataset_id)
+    check_device_name(device)
+    if inputs is not None:
+        from arena_pipeline.predict.inputs import find_inputs  # pydantic again
+
+        find_inputs(inputs)
 
 
 def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Namespace, command: str, output: Path | None = None) -> int:
@@ -217,7 +240,8 @@ class _LogFile(logging.Handler):
         try:
             write_json(self.path.with_suffix(".json"), record.as_dict())
         except (OSError, NoSpace) as error:
-            print(f"warning: no record of this run: {error}", file=sys.stderr)
+            reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else error
+            print(f"warning: the run's record could not be written to {self.path.parent} ({reason})", file=sys.stderr)
 
 
 class _Terminal(logging.Handler):

@@ -23,7 +23,7 @@ workspace; docs/comparison.md says how to read it."""
 def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     add = options.add_argument
-    add("-d", dest="dataset_id", type=int, required=True, metavar="ID", help="dataset number, e.g. 101 for raw/Dataset101_NAME")
+    add("-d", dest="dataset_id", type=common.dataset_number, required=True, metavar="ID", help="dataset number, e.g. 101 for raw/Dataset101_NAME")
     add("-shots", type=common.positive_int, nargs="+", required=True, metavar="K", help="sizes of the support set")
     add("-methods", "--methods", nargs="+", metavar="NAME", help="default: all; an unknown one lists them")
     add("-s", "--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the plans)")
@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _compare(args: argparse.Namespace, command: str) -> None:
+    common.check_first(args.workspace, [args.dataset_id], args.device)
     import pandas as pd  # seconds to import, with what the stage imports: not for -h
 
     from arena_pipeline.stages.compare import compare

@@ -13,7 +13,8 @@ DESCRIPTION = """\
 Converts a raw FLARE'22 folder to the standard layout, one multi-class task.
 
 FLARE22_Tr_XXXX become training cases, FLARETs_XXXX (tuning) queries. CTs are linked or copied unchanged, labels renumbered 1, 2, ...
-Can be interrupted and run again: finished cases are kept. Where cases fail, all others are converted and the command ends with
+Can be interrupted and run again: finished cases are kept, and so are converted files that somebody has corrected since.
+Where cases fail, all others are converted and the command ends with
 an error that names those that are not.
 
 example: arena_convert_flare22 -i FLARE22Train -d 102"""
@@ -24,10 +25,12 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument(
         "-i", dest="source", type=Path, required=True, metavar="RAW", help="the folder with images/ and labels/ (or train/ and tuning/)"
     )
-    options.add_argument("-d", dest="dataset_id", type=common.positive_int, required=True, metavar="ID", help="number of the new dataset, e.g. 102")
+    options.add_argument("-d", dest="dataset_id", type=common.dataset_number, required=True, metavar="ID", help="number of the new dataset, e.g. 102")
     options.add_argument("-n", dest="name", default="FLARE22", metavar="NAME", help="name of the new dataset")
     options.add_argument("--structures", nargs="+", metavar="NAME", help="structures of the task (default: the nine of the paper)")
     options.add_argument("--exclude", nargs="+", default=(), metavar="CASE", help="cases to leave out")
+    text = "replace a dataset of other structures that has this number, and converted files that were changed by hand"
+    options.add_argument("--overwrite", action="store_true", help=text)
     common.add_workers(options)
     return options
 
@@ -45,6 +48,7 @@ def _convert(args: argparse.Namespace) -> int:
             structures=args.structures,
             exclude=args.exclude,
             workers=args.workers,
+            overwrite=args.overwrite,
         )
     command = ["arena_plan_and_preprocess", "-d", str(args.dataset_id), *args.workspace.options]
     print(f"{folder}\nnext: {shlex.join(command)}")

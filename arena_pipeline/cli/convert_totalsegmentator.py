@@ -13,7 +13,8 @@ DESCRIPTION = """\
 Converts a raw TotalSegmentator folder (v1 or v2, told by itself) to the standard layout, a binary task per structure.
 
 A mask file that is missing means "not annotated" in that subject, an empty one means "absent". CTs are linked or copied unchanged.
-Can be interrupted and run again: finished subjects are kept. conversion_report.json lists overlapping masks, ignored masks and
+Can be interrupted and run again: finished subjects are kept, and so are converted files that somebody has corrected since.
+conversion_report.json lists overlapping masks, ignored masks and
 what was left out. Where subjects fail, all others are converted and the command ends with an error that names those that are not.
 
 example: arena_convert_totalsegmentator -i Totalsegmentator_dataset -d 101 --structures spleen heart_myocardium"""
@@ -22,13 +23,15 @@ example: arena_convert_totalsegmentator -i Totalsegmentator_dataset -d 101 --str
 def _parser() -> argparse.ArgumentParser:
     options = common.parser(DESCRIPTION)
     options.add_argument("-i", dest="source", type=Path, required=True, metavar="RAW", help="the folder with sXXXX/ct.nii.gz and meta.csv")
-    options.add_argument("-d", dest="dataset_id", type=common.positive_int, required=True, metavar="ID", help="number of the new dataset, e.g. 101")
+    options.add_argument("-d", dest="dataset_id", type=common.dataset_number, required=True, metavar="ID", help="number of the new dataset, e.g. 101")
     options.add_argument("-n", dest="name", default="TotalSegmentator", metavar="NAME", help="name of the new dataset")
     options.add_argument("--structures", nargs="+", metavar="NAME", help="structures to convert (default: all that have a mask file)")
     split = "meta: meta.csv's train and val to imagesTr, test to imagesTs; published: the few-shot split of the FSEFT paper, per structure"
     options.add_argument("--split", choices=("meta", "published"), default="meta", help=split)
     options.add_argument("--exclude", nargs="+", default=(), metavar="SUBJECT", help="subjects to leave out")
     options.add_argument("--exclude_defective", action="store_true", help="leave out the subjects known to be defective")
+    text = "replace a dataset of other structures that has this number, and converted files that were changed by hand"
+    options.add_argument("--overwrite", action="store_true", help=text)
     common.add_workers(options)
     return options
 
@@ -48,6 +51,7 @@ def _convert(args: argparse.Namespace) -> int:
             exclude=args.exclude,
             exclude_defective=args.exclude_defective,
             workers=args.workers,
+            overwrite=args.overwrite,
         )
     command = ["arena_plan_and_preprocess", "-d", str(args.dataset_id), *args.workspace.options]
     print(f"{folder}\nnext: {shlex.join(command)}")

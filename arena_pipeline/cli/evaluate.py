@@ -28,7 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     add("-ref", "--reference", type=Path, required=True, metavar="FOLDER", help="reference segmentations, e.g. labelsTs of a raw dataset")
     add("-pred", "--prediction", type=Path, required=True, metavar="FOLDER", help="predictions to score, e.g. the -o of arena_predict")
     described = options.add_mutually_exclusive_group()
-    described.add_argument("-d", dest="dataset_id", type=int, metavar="ID", help="dataset whose dataset.json names the labels (default: beside -ref)")
+    described.add_argument(
+        "-d", dest="dataset_id", type=common.dataset_number, metavar="ID", help="dataset whose dataset.json names the labels (default: beside -ref)"
+    )
     described.add_argument("-djfile", "--dataset_json", type=Path, metavar="FILE", help="that dataset.json itself")
     add("-o", "--output", type=Path, metavar="FILE", help="the summary (default: summary.json in -pred); the CSV is written beside it")
     add("--structures", nargs="+", metavar="NAME", help="only these (default: all that were predicted)")

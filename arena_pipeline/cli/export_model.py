@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from arena_pipeline.cli import common
+from arena_pipeline.words import counted
 
 DESCRIPTION = """\
 Writes an adapted model into one file that others install with arena_install_model: adapters, plans, label map, licence, model card and
@@ -18,7 +19,7 @@ whoever installs the model needs it too.
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status."""
     options = common.parser(DESCRIPTION)
-    options.add_argument("-d", dest="dataset_id", type=int, required=True, metavar="ID", help="dataset the model was adapted on")
+    options.add_argument("-d", dest="dataset_id", type=common.dataset_number, required=True, metavar="ID", help="dataset the model was adapted on")
     options.add_argument("-o", dest="output", type=Path, required=True, metavar="FILE", help="the package, e.g. model.zip")
     options.add_argument("-shots", type=common.positive_int, metavar="K", help="the model adapted on K shots (when there are several)")
     options.add_argument("-method", default="arena", metavar="NAME", help="the model adapted by this method")
@@ -50,7 +51,7 @@ def _export(args: argparse.Namespace) -> None:
     )
     manifest = export.manifest
     print(f"{export.file}: {export.file.stat().st_size / 1e6:,.1f} MB, {len(manifest.files) + 1} files")
-    print(f"  {manifest.dataset_name}, {manifest.foundation}, {manifest.method}, {manifest.shots} shots")
+    print(f"  {manifest.dataset_name}, {manifest.foundation}, {manifest.method}, {counted(manifest.shots, 'shot')}")
     for task, folds in manifest.folds.items():
         print(f"  {task}: fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}")
     print(f"  licence: {manifest.licence}")

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from arena_pipeline.cli import common
+from arena_pipeline.words import counted
 
 if TYPE_CHECKING:
     from arena_pipeline.fingerprint import Fingerprint
@@ -43,7 +44,7 @@ def _extract(args: argparse.Namespace) -> None:
 
 
 def _print(fingerprint: Fingerprint) -> None:
-    print(f"{fingerprint.dataset_name}: {fingerprint.n_training} training cases, {len(fingerprint.structures)} structures")
+    print(f"{fingerprint.dataset_name}: {counted(fingerprint.n_training, 'training case')}, {counted(len(fingerprint.structures), 'structure')}")
     for finding in fingerprint.findings:
         print(f"  {finding.level}: {f'{finding.case}: ' if finding.case else ''}{finding.sentence}")
     if not fingerprint.findings:

@@ -6,6 +6,7 @@ import argparse
 
 from arena_pipeline.cli import common
 from arena_pipeline.stages.info import DatasetState, FoundationState, ModelState, WorkspaceReport, info
+from arena_pipeline.words import counted
 
 DESCRIPTION = """Show what the workspace holds: foundations (pre-trained networks), datasets and adapted models.
 Under each is the exact command that takes it further. Nothing is changed."""
@@ -41,7 +42,7 @@ def _print_foundations(report: WorkspaceReport) -> None:
 
 def _print_foundation(foundation: FoundationState, is_default: bool) -> None:
     print(f"  {foundation.name}{' (used when none is named)' if is_default else ''}: {foundation.title}")
-    print(f"    {foundation.structures} structures; licence {foundation.licence}")
+    print(f"    {counted(foundation.structures, 'structure')}; licence {foundation.licence}")
     print(f"    weights: {foundation.weights}")
     _print_next(foundation.next_command)
 
@@ -52,10 +53,12 @@ def _print_dataset(dataset: DatasetState) -> None:
         print(f"    problem: {dataset.problem}")
         return
     shown = ", ".join(dataset.structures[:8]) + (f" and {len(dataset.structures) - 8} more" if len(dataset.structures) > 8 else "")
-    print(f"    {dataset.training} annotated cases, {dataset.queries} queries; {dataset.objective}: {shown}")
+    cases, queries = counted(dataset.training, "annotated case"), counted(dataset.queries, "query", "queries")
+    print(f"    {cases}, {queries}; {dataset.objective}: {shown}")
     _print_next(dataset.next_command)
     for prepared in dataset.prepared:
-        print(f"    for {prepared.foundation}: {prepared.tasks} tasks planned, {prepared.cases_stored} of {prepared.cases_needed} cases preprocessed")
+        tasks = counted(prepared.tasks, "task")
+        print(f"    for {prepared.foundation}: {tasks} planned, {prepared.cases_stored} of {prepared.cases_needed} cases preprocessed")
         if prepared.problem:
             print(f"      problem: {prepared.problem}")
         _print_next(prepared.next_command, indent=6)
@@ -63,8 +66,8 @@ def _print_dataset(dataset: DatasetState) -> None:
 
 def _print_model(model: ModelState) -> None:
     origin = ", installed from a package" if model.installed else ""
-    print(f"  {model.dataset}, {model.foundation}, {model.method}, {model.shots} shots{origin}: {model.folder}")
-    for text, folds in (("adapted", model.folds), ("begun only", model.unfinished)):
+    print(f"  {model.dataset}, {model.foundation}, {model.method}, {counted(model.shots, 'shot')}{origin}: {model.folder}")
+    for text, folds in (("adapted", model.folds), ("begun only", model.unfinished), ("of other plans, not used", model.of_other_plans)):
         for task, numbers in folds.items():
             print(f"    {text}: {task}, fold{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}")
     _print_next(model.next_command)

@@ -8,6 +8,7 @@ import shlex
 from arena_pipeline.cli import common
 from arena_pipeline.cli.plan import add_planning, print_planned
 from arena_pipeline.cli.preprocess import add_preprocessing
+from arena_pipeline.words import counted
 
 USUAL_SHOTS = 5
 
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _plan_and_preprocess(args: argparse.Namespace) -> None:
+    common.check_first(args.workspace, args.dataset_ids, args.device)
     from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess  # torch takes seconds to import: not for -h
 
     prepared = plan_and_preprocess(
@@ -48,7 +50,7 @@ def _plan_and_preprocess(args: argparse.Namespace) -> None:
     )
     for dataset_id, (planned, stored) in zip(args.dataset_ids, prepared, strict=True):
         print_planned(planned)
-        print(f"{len(stored.written)} cases preprocessed, {len(stored.cases) - len(stored.written)} were there: {stored.folder}")
+        print(f"{counted(len(stored.written), 'case')} preprocessed, {len(stored.cases) - len(stored.written)} were there: {stored.folder}")
         shots = max(task.max_shots for task in planned.plans.tasks)
         print(f"next: arena_adapt -d {dataset_id} -shots {min(USUAL_SHOTS, shots)}{_repeated(args)}\n")
 

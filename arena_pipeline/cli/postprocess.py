@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from arena_pipeline.cli import common
+from arena_pipeline.words import counted
 
 DESCRIPTION = """Keeps only the largest connected component of every structure for which the plans say so ("keep_largest").
 
@@ -28,4 +29,4 @@ def _postprocess(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.postprocess import postprocess  # heavy imports: not for -h
 
     written = postprocess(args.input, args.output, plans=args.plans, model_folder=args.model)
-    print(f"{len(written)} segmentations written to {args.output}")
+    print(f"{counted(len(written), 'segmentation')} written to {args.output}")

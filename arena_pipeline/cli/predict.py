@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from arena_pipeline.cli import common
+from arena_pipeline.words import counted
 
 DESCRIPTION = """Segments CTs with an adapted model, or with the foundation as it is.
 
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _add_choice_of_model(options: argparse.ArgumentParser) -> None:
     text = "dataset the model was adapted on (needed only when there are several models)"
-    options.add_argument("-d", dest="dataset_id", type=int, metavar="ID", help=text)
+    options.add_argument("-d", dest="dataset_id", type=common.dataset_number, metavar="ID", help=text)
     options.add_argument("-shots", type=common.positive_int, metavar="K", help="the model adapted on K shots (when there are several)")
     common.add_method(options, "the model adapted by this method; one of", default="arena")
     options.add_argument(
@@ -60,6 +61,8 @@ def _add_outputs(options: argparse.ArgumentParser) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
+    zero_shot_dataset = [] if args.zero_shot is None or args.dataset_id is None else [args.dataset_id]  # an adapted model needs no raw dataset
+    common.check_first(args.workspace, zero_shot_dataset, args.device, args.input)
     from arena_pipeline.stages.predict import predict  # torch takes seconds to import: not for -h
 
     summary = predict(
@@ -86,4 +89,4 @@ def _predict(args: argparse.Namespace) -> None:
     )
     kept = f", {len(summary.kept)} kept" if summary.kept else ""
     structures = ", ".join(f"{name} = {label}" for name, label in summary.labels.items())
-    print(f"{len(summary.written)} segmentations written to {args.output}{kept}; {structures}")
+    print(f"{counted(len(summary.written), 'segmentation')} written to {args.output}{kept}; {structures}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from arena_pipeline.cli import common
+from arena_pipeline.words import counted
 
 DESCRIPTION = """\
 Preprocesses the training cases that the plans need: RAS orientation, the foundation's spacing and intensity window, cropped, in a
@@ -34,4 +35,4 @@ def _preprocess(args: argparse.Namespace) -> None:
 
     done = preprocess(args.dataset_ids, args.workspace, foundation=args.foundation, workers=args.workers, clean=args.clean)
     for entry in done:
-        print(f"{len(entry.written)} cases preprocessed, {len(entry.cases) - len(entry.written)} were there: {entry.folder}")
+        print(f"{counted(len(entry.written), 'case')} preprocessed, {len(entry.cases) - len(entry.written)} were there: {entry.folder}")

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("-w", "--workspace", dest="source", type=Workspace.find, default="", metavar="FOLDER", help=text)
     text = "name of the preset whose network is trained, or the JSON file of one of your own"
     options.add_argument("-foundation", "--foundation", default="arena_mini", metavar="NAME", help=text)
-    options.add_argument("-d", dest="dataset_ids", type=int, nargs="+", metavar="ID", help="dataset number(s) to train on")
+    options.add_argument("-d", dest="dataset_ids", type=common.dataset_number, nargs="+", metavar="ID", help="dataset number(s) to train on")
     text = "synthetic torsos to train on (default: 300 without -d, else none)"
     options.add_argument("--phantoms", type=common.positive_int, metavar="N", help=text)
     options.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="phantoms, checkpoints, log and weights go here")

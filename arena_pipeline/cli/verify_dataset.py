@@ -6,13 +6,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from arena_pipeline.cli import common
+from arena_pipeline.words import counted
 
 if TYPE_CHECKING:
     from arena_pipeline.fingerprint.audit import DatasetAudit
     from arena_pipeline.fingerprint.audit_case import Level
 
 EXIT_NOT_USABLE = 1
-SHOWN: dict[Level, int] = {"error": 20, "warning": 20, "fixed": 5, "info": 3}
+SHOWN: dict[Level, int] = {"error": 1_000_000, "warning": 20, "fixed": 5, "info": 3}
 
 DESCRIPTION = """\
 Reads every file of a raw dataset and tells what is wrong with it, in a sentence each. Errors keep a case from being used, warnings may spoil
@@ -45,7 +46,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _print(audit: DatasetAudit) -> None:
-    print(f"{audit.dataset_name}: {audit.checked} cases checked")
+    print(f"{audit.dataset_name}: {counted(audit.checked, 'case')} checked")
     for level, shown in SHOWN.items():
         findings = audit.of_level(level)
         for finding in findings[:shown]:

@@ -9,9 +9,9 @@ from typing import Literal
 from arena_pipeline.errors import ArenaError, DatasetError, PlansError
 from arena_pipeline.fingerprint.audit_case import AuditedCase, AuditFinding, AuditJob, Level, Part, audit_case
 from arena_pipeline.fingerprint.extract import annotated_structures
-from arena_pipeline.fingerprint.findings import number_sentence
+from arena_pipeline.fingerprint.findings import number_sentence, split_sentences
 from arena_pipeline.io.atomic import write_json
-from arena_pipeline.io.dataset import CHANNEL_SUFFIX, FOLDERS, RawDataset
+from arena_pipeline.io.dataset import CHANNEL_SUFFIX, FOLDERS, IMAGE_ENDINGS, RawDataset
 from arena_pipeline.io.models import read_model
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.settings import Frozen
@@ -96,7 +96,7 @@ def _of_dataset(level: Level, sentence: str) -> AuditFinding:
 
 
 def _dataset_findings(raw: RawDataset, cases: Sequence[AuditedCase]) -> list[AuditFinding]:
-    sentences = [*_doubles(raw, cases), *_unused_files(raw), *_unknown_cases(raw), *_absent_structures(raw, cases)]
+    sentences = [*_doubles(raw, cases), *_unused_files(raw), *_unknown_cases(raw), *split_sentences(raw), *_absent_structures(raw, cases)]
     if raw.json.numTraining != len(raw.training):
         sentences.append(number_sentence(raw.json.numTraining, len(raw.training)))
     return [_of_dataset("warning", sentence) for sentence in sentences]
@@ -120,8 +120,21 @@ def _unused_files(raw: RawDataset) -> Iterator[str]:
         ending = (CHANNEL_SUFFIX if name.startswith("images") else "") + raw.json.file_ending
         folder = raw.folder / name
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        copies = _second_copies(raw, name, names)
+        yield from (
+            f"{name}: {file} not used, expected CASE{ending}: a second copy of {case}; remove one of the two" for file, case in copies.items()
+        )
+        names = [file for file in names if file not in copies]
         if unused := [file for file in names if file.endswith(ending) == file.startswith(".") and not file.startswith("._")]:
             yield f"{name}: {_listed(unused)} not used, expected CASE{ending} with no dot in front; rename or remove"
+
+
+def _second_copies(raw: RawDataset, name: str, files: Iterable[str]) -> dict[str, str]:
+    """File -> case, of files that would be a case's image or segmentation if they had the dataset's ending."""
+    cases = raw.training if name.endswith("Tr") else raw.queries
+    suffix = CHANNEL_SUFFIX if name.startswith("images") else ""
+    named = {f"{case}{suffix}{ending}": case for case in cases for ending in IMAGE_ENDINGS if ending != raw.json.file_ending}
+    return {file: named[file] for file in files if file in named}
 
 
 def _unknown_cases(raw: RawDataset) -> Iterator[str]:

@@ -11,11 +11,12 @@ import numpy as np
 
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.fingerprint.case import CaseJob, CaseMeasurement, measure_case
-from arena_pipeline.fingerprint.findings import case_findings, dataset_findings, number_sentence
+from arena_pipeline.fingerprint.findings import case_findings, dataset_findings, number_sentence, split_sentences
 from arena_pipeline.fingerprint.models import Finding, Fingerprint, IntensityProperties, StructureFacts
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
 from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def extract_fingerprint(raw: RawDataset, preset: FoundationPreset, workers: int)
         sentences = [faults[case] for case in sorted(faults)]
         more = f"; and {len(faults) - NAMED_FAULTS} more" if len(faults) > NAMED_FAULTS else ""
         raise DatasetError(
-            f"{raw.folder.name}, {len(faults)} of {len(jobs)} training cases can't be used: {'; '.join(sentences[:NAMED_FAULTS])}{more}"
+            f"{raw.folder.name}, {len(faults)} of {counted(len(jobs), 'training case')} can't be used: {'; '.join(sentences[:NAMED_FAULTS])}{more}"
         )
     return _assemble(raw, preset, dict(sorted(measured.items())), state)
 
@@ -59,7 +60,8 @@ def dataset_state(raw: RawDataset, preset: FoundationPreset) -> str:
         for path in (case.image, case.segmentation):
             if path is not None and path.exists():
                 files.append((path.relative_to(raw.folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns))
-    facts = [raw.json.model_dump(mode="json"), files, preset.name, preset.scheme.model_dump(mode="json"), sorted(preset.structures)]
+    facts: list[object] = [raw.json.model_dump(mode="json"), files, preset.name, preset.scheme.model_dump(mode="json"), sorted(preset.structures)]
+    facts += split_sentences(raw)  # whether a query of the split is there: no other finding is about queries
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -77,6 +79,7 @@ def _assemble(raw: RawDataset, preset: FoundationPreset, measured: dict[str, Cas
     structures = {name: _structure_facts(name, raw.json, measured) for name in raw.json.structures}
     findings = [f for case, m in measured.items() for f in case_findings(case, m, annotated_structures(raw.json, case))]
     findings += dataset_findings(measured, structures, preset)
+    findings += [Finding(level="warning", case=None, sentence=sentence) for sentence in split_sentences(raw)]
     if raw.json.numTraining != len(measured):
         findings.append(Finding(level="warning", case=None, sentence=number_sentence(raw.json.numTraining, len(measured))))
     relative = [np.prod(m.shape_after_crop) / np.prod(m.facts.shape) for m in measured.values()]

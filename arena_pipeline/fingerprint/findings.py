@@ -10,6 +10,8 @@ import numpy as np
 from arena_pipeline.fingerprint.case import CaseMeasurement
 from arena_pipeline.fingerprint.models import Finding, StructureFacts
 from arena_pipeline.foundations import FoundationPreset, Scheme
+from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.words import counted
 
 COARSE_FACTOR = 2.0  # up-sampled more than this, a volume has visibly less detail than the foundation was trained on
 MUCH_CLIPPED = 0.5
@@ -44,7 +46,23 @@ def dataset_findings(
 
 def number_sentence(said: int, found: int) -> str:
     """Where dataset.json counts other cases than imagesTr has."""
-    return f"dataset.json says numTraining {said}, imagesTr has {found} cases; copy the others, or correct it"
+    return f"dataset.json says numTraining {said}, imagesTr has {counted(found, 'case')}; copy the others, or correct it"
+
+
+def split_sentences(raw: RawDataset) -> list[str]:
+    """For every structure whose split in dataset.json names cases that are not there."""
+    known = {"train": set(raw.training), "test": {*raw.training, *raw.queries}}
+    sentences = []
+    for structure, split in raw.json.split.items():
+        for part, cases in (("train", split.train), ("test", split.test)):
+            if unknown := [case for case in dict.fromkeys(cases) if case not in known[part]]:
+                where = "imagesTr" if part == "train" else "neither imagesTr nor imagesTs"
+                there = len(set(cases) & known[part])
+                sentences.append(
+                    f"dataset.json: split of {structure} names {_list(unknown)} under {part}, {'not in ' if part == 'train' else 'in '}{where}; "
+                    f"passed over, so that {there} of its {len(set(cases))} stay: correct the names, or copy the cases"
+                )
+    return sentences
 
 
 def not_hu_sentence(low: float, high: float) -> str:
@@ -151,7 +169,7 @@ def _list(names: list[str]) -> str:
 def _cases(cases: list[str], everything: Mapping[str, object]) -> str:
     """'2 of 5 cases (a, b) are'"""
     names = ", ".join(cases[:NAMED_CASES]) + (", ..." if len(cases) > NAMED_CASES else "")
-    return f"{len(cases)} of {len(everything)} cases ({names}) {'is' if len(cases) == 1 else 'are'}"
+    return f"{len(cases)} of {counted(len(everything), 'case')} ({names}) {'is' if len(cases) == 1 else 'are'}"
 
 
 def _mm(lengths: Iterable[float]) -> str:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from arena_pipeline.errors import DatasetError, UnknownStructure
 from arena_pipeline.io.atomic import write_json
+from arena_pipeline.io.geometry import broken_link
 from arena_pipeline.io.models import read_model, similar
 
 Objective = Literal["binary", "multiclass"]
@@ -50,6 +51,19 @@ class DatasetJson(BaseModel):
     name: str | None = None
     source: str | None = None
     licence: str | None = None
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _check_kind(cls, labels: object) -> object:
+        """What people and other programs write here instead, in words."""
+        if not isinstance(labels, dict):
+            return labels
+        if labels and all(str(key).isdecimal() and isinstance(value, str) for key, value in labels.items()):
+            turned = ", ".join(f'"{name}": {key}' for key, name in labels.items())
+            raise ValueError(f"number -> name, expected name -> number; write {{{turned}}}")
+        if regions := [name for name, value in labels.items() if isinstance(value, list)]:
+            raise ValueError(f"{', '.join(regions)}: regions of nnU-Net (lists of labels) are not supported; give every structure one integer")
+        return labels
 
     @model_validator(mode="after")
     def _check(self) -> DatasetJson:
@@ -212,8 +226,8 @@ def _files(folder: Path, ending: str) -> list[tuple[str, Path]]:
 
 def _whereabouts(path: Path, folder: Path) -> str:
     """A hint where a file that is not in its place may be."""
-    if path.is_symlink():
-        return "it is a link that leads nowhere; "
+    if (fault := broken_link(path)) is not None:
+        return f"it is {fault}; "
     if path.is_dir():
         return "it is a folder, not a file; "
     other = next((place for name in FOLDERS if name != path.parent.name and (place := folder / name / path.name).is_file()), None)

@@ -74,6 +74,24 @@ class Image:
     geometry: Geometry
 
 
+def broken_link(path: Path) -> str | None:
+    """In words, for a link that leads to no file; None for everything else."""
+    if not path.is_symlink() or path.exists():
+        return None
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return f"a link to {path.readlink()}, which is not there (plug in the disk, or copy the file)"
+    except OSError:
+        pass
+    return "a link that leads nowhere"
+
+
+def not_there(path: Path) -> str:
+    """Why nothing can be opened at `path`, and what to do where that is known."""
+    return broken_link(path) or "no such file"
+
+
 def check_geometry(path: Path, geometry: Geometry) -> None:
     """Raises ImageError for a grid that no scan of a person has: axes in one plane, numbers that are none, voxels of no size or of metres."""
     affine = geometry.affine

@@ -15,6 +15,7 @@ from arena_pipeline.io.geometry import Geometry, Image
 
 logger = logging.getLogger(__name__)
 
+NAMED_VALUES = 5
 READABLE_ENDINGS = nifti.ENDINGS + itk.ENDINGS
 GRID_TOLERANCE_VOXELS = 0.1  # headers are rounded in many ways; a tenth of a voxel is no other grid
 
@@ -38,7 +39,8 @@ def read_image(path: str | Path, warn: bool = True) -> Image:
         array = _as_hu(stored, 1.0, 0.0)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
-        raise ImageError(f"{path}: {bad:,} voxels are NaN or infinite; replace them (air is -1024 HU) or export the CT again")
+        voxels = "1 voxel is" if bad == 1 else f"{bad:,} voxels are"
+        raise ImageError(f"{path}: {voxels} NaN or infinite; replace them (air is -1024 HU) or export the CT again")
     for oddity in nifti.oddities(geometry) if warn else ():
         logger.warning("%s: %s", path, oddity)
     return Image(array, geometry)
@@ -64,7 +66,8 @@ def read_segmentation(path: str | Path) -> Image:
         raise ImageError(f"{path}: values from {low} to {high}; a segmentation holds whole numbers from 0 to 65,535, is this the CT itself?")
     labels = stored.astype(np.uint8 if high <= 255 else np.uint16)
     if stored.dtype.kind == "f" and not np.array_equal(labels, stored):
-        raise ImageError(f"{path}: values that are not whole numbers; a segmentation holds labels, export it without interpolation")
+        found = ", ".join(f"{value:.6g}" for value in np.unique(stored[labels != stored])[:NAMED_VALUES])
+        raise ImageError(f"{path}: values that are not whole numbers ({found}); a segmentation holds labels, export it without interpolation")
     return Image(labels, geometry)
 
 
@@ -132,7 +135,9 @@ def check_same_grid(case: str, image_geometry: Geometry, segmentation_geometry: 
     """Raises DatasetError, saying what differs, unless both grids place every voxel within a tenth of a voxel of each other."""
     difference = grid_difference(image_geometry, segmentation_geometry)
     if difference is not None:
-        raise DatasetError(f"{case}: label grid differs from the CT: {difference} in {segmentation_path}; re-export it on the CT's grid")
+        raise DatasetError(
+            f"{case}: label grid differs from the CT: {difference} in {segmentation_path} (the CT's comes first); re-export it on the CT's grid"
+        )
 
 
 def grid_difference(expected: Geometry, found: Geometry) -> str | None:
@@ -156,6 +161,8 @@ def _rounded(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
 def _is_nifti(path: Path) -> bool:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ImageError(f"{path}: a pipe or a device, which would be waited for; expected a file")
+    if path.is_dir() and path.name.lower().endswith(READABLE_ENDINGS):
+        raise ImageError(f"{path}: a folder where a file was expected; if the file is in it, move it out, else rename or remove the folder")
     if path.is_dir() or path.name.lower().endswith(itk.ENDINGS):
         return False
     if path.name.lower().endswith(nifti.ENDINGS):

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory
+from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory, not_there
 
 ENDINGS = (".nrrd", ".mha", ".mhd")
 META_ENDINGS = (".mha", ".mhd")
@@ -98,7 +98,7 @@ def _check_size(path: Path, header: sitk.ImageFileReader) -> None:
 
 def _unreadable(path: Path, error: RuntimeError) -> str:
     if not path.exists():
-        return f"{path}: no such file"
+        return f"{path}: {not_there(path)}"
     reason = str(error).strip().splitlines()[-1]
     return f"{path}: SimpleITK can't read it ({reason}); export it again, as .nii.gz if possible"
 

@@ -56,7 +56,10 @@ def _read_json(path: Path) -> Any:
         raise ValueError("not a file")  # a pipe would be waited for
     if size > LARGEST_FILE_BYTES:
         raise ValueError(f"{size:,} bytes, expected at most {LARGEST_FILE_BYTES:,}")
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("its text is not in UTF-8; save it as UTF-8") from None
     content = json.loads(text, object_pairs_hook=_without_doubles)
     if "\\ud" in text.lower():  # half of a character that takes two escapes: no file could be written with it
         json.dumps(content, ensure_ascii=False).encode()

@@ -19,7 +19,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory
+from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory, not_there
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,13 @@ HEADER_BYTES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 OTHER_UNITS = {1: "metre", 3: "micrometre"}  # NIfTI's codes; 0 is unknown, 2 is the millimetre
 MAXIMAL_DEFLATE_RATIO = 1032  # what one byte of a deflate stream can expand to at most
 LARGEST_OFFSET = 2**40
+OTHER_FILES = {  # first bytes -> what it is
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG picture",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a zip archive (unpack it)",
+    b"vers": "a Git LFS pointer (run: git lfs pull)",
+}
 SKIPPED_BYTES = 1 << 20
 SFORM_FIELDS = ("sform_code", "srow_x", "srow_y", "srow_z")
 QFORM_FIELDS = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
@@ -168,7 +175,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with gzip.open(path, "rb") if _is_gzip(path) else open(path, "rb") as stream:
             yield stream  # type: ignore[misc]
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+        raise ImageError(f"{path}: {not_there(path)}") from None
     except (EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageError(f"{path}: can't be read ({error.strerror}); check the link or the disk, and who may read it") from None
@@ -181,8 +188,9 @@ def _read_header(stream: BinaryIO, path: Path) -> nib.Nifti1Header:
         raise ImageError(f"{path}: an empty file; copy or download it again")
     sizes = {int.from_bytes(start, order) for order in ("little", "big")} & set(HEADER_BYTES)
     if not sizes:
-        hint = "a web page" if b"<" in start else "a Git LFS pointer (run: git lfs pull)" if start == b"vers" else "something else"
-        raise ImageError(f"{path}: not a NIfTI file but {hint}, it starts with {start!r}; export it as .nii.gz")
+        kind = next((words for bytes_, words in OTHER_FILES.items() if start.startswith(bytes_)), None)
+        kind = kind or ("a web page" if b"<" in start else f"something else, it starts with {start!r}")
+        raise ImageError(f"{path}: not a NIfTI file but {kind}; export it as .nii.gz")
     size = sizes.pop()
     # The header alone: extensions say how long they are, and a damaged one may say anything.
     # unchecked: nibabel's check would replace a voxel size of 0 by 1 before it can be noticed

@@ -27,7 +27,9 @@ def require_writable(folder: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=place, prefix=".unfinished.probe."):
             pass
     except OSError as error:
-        raise NoSpace(f"{folder}: can't be written ({error.strerror} in {place}); choose another folder, or mend who may write there") from None
+        mend = "the disk is mounted read-only: choose another folder, or mount it writable"
+        mend = mend if error.errno == errno.EROFS else "choose another folder, or mend who may write there"
+        raise NoSpace(f"{folder}: can't be written ({error.strerror} in {place}); {mend}") from None
 
 
 def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from arena_pipeline.errors import ArenaError
-
-KINDS = ("cpu", "cuda", "mps")
+from arena_pipeline.machine import check_device_name
 
 
 def pick_device(name: str) -> torch.device:
@@ -15,11 +14,10 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ArenaError: the name is unknown, or this machine (or this build of torch) has no such device.
     """
+    check_device_name(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, number = name.partition(":")
-    if kind not in KINDS or (number and not number.isdecimal()):
-        raise ArenaError(f"unknown device {name}; known: auto, cpu, cuda, cuda:NUMBER, mps")
     if kind == "cuda" and not torch.cuda.is_available():
         built = "finds no CUDA GPU" if torch.version.cuda else "was built without CUDA; the README says how a GPU machine installs"
         raise ArenaError(f"device {name}: torch {torch.__version__} {built}; use -device cpu or auto")

@@ -11,8 +11,8 @@ from arena_pipeline.errors import ArenaError
 from arena_pipeline.io.geometry import Geometry
 from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.preprocess.resample import effective_spacing, resampled_size
+from arena_pipeline.words import counted, memory_size
 
-GIB = 2**30
 FLOAT = 4
 SUMS_COPIES = 3  # of the depth of one window: the sums of logits, and the outputs that are added to them
 SEGMENTATION_BYTES = 2
@@ -56,13 +56,13 @@ def working_parts(
     kept = KEPT_BYTES if keeps_probabilities else 0
     # Several channels are one task, after which the highest probabilities are gone; other tasks of one channel may follow.
     export = (max(EXPORT_BYTES, SEGMENTATION_BYTES + kept) if channels > 1 else EXPORT_BYTES + kept) * native
-    return {f"probabilities of {channels} channel{'s' if channels > 1 else ''}": FLOAT * channels * voxels, "windows or export": max(sums, export)}
+    return {f"probabilities of {counted(channels, 'channel')}": FLOAT * channels * voxels, "windows or export": max(sums, export)}
 
 
 def in_words(parts: Mapping[str, int]) -> str:
-    """4.7 GiB of memory beside the network (CT 0.5, preprocessed 0.2, ...)."""
-    listed = ", ".join(f"{name} {part / GIB:.1f}" for name, part in parts.items())
-    return f"{sum(parts.values()) / GIB:.1f} GiB of memory beside the network ({listed})"
+    """4.7 GiB of memory beside the network (CT 512 MiB, preprocessed 1.2 GiB, ...)."""
+    listed = ", ".join(f"{name} {memory_size(part)}" for name, part in parts.items())
+    return f"{memory_size(sum(parts.values()))} of memory beside the network ({listed})"
 
 
 def require_memory(parts: Mapping[str, int]) -> None:
@@ -70,6 +70,6 @@ def require_memory(parts: Mapping[str, int]) -> None:
     free, swap = free_memory_bytes(), psutil.swap_memory().free
     if sum(parts.values()) > free + swap:
         raise ArenaError(
-            f"predicting takes {in_words(parts)}, and {free / GIB:.1f} GiB of memory and {swap / GIB:.1f} GiB of swap are free; "
+            f"predicting takes {in_words(parts)}, and {memory_size(free)} of memory and {memory_size(swap)} of swap are free; "
             f"close other programs, crop the CT, or use a machine with more memory"
         )

@@ -6,6 +6,7 @@ import logging
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,16 +105,15 @@ def _arguments(model: ModelFolder, models: Sequence[ModelFolder]) -> str:
     """The fewest options that single this model out."""
     options = {"-d": model.dataset_id, "-shots": model.shots, "-foundation": model.foundation}
     models = [other for other in models if other.method == model.method]
-    method = _method_option(model.method)
     for names in (["-d"], ["-d", "-shots"], ["-d", "-foundation"], ["-d", "-shots", "-foundation"]):
         wanted = {name: options[name] for name in names}
         if sum(wanted.items() <= {"-d": other.dataset_id, "-shots": other.shots, "-foundation": other.foundation}.items() for other in models) == 1:
-            return " ".join(f"{name} {value}" for name, value in wanted.items()) + method
+            return " ".join([*(f"{name} {value}" for name, value in wanted.items()), *_method_option(model.method)])
     return f"-m {shlex.quote(str(model.path))}"
 
 
-def _method_option(method: str) -> str:
-    return "" if method == DEFAULT_METHOD else f" -method {method}"
+def _method_option(method: str) -> list[str]:
+    return [] if method == DEFAULT_METHOD else ["-method", method]
 
 
 def _asked(dataset_id: int | None, shots: int | None, foundation: str | None, method: str) -> str:
@@ -124,19 +124,19 @@ def _asked(dataset_id: int | None, shots: int | None, foundation: str | None, me
 def _to_run(workspace: Workspace, dataset_id: int | None, shots: int | None, method: str) -> str:
     known = [int(name[7:10]) for name in workspace.dataset_names()]
     number = dataset_id if dataset_id is not None else known[0] if len(known) == 1 else "NUMBER"
-    adapt = f"arena_adapt -d {number} -shots {shots or 5}{_method_option(method)}"
+    prepare = workspace.command("arena_plan_and_preprocess", "-d", number)
+    adapt = workspace.command("arena_adapt", "-d", number, "-shots", shots or 5, *_method_option(method))
     if not known:
-        return f"put a dataset into {workspace.raw}, then run: arena_plan_and_preprocess -d {number} and {adapt}"
+        return f"put a dataset into {workspace.raw}, then run: {prepare} and {adapt}"
     planned = any(workspace.preprocessed.glob(f"Dataset{number:03d}_*/*/plans.json")) if isinstance(number, int) else False
-    first = "" if planned else f"arena_plan_and_preprocess -d {number}, then "
-    return f"run: {first}{adapt}"
+    return f"run: {adapt}" if planned else f"run: {prepare}, then {adapt}"
 
 
 def load_model(path: Path, folds: Sequence[int] | None = None, structures: Sequence[str] | None = None) -> AdaptedModel:
     """Reads a model folder's plans and the records of its folds.
 
     Args:
-        folds: those to average; None: all that are finished.
+        folds: those to average; None: all that are finished and made with these plans, or such as differ in nothing that matters.
         structures: those wanted; None: all.
 
     Raises:
@@ -146,30 +146,58 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
     if not (path / "plans.json").is_file():
         raise AdapterError(f"{path}: not a model folder (no plans.json in it); expected WORKSPACE/results/DATASET/FOUNDATION/METHOD_Kshots")
     plans = Plans.read(path / "plans.json")
+    others = of_other_plans(path, plans)
     tasks, left_out = [], []
-    for name in _wanted_tasks(plans, structures):
+    wanted = _wanted_tasks(plans, structures, others)
+    for name in wanted:
         finished = _finished_folds(path, name)
-        if not finished and structures is None:
-            left_out.append(name)
+        usable = {fold: place for fold, place in finished.items() if fold not in others.get(name, ())}
+        if structures is None and not usable:
+            left_out += [] if finished else [name]
             continue
-        tasks.append(_task(path, plans, name, finished, folds))
+        tasks.append(_task(path, plans, name, usable if usable and folds is None else finished, folds))
     if not tasks:
+        for task, numbers in others.items():
+            folder = fold_folder(path, task, numbers[0])
+            check_same_plans(read_record(folder), folder, plans, path / "plans.json")
         raise AdapterError(f"{path}: no finished fold; run arena_adapt to its end")
     if left_out:
         more = f" and {len(left_out) - LISTED} more" if len(left_out) > LISTED else ""
         logger.info("not adapted, so not predicted: %s%s", ", ".join(left_out[:LISTED]), more)
+    if not_used := {task: numbers for task, numbers in others.items() if structures is None or task in wanted}:
+        logger.warning("left out, adapted with other plans than %s: %s", path / "plans.json", in_words(not_used))
     _check_alike(path, tasks)
     first = tasks[0].record
     keep_largest = {name: flag for task in plans.tasks for name, flag in task.keep_largest.items()}
     return AdaptedModel(path, first.foundation, first.scheme, plans.inference, plans.workers.export, keep_largest, tuple(tasks))
 
 
-def _wanted_tasks(plans: Plans, structures: Sequence[str] | None) -> list[str]:
+def of_other_plans(model: Path, plans: Plans) -> dict[str, tuple[int, ...]]:
+    """Task -> folds in a model folder whose finished adapters `plans` have no use for: `check_same_plans` would refuse them.
+
+    Records that can't be read are not among them.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for task in sorted({path.parents[1].name for path in model.glob(f"*/fold_*/{RECORD}")}):
+        for fold, folder in _finished_folds(model, task).items():
+            with suppress(AdapterError):
+                if _differences(read_record(folder), folder, plans):
+                    found[task] = (*found.get(task, ()), fold)
+    return found
+
+
+def in_words(folds: dict[str, tuple[int, ...]]) -> str:
+    """liver, fold 0; spleen, folds 0, 1."""
+    return "; ".join(f"{task}, fold{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}" for task, numbers in folds.items())
+
+
+def _wanted_tasks(plans: Plans, structures: Sequence[str] | None, others: dict[str, tuple[int, ...]]) -> list[str]:
     if structures is None:
         return [task.name for task in plans.tasks]
     owner = {structure: task.name for task in plans.tasks for structure in task.structures}
     if unknown := [structure for structure in structures if structure not in owner]:
-        raise UnknownStructure(f"unknown structure {', '.join(unknown)}; the model of {plans.dataset_name} has: {', '.join(owner)}")
+        older = f"; left out, adapted with other plans than those of now: {in_words(others)}" if others else ""
+        raise UnknownStructure(f"unknown structure {', '.join(unknown)}; the model of {plans.dataset_name} has: {', '.join(owner)}{older}")
     return list(dict.fromkeys(owner[structure] for structure in structures))
 
 
@@ -204,6 +232,14 @@ def check_same_plans(record: AdapterRecord, folder: Path, plans: Plans, plans_fi
     Raises:
         AdapterError: the adapter in `folder` was made with other plans; names both, and each decision that differs.
     """
+    if differing := _differences(record, folder, plans):
+        where = f"{folder}: the adapter of {record.dataset_name}/{record.task} for {record.foundation} was made with other plans"
+        here = f"than {plans_file} of {plans.dataset_name} for {plans.foundation}"
+        raise AdapterError(f"{where} (SHA-256 {record.plans_sha256[:12]}...) {here}: {'; '.join(differing)}; run arena_adapt for it again")
+
+
+def _differences(record: AdapterRecord, folder: Path, plans: Plans) -> list[str]:
+    """Each decision, in words, in which `plans` are not those that the adapter in `folder` needs."""
     task = next((task for task in plans.tasks if task.name == record.task), None)
     decisions = {
         "dataset_name": (record.dataset_name, plans.dataset_name),
@@ -212,12 +248,9 @@ def check_same_plans(record: AdapterRecord, folder: Path, plans: Plans, plans_fi
         "labels": (record.dataset_labels, plans.labels),
         "scheme": (record.scheme, plans.scheme),
         f"structures of {record.task}": (record.structures, task.structures if task is not None else None),
+        "task": (record.task, folder.parent.name),
     }
-    differing = [f"{name} {made} there, {planned} here" for name, (made, planned) in decisions.items() if made != planned]
-    if differing or folder.parent.name != record.task:
-        where = f"{folder}: the adapter of {record.dataset_name}/{record.task} for {record.foundation} was made with other plans"
-        here = f"than {plans_file} of {plans.dataset_name} for {plans.foundation}"
-        raise AdapterError(f"{where} (SHA-256 {record.plans_sha256[:12]}...) {here}: {'; '.join(differing)}; run arena_adapt for it again")
+    return [f"{name} {made} there, {planned} here" for name, (made, planned) in decisions.items() if made != planned]
 
 
 def _check_alike(path: Path, tasks: list[AdaptedTask]) -> None:

@@ -5,25 +5,26 @@ from __future__ import annotations
 import logging
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from arena_pipeline.errors import ArenaError, DatasetError, NoSpace
+from arena_pipeline.errors import ArenaError, DatasetError, ImageError, NoSpace
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.dataset import Case, RawDataset
 from arena_pipeline.io.filestate import SourceFile
-from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.geometry import Geometry, not_there
 from arena_pipeline.io.images import check_same_grid, labels_present, read_geometry, read_image, read_segmentation
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.io.space import require_space
 from arena_pipeline.machine import limit_workers
 from arena_pipeline.planning.memory import case_bytes
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
-from arena_pipeline.preprocess.store import Source, discard, is_whole, read_record, write_arrays, write_record
+from arena_pipeline.preprocess.store import Source, discard, is_whole, read_record, stored_fault, write_arrays, write_record
+from arena_pipeline.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +64,11 @@ def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: i
     for path in remove_unfinished(folder):
         logger.info("removing %s, left by an interrupted run", path)
     jobs = {case.identifier: Job(case, scheme, folder, raw.json.labels) for case in chosen if not is_current(case, scheme, folder)}
+    _tell_damage(jobs, folder)
     if len(jobs) < len(chosen):
-        logger.info("%d of %d cases are preprocessed already", len(chosen) - len(jobs), len(chosen))
+        logger.info("%d of %s preprocessed already", len(chosen) - len(jobs), counted(len(chosen), "case"))
     sizes = [_sizes(job) for job in jobs.values()]
-    require_space(folder, sum(stored for _, stored in sizes), f"preprocessing {len(jobs)} cases")
+    require_space(folder, sum(stored for _, stored in sizes), f"preprocessing {counted(len(jobs), 'case')}")
     if workers > 1:
         workers = limit_workers(workers, max((memory for memory, _ in sizes), default=1), "preprocess")
     failed = {}
@@ -80,8 +82,15 @@ def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: i
         raise failed.popitem()[1]
     if failed:
         reasons = "; ".join(str(failed[name]) for name in sorted(failed))
-        raise DatasetError(f"{len(failed)} of {len(jobs)} cases could not be preprocessed: {reasons}")
+        raise DatasetError(f"{len(failed)} of {counted(len(jobs), 'case')} could not be preprocessed: {reasons}")
     return list(jobs)
+
+
+def _tell_damage(cases: Iterable[str], folder: Path) -> None:
+    """Which of the cases that are to be made are made again because what was there is damaged."""
+    for name in cases:
+        if (fault := stored_fault(folder, name)) is not None:
+            logger.info("%s: preprocessed again: %s", name, fault)
 
 
 def makes_same_cases(made_by: Scheme, scheme: Scheme) -> bool:
@@ -96,7 +105,7 @@ def is_current(case: Case, scheme: Scheme, folder: Path) -> bool:
         return False
     if not makes_same_cases(record.source.scheme, scheme):
         return False
-    if not is_whole(folder, record) or not record.source.image.is_still(case.image):
+    if not case.image.exists() or not is_whole(folder, record) or not record.source.image.is_still(case.image):
         return False
     if case.segmentation is None or record.source.segmentation is None:
         return case.segmentation is None and record.source.segmentation is None
@@ -112,6 +121,8 @@ def preprocess_case(job: Job) -> None:
     """
     case = job.case
     discard(job.folder, case.identifier)
+    if not case.image.exists():
+        raise ImageError(f"{case.image}: {not_there(case.image)}")
     source = Source(scheme=job.scheme, image=SourceFile.of(case.image), segmentation=SourceFile.of(case.segmentation) if case.segmentation else None)
     image = read_image(case.image)
     stored = None if case.segmentation is None else _read_labels(job, case.segmentation, image.geometry)

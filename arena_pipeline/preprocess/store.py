@@ -28,6 +28,8 @@ from arena_pipeline.settings import Frozen
 Index = tuple[int, int, int]
 
 FORMAT_VERSION = 1
+RECORD_ENDING = ".json"
+ENDINGS = (RECORD_ENDING, ".npz", "_seg.b2nd", ".b2nd")
 MAXIMAL_LABEL_POSITIONS = 20_000
 MAXIMAL_TISSUE_POSITIONS = 50_000
 CHUNK_VOXELS = 64
@@ -101,7 +103,7 @@ def write_arrays(folder: Path, identifier: str, arrays: tuple[np.ndarray, np.nda
 
 def discard(folder: Path, identifier: str) -> None:
     """Removes a case, its record first."""
-    for ending in (".json", ".npz", "_seg.b2nd", ".b2nd"):
+    for ending in ENDINGS:
         (folder / f"{identifier}{ending}").unlink(missing_ok=True)
 
 
@@ -124,8 +126,28 @@ def read_record(folder: Path, identifier: str) -> CaseRecord | None:
 
 def is_whole(folder: Path, record: CaseRecord) -> bool:
     """Whether the case's files are what was written: files that changed after the record are read and compared by their checksums."""
-    place = folder / f"{record.identifier}.json"
-    return all(ending in record.files and record.files[ending].is_still(folder / f"{record.identifier}{ending}", place) for ending in record.endings)
+    return not _changed(folder, record)
+
+
+def stored_fault(folder: Path, identifier: str) -> str | None:
+    """What is wrong, in words, with what is stored of a case; None for a whole one, and where nothing is."""
+    left = [ending for ending in ENDINGS if (folder / f"{identifier}{ending}").exists()]
+    if not left:
+        return None
+    record = read_record(folder, identifier)
+    if record is not None:
+        changed = _changed(folder, record)
+        return f"damaged: {', '.join(changed)}" if changed else None
+    if RECORD_ENDING not in left:
+        return f"incomplete: no {identifier}{RECORD_ENDING}"
+    return f"{identifier}{RECORD_ENDING} is damaged or of another version, or files that it names are gone"
+
+
+def _changed(folder: Path, record: CaseRecord) -> list[str]:
+    """Names of the case's files that are not what was written."""
+    place = folder / f"{record.identifier}{RECORD_ENDING}"
+    names = {ending: f"{record.identifier}{ending}" for ending in record.endings}
+    return [name for ending, name in names.items() if ending not in record.files or not record.files[ending].is_still(folder / name, place)]
 
 
 def _check_sizes(folder: Path, record: CaseRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from arena_pipeline.adapt.report import TrainingLog, plot_progress
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.io.atomic import remove_unfinished, write_text
 from arena_pipeline.io.dataset import DatasetJson
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import all_locked, locked
 from arena_pipeline.io.space import require_space
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, discard_adapter, write_adapter
@@ -26,16 +28,20 @@ from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.network import to_device
 from arena_pipeline.model.recompute import recompute_activations_
 from arena_pipeline.model.weights import load_foundation_network
+from arena_pipeline.planning import Plans
+from arena_pipeline.predict.models import in_words, of_other_plans
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.records import RunRecord, note, stage, versions
 from arena_pipeline.settings import MethodName
 from arena_pipeline.stages.adaptation_jobs import Job, Planned, read_planned
 from arena_pipeline.stages.model_package import require_own
+from arena_pipeline.words import counted
 from arena_pipeline.workspace import CHECKPOINT, PROGRESS, TRAINING_LOG, Workspace
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_FOLDS = (0, 1, 2)
+SECONDS_BETWEEN_LINES = 60  # on the progress of a fold, where there is no terminal to draw a bar on
 
 
 def adapt_dataset(
@@ -100,9 +106,26 @@ def _check_checkpoint(job: Job, continue_unfinished: bool) -> None:
 def describe_model(planned: Planned, model: Path) -> None:
     """Makes a model folder, with the plans and the dataset's description as they are now; AdapterError for one that was installed."""
     require_own(model)
-    name = planned.plans.dataset_name
-    write_text(model / "plans.json", planned.workspace.plans(name, planned.preset.name).read_text(encoding="utf-8"))
+    name, path = planned.plans.dataset_name, model / "plans.json"
+    text = planned.workspace.plans(name, planned.preset.name).read_text(encoding="utf-8")
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        _keep_older_plans(path, planned.plans)
+    write_text(path, text)
     DatasetJson.read(planned.workspace.raw_dataset(name) / "dataset.json").write(model / "dataset.json")
+
+
+def _keep_older_plans(path: Path, plans: Plans) -> None:
+    """Where adapters in the folder need the plans in `path` that `plans` are about to replace: says so, and keeps those beside them."""
+    others = of_other_plans(path.parent, plans)
+    if not others:
+        return
+    kept = path.with_name(f"plans_{file_sha256(path)[:12]}.json")
+    write_text(kept, path.read_text(encoding="utf-8"))
+    logger.warning(
+        "%s: adapters of other plans lie there and will no longer be used, or are replaced: %s. Moving the folder away before adapting keeps them "
+        "usable. Their plans are kept in %s: in a copy of the folder, renamed to plans.json, they make those usable that were not replaced",
+        *(path.parent, in_words(others), kept.name),
+    )
 
 
 def run_job(job: Job, device: torch.device, progress: bool = True, continue_unfinished: bool = False) -> None:
@@ -121,13 +144,14 @@ def run_job(job: Job, device: torch.device, progress: bool = True, continue_unfi
             adaptation = _prepared(job, device)
             checkpoints = Checkpoints(job.folder, job.checkpoint_identity(), adaptation)
             if continue_unfinished and checkpoints.resume_():
-                logger.info("%s, fold %d: goes on after %d epochs", job.task.name, job.fold, len(adaptation.epochs))
+                logger.info("%s, fold %d: goes on after %s", job.task.name, job.fold, counted(len(adaptation.epochs), "epoch"))
             history = _run(job, adaptation, checkpoints, progress)
         record = _record(job, adaptation.trainable, history, measured).model_copy(update={"seconds": round(checkpoints.seconds, 3)})
         write_adapter(job.folder, Adapter(record, adaptation.trainable.tensors()))
         checkpoints.remove()
     logger.info(
-        "%s, fold %d: %s after %d epochs, loss %.3f", job.task.name, job.fold, history.stop_reason, len(history.epochs), history.epochs[-1].loss
+        "%s, fold %d: %s after %s, loss %.3f",
+        *(job.task.name, job.fold, history.stop_reason, counted(len(history.epochs), "epoch"), history.epochs[-1].loss),
     )
 
 
@@ -149,26 +173,30 @@ def _prepared(job: Job, device: torch.device) -> Adaptation:
 
 
 def _run(job: Job, adaptation: Adaptation, checkpoints: Checkpoints, progress: bool) -> History:
-    name, done = f"{job.task.name} fold {job.fold}", len(adaptation.epochs)
+    name, done, told = f"{job.task.name}, fold {job.fold}", len(adaptation.epochs), time.monotonic()
     with (
         TrainingLog(job.folder / TRAINING_LOG, adaptation.epochs) as log,
         tqdm(total=job.settings.max_epochs, initial=done, desc=name, unit="epoch", disable=None if progress else True) as bar,
     ):
 
         def on_epoch(epoch: Epoch) -> None:
+            nonlocal told
             checkpoints.keep()
             log.add(epoch)
             bar.set_postfix(loss=f"{epoch.loss:.3f}", rank=sum(epoch.effective_rank.values()))
             bar.update()
+            if progress and bar.disable and time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                logger.info("%s: epoch %d of %d, loss %.3f", name, epoch.epoch + 1, job.settings.max_epochs, epoch.loss)
 
         try:
             history = adaptation.run(on_epoch)
         except BaseException:  # Ctrl-C, SIGTERM and faults alike lose no finished epoch
             checkpoints.flush()
             if adaptation.epochs:
-                logger.info("%s: stopped after %d epochs; run it again with --continue to go on from there", name, len(adaptation.epochs))
+                logger.info("%s: stopped after %s; run it again with --continue to go on from there", name, counted(len(adaptation.epochs), "epoch"))
             raise
-    title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {job.shots} shots"
+    title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {counted(job.shots, 'shot')}"
     plot_progress(job.folder / PROGRESS, history.epochs, job.settings.stop_smoothing, title)
     return history
 

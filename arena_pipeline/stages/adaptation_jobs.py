@@ -148,7 +148,7 @@ def read_planned(dataset_id: int, workspace: Workspace, foundation: str | None) 
     if file_sha256(weights) != plans.foundation_sha256:
         raise PlansError(
             f"{path}: made for other weights of {preset.name} than {weights} holds; "
-            f"run arena_plan_and_preprocess -d {dataset_id} -foundation {preset.name} again"
+            f"run {workspace.command('arena_plan_and_preprocess', '-d', dataset_id, '-foundation', preset.name)} again"
         )
     return Planned(workspace, plans, hashlib.sha256(path.read_bytes()).hexdigest(), preset, weights, workspace.cases(name, preset.name))
 

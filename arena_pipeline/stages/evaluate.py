@@ -21,7 +21,7 @@ from arena_pipeline.machine import workers_for
 from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.masks import masks_file
 from arena_pipeline.records import stage
-from arena_pipeline.stages.evaluation_cases import EvaluationCase, find_cases, match_labels, predicted_labels, read_description
+from arena_pipeline.stages.evaluation_cases import EvaluationCase, check_folders, find_cases, match_labels, predicted_labels, read_description
 from arena_pipeline.stages.evaluation_journal import Journal
 from arena_pipeline.stages.evaluation_scoring import Scoring, score_case
 from arena_pipeline.workspace import Workspace
@@ -82,11 +82,13 @@ def evaluate(
     Raises:
         ArenaError: a subclass naming the case, the file and what to do.
     """
-    description = read_description(reference, dataset_id, dataset_json, workspace or Workspace.find())
+    workspace = workspace or Workspace.find()
+    check_folders(reference, prediction, workspace)
+    description = read_description(reference, dataset_id, dataset_json, workspace)
     predicted = predicted_labels(prediction, description)
     labels = match_labels(predicted, description, structures)
     cases, missing = find_cases(reference, prediction, description, list(labels), chill, ignore_split)
-    scheme = _scheme(protocol, approximate, model, foundation, workspace or Workspace.find())
+    scheme = _scheme(protocol, approximate, model, foundation, workspace)
     if protocol == "published" and scheme is None:
         _require_masks(prediction, cases)
     scoring = Scoring(labels, description.structures, predicted, protocol, scheme, largest_component=description.objective == "binary")
@@ -153,5 +155,5 @@ def _write(path: Path, summary: dict[str, Any], table: pd.DataFrame) -> Path:
     with replace_when_done(csv_file) as temporary:
         table.to_csv(temporary, index=False)
     write_json(path, summary)
-    logger.info("wrote %s and %s", path, csv_file)
+    logger.debug("wrote %s and %s", path, csv_file)  # the command says where they are
     return csv_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 NAMES_SHOWN = 10
+SWAPPED = f"-ref has a {JSON_NAME}, as predictions have: are -ref and -pred swapped? Else "
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,25 @@ class EvaluationCase:
     not_annotated: tuple[str, ...]
 
 
+def check_folders(reference: Path, prediction: Path, workspace: Workspace) -> None:
+    """Refuses folders that can't be meant, before scores are written among the reference segmentations.
+
+    Raises:
+        DatasetError: one is not there, both are the same, or the predictions lie in a raw dataset of the workspace.
+    """
+    for flag, folder in (("-ref", reference), ("-pred", prediction)):
+        if not folder.is_dir():
+            raise DatasetError(f"{folder}: no such folder; {flag} takes a folder of segmentations")
+    swapped = SWAPPED if (reference / JSON_NAME).is_file() else ""
+    if os.path.realpath(reference) == os.path.realpath(prediction):
+        raise DatasetError(f"{prediction}: -ref and -pred are the same folder; -pred takes the folder that arena_predict wrote with -o")
+    if Path(os.path.realpath(workspace.raw)) in Path(os.path.realpath(prediction)).parents:
+        raise DatasetError(
+            f"{prediction}: lies in a raw dataset, and scores are written beside the predictions; {swapped}-pred takes the folder that arena_predict "
+            "wrote with -o"
+        )
+
+
 def read_description(reference: Path, dataset_id: int | None, dataset_json: Path | None, workspace: Workspace) -> DatasetJson:
     """dataset.json of the given number, or the given file, or else the one beside the reference folder.
 
@@ -48,7 +69,10 @@ def read_description(reference: Path, dataset_id: int | None, dataset_json: Path
         return DatasetJson.read(dataset_json)
     beside = reference.absolute().parent / "dataset.json"
     if not beside.is_file():
-        raise DatasetError(f"{reference}: the names of its labels are unknown (no {beside}); give the dataset with -d NUMBER or -djfile FILE")
+        swapped = SWAPPED if (reference / JSON_NAME).is_file() else ""
+        raise DatasetError(
+            f"{reference}: the names of its labels are unknown (no {beside}); {swapped}give the dataset with -d NUMBER or -djfile FILE"
+        )
     return DatasetJson.read(beside)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from arena_pipeline.errors import DatasetError
+from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.evaluate import LabelPair, Protocol, StructureScore, native_scores, not_annotated_metrics, published_score
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
@@ -20,6 +20,7 @@ from arena_pipeline.preprocess.masks import masks_file, read_masks
 from arena_pipeline.preprocess.orientation import AxisOrder, to_ras
 from arena_pipeline.preprocess.resample import resample_nearest
 from arena_pipeline.stages.evaluation_cases import EvaluationCase
+from arena_pipeline.words import without_advice
 
 Scores = dict[str, tuple[Status, dict[str, float]]]
 
@@ -67,10 +68,17 @@ def score_case(case: EvaluationCase, scoring: Scoring) -> list[StructureScore]:
         if scoring.protocol == "published" and scoring.scheme is None:
             found |= _from_masks(case, scoring, reference)
         else:
-            prediction = read_segmentation(case.prediction)
+            prediction = _read_prediction(case.prediction)
             _check_pair(case, scoring, reference, prediction)
             found |= _from_segmentations(case, scoring, reference, prediction)
     return [StructureScore(case.identifier, structure, *found[structure]) for structure in scoring.labels if structure in found]
+
+
+def _read_prediction(path: Path) -> Image:
+    try:
+        return read_segmentation(path)
+    except ImageError as error:  # nobody has another copy of it, as there may be of a reference
+        raise ImageError(f"{without_advice(error)}; predict it again with --continue_prediction") from None
 
 
 def _from_segmentations(case: EvaluationCase, scoring: Scoring, reference: Image, prediction: Image) -> Scores:

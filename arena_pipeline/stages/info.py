@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from arena_pipeline.errors import DatasetError, FoundationError, PlansError
 from arena_pipeline.foundations import choose_foundation, load_preset, preset_names
 from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.planning import Plans
 from arena_pipeline.stages.model_package import is_installed
 from arena_pipeline.stages.selection import planned_foundation
@@ -62,7 +62,10 @@ class DatasetState:
 
 @dataclass(frozen=True)
 class ModelState:
-    """An adapted model: task -> folds with a whole adapter, and those that were begun only; `installed`: from a package of somebody's."""
+    """An adapted model: task -> folds with a whole adapter, and those that were begun only; `installed`: from a package of somebody's.
+
+    `of_other_plans`: those with a whole adapter that the plans in the folder have no use for.
+    """
 
     dataset: str
     foundation: str
@@ -73,6 +76,7 @@ class ModelState:
     unfinished: dict[str, tuple[int, ...]]
     next_command: str
     installed: bool = False
+    of_other_plans: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,11 +111,6 @@ def _default_foundation(workspace: Workspace) -> str:
         return ""
 
 
-def _command(workspace: Workspace, *words: str | int) -> str:
-    """A command line that can be pasted; it names the workspace unless that is the one found without being named."""
-    return shlex.join([*(str(word) for word in words), *workspace.options])
-
-
 def _foundation(workspace: Workspace, name: str) -> FoundationState:
     try:
         preset = load_preset(name, workspace.foundations)
@@ -121,7 +120,7 @@ def _foundation(workspace: Workspace, name: str) -> FoundationState:
     packaged = preset.weights.packaged is not None
     here = packaged or installed
     weights = "shipped with the package" if packaged else "installed" if installed else f"not installed; {preset.weights.origin}"
-    command = None if here else _command(workspace, "arena_install_foundation", name, preset.weights.expected_file)
+    command = None if here else workspace.command("arena_install_foundation", name, preset.weights.expected_file)
     return FoundationState(name, preset.title, preset.licence, len(preset.structures), weights, here, command)
 
 
@@ -133,12 +132,12 @@ def _dataset(workspace: Workspace, name: str, default: str) -> DatasetState:
     folder = workspace.preprocessed_dataset(name)
     planned = sorted({p.parent.name for p in folder.glob("*/plans.json")} & set(preset_names(workspace.foundations)))
     prepared = tuple(_prepared(workspace, name, foundation, default) for foundation in planned)
-    command = None if prepared else _command(workspace, "arena_plan_and_preprocess", "-d", _number(name))
+    command = None if prepared else workspace.command("arena_plan_and_preprocess", "-d", _number(name))
     return DatasetState(name, len(raw.training), len(raw.queries), tuple(raw.json.structures), raw.json.objective, None, prepared, command)
 
 
 def _prepared(workspace: Workspace, name: str, foundation: str, default: str) -> PreparedState:
-    prepare = _command(workspace, "arena_plan_and_preprocess", *_which(name, foundation, default))
+    prepare = workspace.command("arena_plan_and_preprocess", *_which(name, foundation, default))
     try:
         plans = Plans.read(workspace.plans(name, foundation))
     except PlansError as error:
@@ -152,7 +151,7 @@ def _prepared(workspace: Workspace, name: str, foundation: str, default: str) ->
         problem, command = "no structure has enough annotated cases to adapt on; see the reasons in plans.json", None
     elif stored == needed:
         which = _which(name, foundation, planned_foundation(workspace, name, None))
-        command = _command(workspace, "arena_adapt", *which, "-shots", min(USUAL_SHOTS, max(shots)))
+        command = workspace.command("arena_adapt", *which, "-shots", min(USUAL_SHOTS, max(shots)))
     return PreparedState(foundation, len(plans.tasks), len(stored), len(needed), problem, command)
 
 
@@ -163,18 +162,38 @@ def _models(workspace: Workspace) -> list[ModelState]:
         folds, unfinished = _folds(folder)
         if match is None or not (folds or unfinished):
             continue
+        others = _of_other_plans(folder)
+        folds = {task: kept for task, numbers in folds.items() if (kept := tuple(n for n in numbers if n not in others.get(task, ())))}
         dataset, foundation, shots = folder.parts[-3], folder.parts[-2], int(match["shots"])
+        method = [] if match["method"] == "arena" else ["-method", match["method"]]
         if unfinished:
             numbers = sorted({fold for task in unfinished.values() for fold in task})
-            method = [] if match["method"] == "arena" else ["-method", match["method"]]
             words = [*_which(dataset, foundation, ""), "-shots", shots, *method, "-f", *numbers]
             structures = [] if "multiclass" in unfinished else ["--structures", *unfinished]
             goes_on = ["--continue"] if any(folder.glob(f"*/fold_*/{CHECKPOINT}")) else []
-            command = _command(workspace, "arena_adapt", *words, *structures, *goes_on)
+            command = workspace.command("arena_adapt", *words, *structures, *goes_on)
+        elif not folds:
+            command = workspace.command("arena_adapt", *_which(dataset, foundation, ""), "-shots", shots, *method)
         else:
-            command = _install_first(workspace, foundation) or _command(workspace, "arena_predict", "-i", "in/", "-o", "out/", "-m", str(folder))
-        found.append(ModelState(dataset, foundation, match["method"], shots, folder, folds, unfinished, command, is_installed(folder)))
+            command = _install_first(workspace, foundation) or workspace.command("arena_predict", "-i", "in/", "-o", "out/", "-m", str(folder))
+        found.append(ModelState(dataset, foundation, match["method"], shots, folder, folds, unfinished, command, is_installed(folder), others))
     return found
+
+
+def _of_other_plans(model: Path) -> dict[str, tuple[int, ...]]:
+    """Task -> folds whose adapters were made with other plans than the folder's, such as differ in what matters."""
+    path = model / "plans.json"
+    if not path.is_file() or is_installed(model):  # an installed one was checked whole
+        return {}
+    digest = file_sha256(path)
+    if all(digest in record.read_text(encoding="utf-8", errors="replace") for record in model.glob(f"*/fold_*/{ADAPTER_RECORD}")):
+        return {}
+    from arena_pipeline.predict.models import of_other_plans  # torch takes seconds to import: only where the plans are others
+
+    try:
+        return of_other_plans(model, Plans.read(path))
+    except PlansError:
+        return {}
 
 
 def _install_first(workspace: Workspace, foundation: str) -> str | None:

@@ -34,6 +34,7 @@ from arena_pipeline.preprocess.masks import masks_file, write_masks
 from arena_pipeline.records import note, stage
 from arena_pipeline.stages.prediction_outputs import held, is_complete, require_room
 from arena_pipeline.stages.prediction_setup import Setup, adapted_setup, zero_shot_setup
+from arena_pipeline.words import memory_size
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ def _with_room(case: str, source: Path, job: Job) -> Job:
     patch = settings.scheme.patch_size_voxels
     parts = case_parts(read_geometry(source), settings.scheme.spacing_mm, patch, channels, job.extra.save_probabilities)
     free = free_memory_bytes()
-    logger.info("%s: at most %s; %.1f GiB are free", case, in_words(parts), free / 2**30)
+    logger.info("%s: at most %s; %s are free", case, in_words(parts), memory_size(free))
     if settings.window_batch == 1 or sum(parts.values()) + settings.window_batch * setup.window_bytes <= free:
         return job
     logger.warning("%s: one window at a time instead of %d: little memory is free", case, settings.window_batch)

@@ -17,6 +17,7 @@ from arena_pipeline.io.space import require_space
 from arena_pipeline.predict.preview import PREVIEW_FOLDER
 from arena_pipeline.predict.probabilities import SUFFIX
 from arena_pipeline.preprocess.masks import PREPROCESSED_FOLDER
+from arena_pipeline.words import counted, without_advice
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def require_room(folder: Path, inputs: Mapping[str, Path], outputs: Mapping[str,
     """
     missing = [source for case, source in inputs.items() if not outputs[case].is_file()]
     each = SEGMENTATION_BYTES_PER_VOXEL + PROBABILITY_BYTES_PER_VOXEL * probability_maps
-    require_space(folder, int(each * sum(_voxels(source) for source in missing)), f"predicting {len(missing)} cases")
+    require_space(folder, int(each * sum(_voxels(source) for source in missing)), f"predicting {counted(len(missing), 'case')}")
 
 
 def is_complete(case: str, source: Path, output: Path, others: Sequence[Path]) -> bool:
@@ -58,7 +59,7 @@ def is_complete(case: str, source: Path, output: Path, others: Sequence[Path]) -
     try:
         check_same_grid(case, read_geometry(source), read_segmentation(output).geometry, output)
     except (ImageError, DatasetError) as error:
-        logger.info("%s: predicted again: %s", case, error)
+        logger.info("%s: predicted again: %s", case, without_advice(error))
         return False
     damaged = [reason for path in others if (reason := damage(path)) is not None]
     if damaged:

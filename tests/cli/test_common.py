@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from arena_pipeline import records
-from arena_pipeline.cli import common
+from arena_pipeline.cli import adapt, common, compare, convert_flare22, convert_totalsegmentator, evaluate, export_model, predict, pretrain
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.workspace import ENVIRONMENT_VARIABLE, Workspace
 
@@ -212,6 +213,36 @@ def test_counts_are_whole_numbers_from_1_and_workers_from_0(text: str) -> None:
         with pytest.raises(SystemExit) as stop:
             options.parse_args([f"{option}={text}"])
         assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1000", "two"])
+def test_a_datasets_number_has_up_to_three_digits(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (adapt, compare, convert_flare22, convert_totalsegmentator, evaluate, export_model, predict, pretrain):
+        with pytest.raises(SystemExit, match="2"):
+            command.main(["-d", text])
+        assert f"-d: expected a whole number from 1 to 999, found {text}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["adapt", "-d", "999", "-shots", "1"], "error: dataset 999: no folder Dataset999_NAME"),
+        (["plan_and_preprocess", "-d", "999"], "error: dataset 999: no folder Dataset999_NAME"),
+        (["predict", "-i", ".", "-o", "out", "-device", "nonsense"], "error: unknown device nonsense; known: auto, cpu"),
+        (["predict", "-i", "nowhere", "-o", "out"], "error: nowhere: no such file or folder"),
+    ],
+)
+def test_what_needs_no_network_is_refused_without_torch(words: list[str], message: str, tmp_path: Path) -> None:
+    program = "import importlib, sys; main = importlib.import_module(sys.argv[1]).main; print(main(sys.argv[2:]), 'torch' in sys.modules)"
+    command = [sys.executable, "-c", program, f"arena_pipeline.cli.{words[0]}", *words[1:]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "2 False\n" and done.stderr.startswith(message)
+
+
+def test_a_record_that_can_not_be_written_names_the_folder(small_disk: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = Workspace(small_disk("256k", read_only=True))
+    assert common.run(lambda args: 0, _arguments(workspace), "arena_test") == 0
+    assert capsys.readouterr().err == f"warning: the run's record could not be written to {workspace.logs} (read-only file system)\n"
 
 
 def test_the_workspace_is_the_one_named_then_the_environments_then_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

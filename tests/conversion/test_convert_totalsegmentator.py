@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from arena_pipeline.errors import DatasetError, UnknownStructure
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.splits import published_split
 from arena_pipeline.workspace import Workspace
+from dataset_conversion.flare22 import convert_flare22
 from dataset_conversion.totalsegmentator import convert_totalsegmentator, merge_masks
 from dataset_conversion.totalsegmentator_raw import RawTotalSegmentator
 
@@ -126,7 +128,7 @@ def test_the_release_is_told_by_the_masks_where_there_is_no_meta(name: str, vers
 def test_meta_of_one_release_with_masks_of_the_other_is_refused(tmp_path: Path, raw_subject, write_meta, workspace: Workspace) -> None:
     raw_subject(tmp_path / "raw", "s0001", {"heart_atrium_left": LEFT})
     write_meta(tmp_path / "raw", {"s0001": "train"}, v2=True)
-    with pytest.raises(DatasetError, match=r"columns of v2, but the masks of 1 subjects have names of v1.*can't be mixed"):
+    with pytest.raises(DatasetError, match=r"columns of v2, but the masks of 1 subject have names of v1.*can't be mixed"):
         convert_totalsegmentator(tmp_path / "raw", workspace, 101, workers=1)
     assert not workspace.root.exists()
 
@@ -148,10 +150,11 @@ def test_a_stray_mask_is_ignored_and_reported(
     assert report(folder)["ignored"] == {"s0001": ["mask heart: not a structure of TotalSegmentator v1"]}
 
 
-def test_unknown_structures_list_the_known_and_the_other_release(v1_root: Path, workspace: Workspace) -> None:
-    with pytest.raises(
-        UnknownStructure, match=r"heart, livr \(heart: only in v2, this folder is v1\); TotalSegmentator v1 has: spleen, kidney_right"
-    ):
+def test_unknown_structures_are_guessed_and_the_other_release_named(v1_root: Path, workspace: Workspace) -> None:
+    meant = (
+        r"heart, livr, did you mean liver\? TotalSegmentator v1 has 104 structures, named as the files in .*\(heart: only in v2, this folder is v1\)$"
+    )
+    with pytest.raises(UnknownStructure, match=meant):
         convert_totalsegmentator(v1_root, workspace, 101, structures=["heart", "livr"], workers=1)
     with pytest.raises(DatasetError, match="face: no subject"):
         convert_totalsegmentator(v1_root, workspace, 101, structures=["face"], workers=1)
@@ -176,7 +179,7 @@ def test_overlapping_masks_are_reported(tmp_path: Path, raw_subject, workspace: 
     with caplog.at_level(logging.WARNING):
         folder = convert_totalsegmentator(tmp_path / "raw", workspace, 101, workers=1)
     assert report(folder)["overlaps"] == {"s0001": [{"kept_by": "gallbladder", "taken_from": "liver", "voxels": 20}]}
-    assert "20 voxels in 1 cases belong to more than one mask" in caplog.text
+    assert "20 voxels in 1 case belong to more than one mask" in caplog.text
     assert "no meta.csv: every subject is taken as a training case" in caplog.text
 
 
@@ -210,7 +213,7 @@ def test_a_truncated_ct_fails_by_name_but_a_known_defective_subject_is_left_out(
     assert "cut short or damaged" in report(folder)["left_out"]["s0864"]
     other = v1_root / "s0001" / "ct.nii.gz"
     other.write_bytes(other.read_bytes()[:100])
-    with pytest.raises(DatasetError, match=r"1 cases are not in .*s0001.ct\.nii\.gz: cut short or damaged"):
+    with pytest.raises(DatasetError, match=r"1 case not in .*s0001.ct\.nii\.gz: cut short or damaged"):
         convert_totalsegmentator(v1_root, workspace, 101, workers=1)
 
 
@@ -225,7 +228,9 @@ def test_defective_subjects_are_converted_unless_excluded(v1_root: Path, raw_sub
     assert not list(folder.rglob("*s1196*"))
 
 
-def test_a_second_run_keeps_finished_cases_and_redoes_changed_or_damaged_ones(v1_root: Path, workspace: Workspace) -> None:
+def test_a_second_run_keeps_finished_cases_and_redoes_changed_or_damaged_ones(
+    v1_root: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = convert_totalsegmentator(v1_root, workspace, 101, workers=1)
     outputs = {path: path.stat().st_mtime_ns for path in sorted(folder.glob("labels*/*")) + sorted(folder.glob("conversion/*"))}
     convert_totalsegmentator(v1_root, workspace, 101, workers=1)
@@ -233,10 +238,93 @@ def test_a_second_run_keeps_finished_cases_and_redoes_changed_or_damaged_ones(v1
     (folder / "labelsTr" / "s0001.nii.gz").write_bytes(b"cut")
     mask = v1_root / "s0002" / "segmentations" / "liver.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.ones((6, 5, 4), np.uint8), nibabel.load(mask).affine), mask)
-    convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    with caplog.at_level(logging.INFO):
+        convert_totalsegmentator(v1_root, workspace, 101, workers=1)
+    assert re.search(r"s0001: converted again: .*s0001.nii.gz: an empty file\n", caplog.text)
     changed = sorted(path.name for path, time in outputs.items() if path.stat().st_mtime_ns != time)
     assert changed == ["s0001.json", "s0001.nii.gz", "s0002.json", "s0002.nii.gz"]
     assert labels_of(folder / "labelsTr" / "s0002.nii.gz").min() == 2
+
+
+def state_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".in_use")}
+
+
+@pytest.mark.parametrize("left", ["whole", "older version", "interrupted"])
+def test_other_structures_do_not_replace_a_dataset_unless_asked(v1_root: Path, workspace: Workspace, left: str) -> None:
+    folder = convert_totalsegmentator(v1_root, workspace, 101, structures=["spleen"], workers=0)
+    if left != "whole":
+        (folder / ("conversion_settings.json" if left == "older version" else "dataset.json")).unlink()
+    before = state_of(folder)
+    command = ["-i", str(v1_root), "-d", "101", "-w", str(workspace.root), "-np", "0"]
+    assert main([*command, "--structures", "liver"]) == 2
+    with pytest.raises(
+        DatasetError, match=r"dataset 101: .* is there with spleen of TotalSegmentator v1, expected spleen, liver, .*-d, or --overwrite"
+    ):
+        convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    assert state_of(folder) == before
+    convert_totalsegmentator(v1_root, workspace, 101, structures=["spleen"], workers=0)
+    assert main([*command, "--structures", "liver", "--overwrite"]) == 0
+    assert list(RawDataset.open(folder).json.structures) == ["liver"]
+
+
+def test_more_cases_may_bring_more_structures(v1_root: Path, raw_subject, workspace: Workspace) -> None:
+    folder = convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    raw_subject(v1_root, "s0004", {"aorta": LEFT})
+    convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    assert "aorta" in RawDataset.open(folder).json.structures
+
+
+def corrected(path: Path, label: int = 1) -> bytes:
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.full((6, 5, 4), label, np.uint8), image.affine), path)
+    return path.read_bytes()
+
+
+def test_a_corrected_label_is_kept_and_said_until_it_is_deleted(v1_root: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    folder = convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    label, image = folder / "labelsTr" / "s0001.nii.gz", folder / "imagesTr" / "s0001_0000.nii.gz"
+    converted, content = label.read_bytes(), corrected(label)
+    convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    assert label.read_bytes() == content
+    assert "labelsTr/s0001.nii.gz: changed since the conversion, kept so; to get the converted file back, delete it" in caplog.text
+    image.unlink()  # only this one is made again, also where the raw files have changed
+    (v1_root / "s0001" / "segmentations" / "liver.nii.gz").touch()
+    convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    assert image.is_file() and label.read_bytes() == content
+    with pytest.raises(DatasetError, match=r"labelsTr/s0001.nii.gz: changed since the conversion, and this one would remove or renumber it"):
+        convert_totalsegmentator(v1_root, workspace, 101, exclude=["s0001"], workers=0)
+    ct = v1_root / "s0001" / "ct.nii.gz"
+    whole = ct.read_bytes()
+    ct.write_bytes(whole[:100])  # a case that fails takes nobody's work with it
+    with pytest.raises(DatasetError, match=r"s0001.ct.nii.gz: cut short"):
+        convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    assert label.read_bytes() == content
+    ct.write_bytes(whole)
+    label.unlink()
+    convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    assert label.read_bytes() == converted
+    corrected(label)
+    convert_totalsegmentator(v1_root, workspace, 101, workers=0, overwrite=True)
+    assert label.read_bytes() == converted
+
+
+def test_a_corrected_image_is_kept_and_a_corrected_label_is_never_renumbered(v1_root: Path, raw_subject, workspace: Workspace) -> None:
+    folder = convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    image = folder / "imagesTr" / "s0001_0000.nii.gz"
+    image.unlink()  # a link to the raw file
+    write = nibabel.Nifti1Image(np.ones((6, 5, 4), np.int16), np.eye(4))
+    nibabel.save(write, image)
+    content = image.read_bytes()
+    convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    assert image.read_bytes() == content
+    raw_subject(v1_root, "s0004", {"aorta": LEFT})
+    corrected(folder / "labelsTr" / "s0002.nii.gz")
+    before = state_of(folder)
+    with pytest.raises(DatasetError, match="labelsTr/s0002.nii.gz: changed .* remove or renumber it"):
+        convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    assert state_of(folder) == before
 
 
 def test_another_split_moves_cases(v1_root: Path, workspace: Workspace, write_meta) -> None:
@@ -286,6 +374,10 @@ def test_a_meta_with_commas_or_an_odd_split_is_explained(v1_root: Path, workspac
 def test_a_wrong_folder_gives_a_hint(v1_root: Path, workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"perhaps you mean -i .*raw v1"):
         convert_totalsegmentator(v1_root.parent, workspace, 101, workers=1)
+    converted = convert_totalsegmentator(v1_root, workspace, 101, workers=0)
+    for convert in (convert_totalsegmentator, convert_flare22):
+        with pytest.raises(DatasetError, match="already in the standard layout .* nothing needs converting"):
+            convert(converted, workspace, 102, workers=0)
     with pytest.raises(DatasetError, match="no such folder"):
         convert_totalsegmentator(tmp_path / "nowhere", workspace, 101, workers=1)
 

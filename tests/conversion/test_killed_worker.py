@@ -14,7 +14,7 @@ from arena_pipeline.io.atomic import UNFINISHED, replace_when_done
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.workspace import Workspace
 from dataset_conversion import totalsegmentator
-from dataset_conversion.target import CaseReport
+from dataset_conversion.case import CaseReport
 from dataset_conversion.totalsegmentator import TotalSegmentatorJob, convert_subject
 
 LEFT = (slice(0, 2), slice(0, 5), slice(0, 4))

@@ -14,7 +14,7 @@ from arena_pipeline.errors import DatasetError, PlansError
 from arena_pipeline.fingerprint import Fingerprint, extract_fingerprint
 from arena_pipeline.fingerprint.case import looks_like_hu
 from arena_pipeline.foundations import load_preset
-from arena_pipeline.io.dataset import DatasetJson, RawDataset
+from arena_pipeline.io.dataset import DatasetJson, RawDataset, StructureSplit
 from arena_pipeline.workspace import Workspace
 
 PRESET = load_preset("fseft")  # 1.5 mm, [-175, 250] HU, 96^3
@@ -139,14 +139,21 @@ def test_a_number_of_cases_that_dataset_json_has_otherwise_is_a_warning(dataset)
     raw = dataset({"a": case_by_hand()})
     wrong = dataclasses.replace(raw, json=raw.json.model_copy(update={"numTraining": 9}))
     (finding,) = sentences(extract_fingerprint(wrong, PRESET, workers=1), "warning", "numTraining")
-    assert "numTraining 9, imagesTr has 1 cases" in finding
+    assert "numTraining 9, imagesTr has 1 case;" in finding
     assert not sentences(extract_fingerprint(raw, PRESET, workers=1), "warning", "numTraining")
+
+
+def test_a_split_that_names_unknown_cases_is_a_warning(dataset) -> None:
+    raw = dataset({"a": case_by_hand()})
+    wrong = dataclasses.replace(raw, json=raw.json.model_copy(update={"split": {"*": StructureSplit(train=("a", "zzz"))}}))
+    (finding,) = sentences(extract_fingerprint(wrong, PRESET, workers=1), "warning", "split")
+    assert "split of * names zzz under train, not in imagesTr; passed over, so that 1 of its 2 stay: correct the names" in finding
 
 
 def test_findings_about_grids(dataset) -> None:
     fingerprint = extract_fingerprint(dataset({"a": case_by_hand()}, grid=(0.8, 0.8, 5.0)), PRESET, workers=1)
     (coarse,) = sentences(fingerprint, "warning", "up-sampled")
-    assert "1 of 1 cases (a) is up-sampled by more than 2 (most: a, from 0.8 x 0.8 x 5 mm to 1.5 x 1.5 x 1.5 mm, factor 3.3)" in coarse
+    assert "1 of 1 case (a) is up-sampled by more than 2 (most: a, from 0.8 x 0.8 x 5 mm to 1.5 x 1.5 x 1.5 mm, factor 3.3)" in coarse
     (small,) = sentences(fingerprint, "info", "smaller than the foundation's patch of 144 x 144 x 144 mm")
     assert "8 x 6.4 x 30 mm" in small
 

@@ -385,7 +385,8 @@ def test_another_grid_is_named_with_what_differs() -> None:
     with pytest.raises(DatasetError) as caught:
         check_same_grid("s0042", ct, Geometry(SHAPE, thicker), "labelsTr/s0042.nii.gz")
     assert str(caught.value) == (
-        "s0042: label grid differs from the CT: spacing (0.8, 0.9, 2.5) vs (0.8, 0.9, 5.0) mm in labelsTr/s0042.nii.gz; re-export it on the CT's grid"
+        "s0042: label grid differs from the CT: spacing (0.8, 0.9, 2.5) vs (0.8, 0.9, 5.0) mm in labelsTr/s0042.nii.gz "
+        "(the CT's comes first); re-export it on the CT's grid"
     )
     moved = ct.affine.copy()
     moved[2, 3] += 3

@@ -66,7 +66,7 @@ def test_a_disk_too_small_is_told_before_the_work(tmp_path: Path) -> None:
 def test_a_read_only_disk_is_told_before_the_work(small_disk: MakeDisk) -> None:
     disk = small_disk("256k", read_only=True)
     for refuse in (require_writable, lambda folder: locked(folder).__enter__()):
-        with pytest.raises(NoSpace, match=r"out: can't be written \(Read-only file system in .*choose another folder"):
+        with pytest.raises(NoSpace, match=r"out: can't be written \(Read-only file system in .*the disk is mounted read-only: choose another folder"):
             refuse(disk / "out")
 
 

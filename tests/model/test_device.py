@@ -18,7 +18,7 @@ def test_auto_takes_a_gpu_where_there_is_one() -> None:
     assert pick_device("auto").type == expected
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "cpu0"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "", "cpu0"])
 def test_an_unknown_name_lists_the_known(name: str) -> None:
     with pytest.raises(ArenaError, match="known: auto, cpu, cuda, cuda:NUMBER, mps"):
         pick_device(name)

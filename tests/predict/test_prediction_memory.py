@@ -39,7 +39,7 @@ def test_parts_worked_out_by_hand(write_nifti: Callable[..., Path], tmp_path: Pa
     assert case_parts(geometry, (2.0, 2.0, 2.0), (20, 20, 20), 15, True)["windows or export"] == max(3 * 4 * 15 * 8_000, 8 * 128_000)
     # With one channel, cleaning the segmentation takes more than predicting it.
     assert case_parts(geometry, (8.0, 8.0, 8.0), (20, 20, 20), 1, False) == {"reading, components": 128_000 * (2 + 1 + 10)}
-    assert in_words({"CT": 2**29, "probabilities": 2**31}) == "2.5 GiB of memory beside the network (CT 0.5, probabilities 2.0)"
+    assert in_words({"CT": 2**29, "probabilities": 2**31}) == "2.5 GiB of memory beside the network (CT 512 MiB, probabilities 2.0 GiB)"
 
 
 def test_what_cannot_fit_is_refused() -> None:
@@ -58,7 +58,7 @@ def test_the_estimate_is_said_before_the_case_and_little_memory_means_one_window
         predict(scan, tmp_path / "out", workspace, zero_shot=["liver"], no_previews=True, device="cpu")
     messages = [record.getMessage() for record in caplog.records]
     of_case = [message for message in messages if message.startswith("s: ")]
-    assert of_case[0].startswith("s: at most 0.0 GiB of memory beside the network (CT ") and len(of_case) > 1
+    assert of_case[0].startswith("s: at most 24 MiB of memory beside the network (CT ") and len(of_case) > 1
     expected = np.asarray(nibabel.load(tmp_path / "out" / "s.nii.gz").dataobj)
     for name, number in (("memory.max", 60_000_000), ("memory.current", 0)):
         (tmp_path / name).write_text(f"{number}\n")

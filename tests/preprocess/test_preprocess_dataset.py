@@ -100,6 +100,15 @@ def test_a_truncated_ct_is_an_image_error_and_its_older_result_goes(raw: Callabl
     assert not StoredCase.exists(tmp_path, "case_1")
 
 
+def test_a_ct_behind_a_link_whose_disk_is_gone(raw: Callable[[], RawDataset], tmp_path: Path) -> None:
+    dataset = raw()
+    preprocess_dataset(dataset, SCHEME, tmp_path, 0)
+    dataset.training["case_1"].image.unlink()
+    dataset.training["case_1"].image.symlink_to("/mnt/usb/ct.nii.gz")
+    with pytest.raises(ImageError, match=r"^case_1: .*a link to .*ct.nii.gz, which is not there \(plug in the disk"):
+        preprocess_dataset(dataset, SCHEME, tmp_path, 0)
+
+
 def test_labels_that_dataset_json_does_not_name(raw: Callable[[], RawDataset], tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
     segmentation = raw().training["case_2"].segmentation
     assert segmentation is not None

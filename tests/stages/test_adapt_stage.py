@@ -14,6 +14,8 @@ from arena_pipeline.cli.adapt import main
 from arena_pipeline.errors import PlansError, SupportSetError, UnknownStructure
 from arena_pipeline.io.splits import draw_support_set
 from arena_pipeline.model.adapter import read_adapter
+from arena_pipeline.predict.models import load_model
+from arena_pipeline.stages import adapt as stage
 from arena_pipeline.stages.adapt import adapt_dataset
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.workspace import Workspace, fold_folder
@@ -109,6 +111,26 @@ def test_an_edited_task_is_adapted_again(ready: Workspace) -> None:
     plans.write_text(json.dumps(edited))
     run(ready)
     assert read_adapter(folder).record.train_decoder
+
+
+def test_plans_that_adapters_need_are_kept_and_told(ready: Workspace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = run(ready, structures=["spleen"])
+    older = (model / "plans.json").read_bytes()
+    plans = ready.plans("Dataset901_Tiny", "arena_mini")
+    edited = json.loads(plans.read_text())
+    edited["tasks"] = [task for task in edited["tasks"] if task["name"] == "liver"]
+    plans.write_text(json.dumps(edited))
+    monkeypatch.setattr(stage, "SECONDS_BETWEEN_LINES", 0)
+    caplog.set_level("INFO")
+    run(ready)
+    (told,) = [message for message in caplog.messages if "other plans" in message]
+    kept = model / f"plans_{read_adapter(fold_folder(model, 'spleen', 0)).record.plans_sha256[:12]}.json"
+    assert "will no longer be used, or are replaced: spleen, fold 0. Moving the folder away" in told and kept.name in told
+    assert kept.read_bytes() == older
+    assert [text.split(", loss")[0] for text in caplog.messages if ": epoch " in text] == [f"liver, fold 0: epoch {n} of 2" for n in (1, 2)]
+    copy = model.rename(model.with_name("copy"))
+    (copy / kept.name).rename(copy / "plans.json")
+    assert [task.record.task for task in load_model(copy).tasks] == ["liver", "spleen"]
 
 
 def test_another_method_has_its_own_folder_rank_and_next_command(ready: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,6 +123,14 @@ def loop(file: str) -> Break:
     return lambda folder: ((folder / file).unlink(), (folder / file).symlink_to(folder / file))
 
 
+def in_place_of(file: str, make: Callable[[Path], object]) -> Break:
+    return lambda folder: ((folder / file).unlink(), make(folder / file))
+
+
+def dangle(path: Path) -> None:
+    path.symlink_to("/mnt/usb/ct.nii.gz")
+
+
 def pipe(folder: Path) -> None:
     (folder / IMAGE).unlink()
     os.mkfifo(folder / IMAGE)
@@ -136,6 +144,10 @@ def described(**keys: Any) -> Break:
         (folder / "dataset.json").write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
     return change
+
+
+def split(structure: str, train: list[str], test: list[str] | None = None) -> Break:
+    return described(split={structure: {"train": train, "test": test or []}})
 
 
 def noise(low: float, high: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -165,6 +177,7 @@ def only_liver(folder: Path) -> None:
 
 JSON = "dataset.json"
 NUMBERS = {"background": 0, "liver": 1, "spleen": 2}
+TURNED = {"0": "background", "1": "spleen"}
 ROWS = [
     # files that are not what they should be
     Row("truncated gzip", cut(IMAGE), "error", "cut short or damaged .*copy or download it again"),
@@ -173,6 +186,11 @@ ROWS = [
     Row("text", write(IMAGE, b"to be sent by Monday"), "error", "not a NIfTI file but something else, it starts with b'to b'; export it"),
     Row("web page", write(IMAGE, b"<html><body>404"), "error", "not a NIfTI file but a web page"),
     Row("git lfs", write(LABEL, b"version https://git-lfs.github.com/spec/v1"), "error", r"run: git lfs pull", LABEL),
+    Row("a JPEG", write(IMAGE, b"\xff\xd8\xff\xe0rest"), "error", "not a NIfTI file but a JPEG picture; export it"),
+    Row("a zip archive", write(IMAGE, b"PK\3\4rest"), "error", r"not a NIfTI file but a zip archive \(unpack it\)"),
+    Row("a folder", in_place_of(IMAGE, Path.mkdir), "error", "a folder where a file was expected"),
+    Row("a dangling link", in_place_of(IMAGE, dangle), "error", r"a link to /mnt/usb/ct.nii.gz, which is not there \(plug in the disk, or copy"),
+    Row("a dangling link of a label", in_place_of(LABEL, dangle), "error", "no segmentation .*a link to .*ct.nii.gz, which is not there", LABEL),
     Row("10^12 voxels", patch(IMAGE, 40, "<4h", 3, 10_000, 10_000, 10_000), "error", r"promises 2,000,000,000,352 bytes, more than the file of"),
     Row("half a pair", patch(IMAGE, 344, "4s", b"ni1\0"), "error", "a header without its voxels .*convert it to one .nii.gz"),
     Row("colour", save(IMAGE, colour), "error", "colour or complex.*export the CT in Hounsfield units"),
@@ -187,9 +205,9 @@ ROWS = [
     Row("4D", both(lambda array: np.stack([array, array], 3)), "error", r"expected one 3D volume, found shape \(16, 16, 16, 2\)"),
     Row("one slice", both(lambda array: array[..., 5:6]), "warning", r"a single slice \(16 x 16 x 1 voxels\); structures in 3D need a volume"),
     # values
-    Row("NaN", save(IMAGE, with_value(np.nan)), "error", r"1 voxels are NaN or infinite; replace them \(air is -1024 HU\)"),
-    Row("infinity", save(IMAGE, with_value(-np.inf)), "error", "1 voxels are NaN or infinite"),
-    Row("too large for a float", patch(IMAGE, 112, "<2f", 3e38, 0), "error", "voxels are NaN or infinite"),
+    Row("NaN", save(IMAGE, with_value(np.nan)), "error", r"1 voxel is NaN or infinite; replace them \(air is -1024 HU\)"),
+    Row("infinity", save(IMAGE, with_value(-np.inf)), "error", "1 voxel is NaN or infinite"),
+    Row("too large for a float", patch(IMAGE, 112, "<2f", 3e38, 0), "error", "voxels? (is|are) NaN or infinite"),
     Row("wrong slope", patch(IMAGE, 112, "<2f", 0.001, 0), "warning", r"not Hounsfield units \(scaled to a small range\?\)"),
     Row("slope NaN", patch(IMAGE, 112, "<2f", np.nan, np.nan), "warning", "slope is nan; the values are taken as they are stored"),
     Row("constant", save(IMAGE, lambda array: array * 0 + 7), "error", "every voxel is 7: there is no image in it; export the CT again"),
@@ -211,11 +229,11 @@ ROWS = [
     Row("another grid", save(LABEL, np.array, np.diag([1.5, 1.5, 3, 1])), "error", r"spacing \(1.5, 1.5, 1.5\) vs \(1.5, 1.5, 3.0\) mm", LABEL),
     Row("another shape", save(LABEL, lambda array: array[1:]), "error", r"shape \(16, 16, 16\) vs \(15, 16, 16\).*re-export it", LABEL),
     Row("flipped", save(LABEL, np.array, at((0, 0, -1.5))), "error", "label grid differs from the CT: direction RAS .* vs LAS", LABEL),
-    Row("moved by a voxel", save(LABEL, np.array, at((2, 3, 1.5))), "error", r"origin \(0.0, 0.0, 0.0\) vs \(0.0, 0.0, 1.5\) mm", LABEL),
+    Row("moved by a voxel", save(LABEL, np.array, at((2, 3, 1.5))), "error", r"origin .* vs \(0.0, 0.0, 1.5\) mm .*\(the CT's comes first", LABEL),
     Row("off by rounding", save(LABEL, np.array, at((2, 3, 0.005))), "fixed", "up to 0.0050 mm off the CT's, by rounding", LABEL),
     Row("off by more", save(LABEL, np.array, at((2, 3, 0.05))), "warning", "up to 0.05 mm off the CT's, less than a tenth of a voxel", LABEL),
     Row("whole numbers as float", save(LABEL, with_value(2)), "fixed", "stored as fractions, all of them whole numbers; read as uint8", LABEL),
-    Row("fractions", save(LABEL, with_value(0.5)), "error", "values that are not whole numbers.*export it without interpolation", LABEL),
+    Row("fractions", save(LABEL, with_value(0.5)), "error", r"values that are not whole numbers \(0.5\); .*export it without interpolation", LABEL),
     Row("label NaN", save(LABEL, with_value(np.nan)), "error", "a segmentation holds whole numbers", LABEL),
     Row("negative", save(LABEL, lambda a: a.astype(np.int16) - 1), "error", "values from -1 to 1; a segmentation holds whole numbers from 0", LABEL),
     Row("300 labels", save(LABEL, many_labels), "error", r"labels \[3, 4, .* and 290 more in .*dataset.json has only 0..2", LABEL),
@@ -229,7 +247,7 @@ ROWS = [
     Row("image named without channel", move(IMAGE, "imagesTr/case_0.nii.gz"), "error", "case_0.nii.gz without an image; expected"),
     Row("one CT twice", copy("imagesTs/query_0_0000.nii.gz", IMAGE), "warning", "imagesTr/case_0, imagesTs/query_0: the same CT voxel by voxel", ""),
     Row("one case twice", copy(IMAGE, "imagesTs/case_0_0000.nii.gz"), "warning", "case_0: in imagesTr and in imagesTs; .*take it out of one", ""),
-    Row("two files of one case", copy(IMAGE, "imagesTr/case_0_0000.nii"), "warning", r"case_0_0000.nii not used, expected CASE_0000.nii.gz", ""),
+    Row("two files of one case", copy(IMAGE, "imagesTr/case_0_0000.nii"), "warning", r"case_0_0000.nii not used.*: a second copy of case_0;", ""),
     Row("a second channel", copy(IMAGE, "imagesTr/case_0_0001.nii.gz"), "warning", "imagesTr: case_0_0001.nii.gz not used", ""),
     Row("spaces", rename_case("case  0 (copy)"), None),
     Row("unicode", rename_case("Fall Ä 患者"), None),
@@ -253,7 +271,12 @@ ROWS = [
     Row("a long number", write(JSON, b"9" * 10_000), "error", "not a readable JSON file", JSON),
     Row("an unknown ending", described(file_ending="nii.gz"), "error", "file_ending: expected one of .nii.gz, .*found 'nii.gz'", JSON),
     Row("another ending", described(file_ending=".mha"), "error", r"imagesTr: no CASE_0000.mha .*found case_0_0000.nii.gz", ""),
-    Row("a wrong count", described(numTraining=50), "warning", "says numTraining 50, imagesTr has 1 cases", JSON),
+    Row("a wrong count", described(numTraining=50), "warning", "says numTraining 50, imagesTr has 1 case;", JSON),
+    Row("an unknown case in the split", split("liver", ["case_0", "zz"]), "warning", "names zz under train, not in .*, so that 1 of its 2 stay", ""),
+    Row("a query that is not there", split("*", [], ["query_0", "q9"]), "warning", r"split of \* names q9 under test, in neither", ""),
+    Row("labels turned round", described(labels=TURNED), "error", 'labels: .*write {"background": 0, "spleen": 1}; mend', JSON),
+    Row("regions", described(labels=NUMBERS | {"spleen": [1, 2]}), "error", "labels: spleen: regions of nnU-Net .* not supported; give every", JSON),
+    Row("UTF-16", write(JSON, '{"labels": {}}'.encode("utf-16")), "error", "not in UTF-8; save it as UTF-8", JSON),
     Row("an unknown annotated case", described(annotated={"case_9": ["liver"]}), "warning", "annotated has case_9, in neither", JSON),
     Row("a structure that no case shows", described(labels=NUMBERS | {"heart": 3}), "warning", "heart: no training case shows it", ""),
 ]  # fmt: skip
@@ -338,6 +361,10 @@ def test_the_command_ends_with_1_for_what_is_not_usable_and_2_for_what_is_not_th
     printed = capsys.readouterr().out
     assert "Dataset901_Tiny: 2 cases checked" in printed and "not usable as it is" in printed and str(workspace.audit(NAME)) in printed
     assert main(["-d", "902", "-w", str(workspace.root)]) == 2
+    for number in range(30):
+        write(f"labelsTr/alone_{number}.nii.gz", b"")(folder)
+    main(["-d", "901", "-w", str(workspace.root), "-np", "0"])
+    assert capsys.readouterr().out.count("without an image") == 30  # no error is left out
 
 
 def test_integrity_is_required_before_other_work_and_found_in_processes_of_their_own(

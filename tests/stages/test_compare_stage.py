@@ -112,7 +112,8 @@ def test_a_finished_run_is_kept_while_nothing_changes(ready: Workspace, capsys: 
     reference.write_bytes((reference.parent / "query_2.nii.gz").read_bytes())
     changed = run(ready, methods=["arena"])
     assert (changed.executed, changed.reused) == (1, 0)  # other queries: none of the older scores belongs beside it
-    earlier = wider.data.runs[wider.data.runs["folder"] == "arena_1shots"].set_index("case")["Dice"]
+    of_arena = wider.data.runs["method"].eq("arena") & wider.data.runs["default_rank"]
+    earlier = wider.data.runs[of_arena].set_index("case")["Dice"]
     later = changed.data.runs.set_index("case")["Dice"]
     assert later["query_2"] == earlier["query_2"] and later["query_1"] != earlier["query_1"]
     assert json.loads(finished.read_text())["identity"]["queries"] != queries

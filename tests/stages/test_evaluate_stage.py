@@ -20,6 +20,7 @@ from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
 from arena_pipeline.preprocess.masks import masks_file, write_masks
 from arena_pipeline.stages.evaluate import evaluate
+from arena_pipeline.workspace import Workspace
 
 SPACING_MM = (1.0, 1.0, 2.0)
 NNUNET_METRICS = {"Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref"}
@@ -160,6 +161,36 @@ def test_unknown_structure_and_no_dataset_json(folders: tuple[Path, Path]) -> No
     (folders[0].parent / "dataset.json").unlink()
     with pytest.raises(DatasetError, match="-djfile"):
         evaluate(*folders)
+    (folders[0] / "labels.json").touch()
+    with pytest.raises(DatasetError, match="are -ref and -pred swapped"):
+        evaluate(*folders)
+
+
+def test_folders_that_can_not_be_meant(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    reference, prediction = folders
+    with pytest.raises(DatasetError, match="nowhere: no such folder; -ref"):
+        evaluate(tmp_path / "nowhere", prediction)
+    with pytest.raises(DatasetError, match="nowhere: no such folder; -pred"):
+        evaluate(reference, tmp_path / "nowhere")
+    (tmp_path / "link").symlink_to(reference)
+    with pytest.raises(DatasetError, match="-ref and -pred are the same folder"):
+        evaluate(reference, tmp_path / "link")
+    (tmp_path / "raw").symlink_to(tmp_path)
+    with pytest.raises(DatasetError, match="labelsTs: lies in a raw dataset, .*; -pred takes the folder"):
+        evaluate(prediction, reference, workspace=Workspace(tmp_path))
+    (prediction / "labels.json").touch()
+    with pytest.raises(DatasetError, match="labelsTs: lies in a raw dataset, .* swapped"):
+        evaluate(prediction, reference, workspace=Workspace(tmp_path))
+    assert sorted(path.name for path in reference.iterdir()) == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_a_damaged_prediction_is_predicted_again_and_a_reference_copied(folders: tuple[Path, Path]) -> None:
+    for folder, advice in zip(folders, ("copy or download it again", "predict it again with --continue_prediction"), strict=True):
+        whole = (folder / "a.nii.gz").read_bytes()
+        (folder / "a.nii.gz").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DatasetError, match=rf"{folder.name}/a.nii.gz: cut short or damaged \([^;]*\); {advice}$"):
+            evaluate(*folders, workers=0)
+        (folder / "a.nii.gz").write_bytes(whole)
 
 
 def bilobed() -> tuple[np.ndarray, np.ndarray]:
@@ -229,7 +260,7 @@ def test_command(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str],
     printed = capsys.readouterr().out
     liver = next(line for line in printed.splitlines() if line.startswith("liver"))
     assert liver.split()[1:3] == ["0.875", "0.875"]  # mean and median Dice
-    assert output.is_file()
+    assert output.is_file() and printed.count(str(output)) == 1
     assert (tmp_path / "scores" / "first_metrics.csv").is_file()
     assert main([*arguments, "--structures", "livver"]) == 2
     assert "error: unknown structure livver" in capsys.readouterr().err

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -54,13 +56,17 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("ending", [".b2nd", "_seg.b2nd", ".npz", ".json"])
-def test_preprocessing_makes_a_damaged_case_again(tiny_dataset: MakeDataset, tmp_path: Path, ending: str, damage: str) -> None:
+def test_preprocessing_makes_a_damaged_case_again(
+    tiny_dataset: MakeDataset, tmp_path: Path, ending: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     raw = RawDataset.open(tiny_dataset(cases=2))
     preprocess_dataset(raw, SCHEME, tmp_path, 0)
     whole = {path: path.read_bytes() for path in tmp_path.glob("case_*")}
     assert len(whole) == 8
     DAMAGE[damage](tmp_path / f"case_1{ending}")
+    caplog.set_level(logging.INFO)
     made = preprocess_dataset(raw, SCHEME, tmp_path, 0)
+    assert not made or re.search("case_1: preprocessed again: .*(damaged|incomplete|gone)", caplog.text)
     assert made == ["case_1"] or (ending, damage) == (".json", "a byte")  # where the byte is of a number, it is as good as another record
     assert {path: path.read_bytes() for path in tmp_path.glob("case_*") if path.suffix != ".json"} == {
         path: content for path, content in whole.items() if path.suffix != ".json"

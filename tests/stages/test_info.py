@@ -182,7 +182,7 @@ def test_the_command_prints_all_of_it(workspace: Workspace, tiny_dataset: Callab
     _adapter(workspace, "liver", 0)
     assert command.main(["-w", str(workspace.root)]) == 0
     text = capsys.readouterr().out
-    parts = ["arena_mini (used when none is named)", NAME, "3 annotated cases, 1 queries", "0 of 3 cases", "adapted: liver, fold 0"]
+    parts = ["arena_mini (used when none is named)", NAME, "3 annotated cases, 1 query;", "0 of 3 cases", "adapted: liver, fold 0"]
     for part in [str(workspace.root), *parts]:
         assert part in text
     assert command.main(["-w", str(workspace.root.parent / "nothing here")]) == 0

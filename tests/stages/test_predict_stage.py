@@ -16,6 +16,7 @@ import pytest
 import SimpleITK
 import torch
 
+from arena_pipeline.cli.info import main as show_info
 from arena_pipeline.cli.predict import main
 from arena_pipeline.errors import AdapterError, ArenaError, DatasetError, FoundationError, PlansError, UnknownStructure
 from arena_pipeline.foundations import load_preset, weights_file
@@ -33,6 +34,7 @@ from arena_pipeline.predict.probabilities import ProbabilityFile
 from arena_pipeline.preprocess.masks import masks_file, read_masks
 from arena_pipeline.settings import AdaptationSettings
 from arena_pipeline.stages.ensemble import ensemble
+from arena_pipeline.stages.info import info
 from arena_pipeline.stages.postprocess import postprocess
 from arena_pipeline.stages.predict import predict
 from arena_pipeline.workspace import Workspace, fold_folder
@@ -227,7 +229,10 @@ def test_one_structure_of_several(workspace: Workspace, scans: Path, tmp_path: P
     assert set(np.unique(voxels(tmp_path / "out", "b"))) <= {0, 2}
 
 
-def test_continuing_redoes_only_what_is_missing_damaged_or_on_another_grid(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+def test_continuing_redoes_only_what_is_missing_damaged_or_on_another_grid(
+    workspace: Workspace, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     make_model(workspace, "binary")
     out = tmp_path / "out"
     expected = {case: path.read_bytes() for case, path in predict(scans, out, workspace).written.items()}
@@ -235,6 +240,8 @@ def test_continuing_redoes_only_what_is_missing_damaged_or_on_another_grid(works
     (out / "a.nii.gz").write_bytes(expected["a"][: len(expected["a"]) // 2])
     summary = predict(scans, out, workspace, continue_prediction=True)
     assert (list(summary.written), list(summary.kept)) == (["a"], ["b"])
+    (again,) = [message for message in caplog.messages if "predicted again" in message]
+    assert "cut short or damaged" in again and "download" not in again
     np.testing.assert_array_equal(voxels(out, "a"), nib.Nifti1Image.from_bytes(_unzip(expected["a"])).get_fdata())
     with pytest.raises(PlansError, match="choose another output folder"):
         predict(scans, out, workspace, zero_shot=["liver"], continue_prediction=True)
@@ -304,7 +311,7 @@ def test_without_a_model_the_error_says_what_to_run(workspace: Workspace, scans:
     with pytest.raises(AdapterError, match=r"put a dataset into .*raw"):
         predict(scans, tmp_path / "out", workspace)
     tiny_dataset(901)
-    with pytest.raises(AdapterError, match="run: arena_plan_and_preprocess -d 901, then arena_adapt -d 901 -shots 5"):
+    with pytest.raises(AdapterError, match="run: arena_plan_and_preprocess -d 901 -w .*, then arena_adapt -d 901 -shots 5 -w "):
         predict(scans, tmp_path / "out", workspace)
     assert not (tmp_path / "out").exists()
 
@@ -337,8 +344,27 @@ def test_a_method_is_chosen_by_name_and_arena_without(workspace: Workspace, scan
     assert choose_model(workspace, "arena_predict", None, 5, None, "lora") == model.with_name("lora_5shots")
     with pytest.raises(AdapterError, match="2 adapted models fit.*-d 901 -shots 10 -method lora; .*-d 901 -shots 5 -method lora"):
         choose_model(workspace, "arena_predict", 901, None, None, "lora")
-    with pytest.raises(AdapterError, match="no adapted model with method fft .*-d NUMBER -shots 5 -method fft.*There are: .*-d 901; "):
+    with pytest.raises(AdapterError, match="no adapted model with method fft .*-d NUMBER -shots 5 -method fft -w .*There are: .*-d 901; "):
         predict(scans, tmp_path / "out", workspace, method="fft")
+
+
+def test_adapters_of_other_plans_are_left_out_and_told(
+    workspace: Workspace, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model(workspace, "binary")
+    plans = Plans.read(model / "plans.json")
+    plans.model_copy(update={"tasks": plans.tasks[:1]}).write(model / "plans.json")
+    assert predict(scans / "b.nii.gz", tmp_path / "out", workspace, no_previews=True).labels == {"liver": 1}
+    assert f"left out, adapted with other plans than {model / 'plans.json'}: spleen, folds 0, 1" in caplog.messages
+    with pytest.raises(UnknownStructure, match="has: liver; left out, adapted with other plans than those of now: spleen, folds 0, 1"):
+        predict(scans, tmp_path / "out", workspace, structures=["spleen"])
+    assert (info(workspace).models[0].folds, info(workspace).models[0].of_other_plans) == ({"liver": (0, 1)}, {"spleen": (0, 1)})
+    assert show_info(["-w", str(workspace.root)]) == 0
+    assert "    of other plans, not used: spleen, folds 0, 1\n" in capsys.readouterr().out
+    plans.model_copy(update={"labels": {**BINARY, "heart": 3}}).write(model / "plans.json")
+    with pytest.raises(AdapterError, match="liver/fold_0: .* was made with other plans .*labels"):
+        predict(scans, tmp_path / "out", workspace)
+    assert info(workspace).models[0].next_command == workspace.command("arena_adapt", "-d", 901, "-foundation", FOUNDATION, "-shots", 5)
 
 
 def test_arguments_that_name_nothing(workspace: Workspace, scans: Path, tmp_path: Path) -> None:

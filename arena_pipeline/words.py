@@ -1,0 +1,20 @@
+"""Numbers in the sentences that people read."""
+
+from __future__ import annotations
+
+MIB, GIB = 2**20, 2**30
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """1 epoch, 2 epochs; 1 query, 2 queries."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def memory_size(size_bytes: float) -> str:
+    """4.7 GiB, and below one of them 480 MiB."""
+    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:.0f} MiB"
+
+
+def without_advice(error: Exception) -> str:
+    """What an error found, without what to do about it, which ends the sentences of this package after a semicolon: elsewhere it may be wrong."""
+    return str(error).rpartition("; ")[0] or str(error)

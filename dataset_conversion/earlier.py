@@ -1,0 +1,184 @@
+"""What an earlier conversion left in the folder: what is kept, what is made again, and what this one must not touch."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from arena_pipeline.errors import DatasetError, ImageError
+from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
+from arena_pipeline.io.nifti import read_nifti
+from arena_pipeline.settings import Frozen
+from arena_pipeline.words import counted, without_advice
+from dataset_conversion.case import ENDING, CaseReport, ConversionJob
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+SETTINGS_FILE = "conversion_settings.json"
+NAMED = 10
+
+
+class ConversionSettings(Frozen):
+    """conversion_settings.json: what makes a dataset another one, written before its first case.
+
+    Attributes:
+        source: the raw dataset, as in dataset.json.
+        structures: those asked for; None: all that there are, so that more cases may bring more structures.
+        labels: structure -> integer, as in dataset.json.
+    """
+
+    source: str
+    structures: tuple[str, ...] | None
+    labels: dict[str, int]
+
+    def goes_on(self, earlier: ConversionSettings) -> bool:
+        """Whether a run with these settings goes on with what a run with the `earlier` ones made."""
+        grown = self.structures is None and earlier.structures is None and set(earlier.labels) <= set(self.labels)
+        return self.source == earlier.source and (self.labels == earlier.labels or grown)
+
+    def __str__(self) -> str:
+        names = [name for name, label in self.labels.items() if label]
+        return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "") + f" of {self.source}"
+
+
+def check_settings(folder: Path, settings: ConversionSettings) -> None:
+    """Raises DatasetError where the folder holds a dataset made by other settings, which this conversion would replace."""
+    if not (folder / "dataset.json").is_file() and not any((folder / "conversion").glob("*.json")):
+        return  # nothing was converted by whatever left its settings here
+    earlier = _read_settings(folder)
+    if earlier is not None and not settings.goes_on(earlier):
+        raise DatasetError(
+            f"dataset {int(folder.name[7:10])}: {folder} is there with {earlier}, expected {settings}; choose another number with -d, "
+            f"or --overwrite to replace it"
+        )
+
+
+def _read_settings(folder: Path) -> ConversionSettings | None:
+    """Of the conversion that made the folder; from dataset.json where an older version made it; None where neither tells."""
+    try:
+        return ConversionSettings.model_validate(json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, ValidationError):
+        pass
+    try:
+        description = DatasetJson.read(folder / "dataset.json")
+    except DatasetError:
+        return None
+    return ConversionSettings(
+        source=description.source or "unknown source", structures=tuple(description.structures), labels=dict(description.labels)
+    )
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is there of one case.
+
+    Attributes:
+        report: its record, None without a readable one.
+        changed: its files, below the dataset's folder, that can be read to their end but are not what was written.
+        faults: in words, what keeps its files from being used.
+    """
+
+    report: CaseReport | None
+    changed: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, folder: Path, case: str) -> Earlier:
+        place = folder / "conversion" / f"{case}.json"
+        try:
+            report = CaseReport.model_validate(json.loads(place.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return cls(None)
+        except (ValueError, ValidationError):
+            return cls(None, faults=(f"{place.name}: no readable record",))
+        changed, faults = [], []
+        for name in report.files:
+            path, written = folder / name, report.outputs.get(name)
+            if (written is not None and written.is_still(path, place)) or _is_linked_image(path):
+                continue
+            if (fault := _fault(path)) is None:
+                changed.append(name)
+            else:
+                faults.append(fault)
+        return cls(report, tuple(changed), tuple(faults))
+
+    def is_done(self, job: ConversionJob) -> bool:
+        return self.report is not None and not self.faults and self.report.state == job.state()
+
+
+def _is_linked_image(path: Path) -> bool:
+    """Whether it is the raw CT itself, by a link: what is done to that one is no change of this dataset."""
+    return path.parent.name.startswith("images") and path.is_file() and path.stat().st_nlink > 1
+
+
+def _fault(path: Path) -> str | None:
+    if not path.is_file():
+        return f"{path}: gone"
+    try:
+        read_nifti(path)
+    except ImageError as error:
+        return without_advice(error)
+    return None
+
+
+def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, Earlier], stale: Sequence[str]) -> None:
+    """Raises DatasetError for changed files that can't stay: of cases that go or move, and of labels that get other numbers."""
+    planned = {job.identifier: job for job in jobs if job.identifier not in stale}
+    lost = []
+    for case, earlier in found.items():
+        job, report = planned.get(case), earlier.report
+        renumbered = job is not None and report is not None and report.state != job.state() and report.labels != job.labels
+        lost += [name for name in earlier.changed if job is None or (renumbered and name.startswith("labels"))]
+    if lost:
+        raise DatasetError(
+            f"{', '.join(lost[:NAMED])}: changed since the conversion, and this one would remove or renumber {'it' if len(lost) == 1 else 'them'} "
+            f"({len(lost)} in all); move such files away, or --overwrite to lose them"
+        )
+
+
+def tell_changed(found: dict[str, Earlier]) -> None:
+    """The warning about files that are kept as somebody has changed them."""
+    changed = [name for earlier in found.values() for name in earlier.changed]
+    if changed:
+        more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+        logger.warning(
+            "%s%s: changed since the conversion, kept so; to get the converted file back, delete it and run this again",
+            ", ".join(changed[:NAMED]),
+            more,
+        )
+
+
+def stale_cases(folder: Path, jobs: Sequence[ConversionJob]) -> list[str]:
+    """Cases of an earlier conversion that this one has in the other part or not at all, sorted.
+
+    Raises:
+        DatasetError: the folder holds files that no conversion wrote.
+    """
+    known = {path.stem for path in (folder / "conversion").glob("*.json")}
+    planned = {(job.identifier, job.part) for job in jobs}
+    present = [path for part in PARTS for path in (folder / part).glob("[!.]*") if path.name.endswith(ENDING)]
+    foreign = [path for path in present if _case_of(path) not in known | {job.identifier for job in jobs}]
+    if foreign:
+        files = counted(len(foreign), "such file")
+        raise DatasetError(f"{foreign[0]}: not from this conversion ({files}); choose another number with -d, or move them away")
+    return sorted(
+        {_case_of(path) for path in present if (_case_of(path), path.parent.name[-2:]) not in planned} | (known - {case for case, _ in planned})
+    )
+
+
+def remove_case(folder: Path, case: str) -> None:
+    """Its record and all its files."""
+    (folder / "conversion" / f"{case}.json").unlink(missing_ok=True)
+    for part in PARTS:
+        (folder / part / (f"{case}{CHANNEL_SUFFIX}{ENDING}" if part.startswith("images") else f"{case}{ENDING}")).unlink(missing_ok=True)
+
+
+def _case_of(path: Path) -> str:
+    name = path.name[: -len(ENDING)]
+    return name[: -len(CHANNEL_SUFFIX)] if path.parent.name.startswith("images") else name
