@@ -132,7 +132,7 @@ def check_first(workspace: Workspace, dataset_ids: Sequence[int] = (), device: s
         workspace.dataset_name(dataset_id)
     check_device_name(device)
     if inputs is not None:
-        from arena_pipeline.predict.inputs import find_inputs  # pydantic again
+        from arena_pipeline.predict.inputs import find_inputs  # not for -h: it imports the readers of images
 
         find_inputs(inputs)
 

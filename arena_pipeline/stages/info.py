@@ -192,7 +192,7 @@ def _of_other_plans(model: Path) -> dict[str, tuple[int, ...]]:
 
     try:
         return of_other_plans(model, Plans.read(path))
-    except PlansError:
+    except PlansError:  # damaged plans: arena_predict tells what is wrong with them
         return {}
 
 

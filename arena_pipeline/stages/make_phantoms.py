@@ -107,7 +107,7 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     if not path.is_file():
         write_json(path, wanted)
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = {"size": 1.0} | json.loads(path.read_text(encoding="utf-8"))  # folders of version 0.1 do not name it: all adults
     different = [f"{key} {found.get(key)} (now {wanted[key]})" for key in wanted if found.get(key) != wanted[key]]
     if different:
         raise DatasetError(f"{output}: holds phantoms made with {', '.join(different)}; use another folder, or the same settings to add to it")

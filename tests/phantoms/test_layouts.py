@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,15 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     make_phantoms(tmp_path, 1, "totalsegmentator", spacing_mm=COARSE)
     with pytest.raises(DatasetError, match=r"seed 0 \(now 1\)"):
         make_phantoms(tmp_path, 1, "totalsegmentator", spacing_mm=COARSE, seed=1)
+
+
+def test_a_folder_of_the_version_before_sizes_can_be_added_to(tmp_path: Path) -> None:
+    make_phantoms(tmp_path, 1, "totalsegmentator", spacing_mm=COARSE)
+    record = tmp_path / "phantoms.json"
+    record.write_text(json.dumps({key: value for key, value in json.loads(record.read_text()).items() if key != "size"}))
+    assert len(make_phantoms(tmp_path, 2, "totalsegmentator", spacing_mm=COARSE)) == 2
+    with pytest.raises(DatasetError, match=r"size 1.0 \(now 0.6\)"):
+        make_phantoms(tmp_path, 3, "totalsegmentator", spacing_mm=COARSE, size=0.6)
 
 
 def test_masks_can_be_left_out(tmp_path: Path) -> None:
