@@ -46,6 +46,7 @@ class Pretraining:
     """The state of a run: network, optimizer, averaged weights and the number of steps done."""
 
     def __init__(self, network: nn.Module, settings: PretrainSettings, processes: Processes = ALONE) -> None:
+        processes.copy_from_first_(parameter.detach() for parameter in network.parameters())
         self.network = network
         self.settings = settings
         self.processes = processes
@@ -53,7 +54,6 @@ class Pretraining:
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.averaged = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
         self.done = 0
-        self._shared = processes.sharing(network)
 
     def step(self, batch: Batch, loss: Loss) -> float:
         """One step of AdamW; returns the whole batch's loss before it."""
@@ -62,9 +62,10 @@ class Pretraining:
         self.optimizer.zero_grad(set_to_none=True)
         here = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.autocast):
-            logits = self._shared(here.images.to(self.dtype, memory_format=torch.channels_last_3d))
+            logits = self.network(here.images.to(self.dtype, memory_format=torch.channels_last_3d))
         part = loss(logits.float() if self.settings.autocast else logits, here)
-        (part * self.processes.size).backward()  # gradients are averaged over the processes, and the parts add up
+        part.backward()
+        self.processes.sum_(parameter.grad for parameter in self.network.parameters() if parameter.grad is not None)  # the parts add up
         nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
         self.optimizer.step()
         self.done += 1

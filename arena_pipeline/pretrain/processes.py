@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as distributed
-from torch import Tensor, nn
+from torch import Tensor
 
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.model.device import pick_device
@@ -49,11 +49,25 @@ class Processes:
         if self.size > 1:
             distributed.barrier()
 
-    def sharing(self, network: nn.Module) -> nn.Module:
-        """The network, its gradients averaged over the processes."""
+    def copy_from_first_(self, tensors: Iterable[Tensor]) -> None:
+        """Gives the tensors the values that the first process has for them."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
+
+    def sum_(self, tensors: Iterable[Tensor]) -> None:
+        """Adds up each tensor over the processes, all in one message.
+
+        Not DistributedDataParallel, which hides the sending behind the backward pass: its reducer holds on to the process group, whose threads then
+        outlive destroy_process_group and, now and then, end the interpreter by SIGABRT or never.
+        """
         if self.size == 1:
-            return network
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)  # the buffers are constant position indices
+            return
+        parts = list(tensors)
+        summed = torch.cat([part.flatten() for part in parts])
+        distributed.all_reduce(summed)
+        for part, values in zip(parts, summed.split([part.numel() for part in parts]), strict=True):
+            part.copy_(values.view_as(part))
 
 
 ALONE = Processes()

@@ -115,7 +115,7 @@ def test_two_processes_of_torchrun_go_on_as_one(
     script.write_text(DOUBLE)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*torchrun, *words, "-o", str(two)], capture_output=True, text=True, env=environment, check=False)
+    result = subprocess.run([*torchrun, *words, "-o", str(two)], capture_output=True, text=True, env=environment, check=False, timeout=800)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("weights:") == 1 and len(list((two / "logs").glob("*.json"))) == 1  # the first process speaks for all
     assert "continues at step 1 of 3" in result.stderr
