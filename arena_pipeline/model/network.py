@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from arena_pipeline.foundations import Architecture
 from arena_pipeline.model.attention import use_fast_attention_
+from arena_pipeline.model.channels_last import keep_channels_last_
 from arena_pipeline.model.patch_merging import PATCH_MERGING
 
 HEAD = "out.conv.conv"
@@ -34,6 +35,7 @@ def build_network(architecture: Architecture, out_channels: int | None = None) -
         use_v2=False,
     )
     use_fast_attention_(network)
+    keep_channels_last_(network)
     return network.eval()
 
 
