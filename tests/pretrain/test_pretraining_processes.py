@@ -77,6 +77,31 @@ def test_processes_share_no_single_gpu(device: str, monkeypatch: pytest.MonkeyPa
         pass
 
 
+THREADS = """
+import os
+import torch
+from arena_pipeline.pretrain.processes import process_group
+with process_group("cpu") as (processes, device):
+    tensors = [torch.full((2, 3), 1.0 + processes.rank), torch.full((4,), 10.0 + processes.rank)]
+    processes.sum_(tensors)
+    values = [tensor.unique().tolist() for tensor in tensors]
+    processes.copy_from_first_(first := [torch.full((3,), float(processes.rank))])
+    total = processes.total(torch.ones(1)).item()
+    processes.wait()
+threads = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+print(values, first[0].tolist(), total, sum("gloo" in name for name in threads))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed in Linux's /proc")
+def test_the_groups_threads_end_with_it(tmp_path: Path) -> None:
+    """Those that outlive it abort the interpreter, or keep it from ending, one time in some fifty."""
+    script = tmp_path / "threads.py"
+    script.write_text(THREADS)
+    result = _torchrun(script, [], timeout=200)
+    assert result.stdout.splitlines() == ["[[3.0], [21.0]] [0.0, 0.0, 0.0] 2.0 0"] * 2
+
+
 DOUBLE = """
 import runpy, sys, torch
 torch.set_default_dtype(torch.float64)
@@ -113,10 +138,7 @@ def test_two_processes_of_torchrun_go_on_as_one(
     assert main([*words, "-o", str(one)]) == 0
     script = tmp_path / "double.py"
     script.write_text(DOUBLE)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*torchrun, *words, "-o", str(two)], capture_output=True, text=True, env=environment, check=False, timeout=800)
-    assert result.returncode == 0, result.stderr
+    result = _torchrun(script, [*words, "-o", str(two)], timeout=800)
     assert result.stdout.count("weights:") == 1 and len(list((two / "logs").glob("*.json"))) == 1  # the first process speaks for all
     assert "continues at step 1 of 3" in result.stderr
 
@@ -127,6 +149,14 @@ def test_two_processes_of_torchrun_go_on_as_one(
         torch.testing.assert_close(second[part], first[part], rtol=0, atol=1e-12)
     for number, moments in first["optimizer"]["state"].items():
         torch.testing.assert_close(second["optimizer"]["state"][number], moments, rtol=1e-9, atol=1e-12)
+
+
+def _torchrun(script: Path, words: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*torchrun, *words], capture_output=True, text=True, env=environment, check=False, timeout=timeout)
+    assert result.returncode == 0, result.stderr
+    return result
 
 
 def _keeping_the_first(save: Callable[..., None], one: Path, two: Path) -> Callable[..., None]:
