@@ -1,6 +1,7 @@
 """The network against MONAI's own SwinUNETR, in one run: python -m benchmarks.network [--rounds 5] [--skip_memory].
 
     forward time      feature_size 12, window 4, patches of 64^3 in the batches that adaptation and prediction use; the two take turns
+    step time         forward and backward of an adaptation (update and decoder trained), likewise
     peak memory       one step of an adaptation (update and decoder trained, one 96^3 patch) at feature_size 48, window 7:
                       resident memory above that of the ready network, each in a process of its own
 MONAI's network is laid out channels last as ours is, and both have the same weights; their largest difference is printed.
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 import torch
@@ -58,33 +60,56 @@ def compare_forward(rounds: int) -> str:
     rows = ["| forward, feature_size 12, 64^3 | MONAI | ours | faster by | largest difference |", "|---|---|---|---|---|"]
     for batch in (1, 2, 4):
         images = torch.rand(batch, 1, 64, 64, 64, generator=torch.Generator().manual_seed(1)).to(memory_format=torch.channels_last_3d)
-        best, outputs = _take_turns({"MONAI": monai, "ours": ours}, images, rounds)
-        difference = float((outputs["MONAI"] - outputs["ours"]).abs().max())
+        with torch.no_grad():
+            difference = float((monai(images) - ours(images)).abs().max())
+            best = _take_turns({"MONAI": partial(monai, images), "ours": partial(ours, images)}, rounds)
         rows.append(f"| {batch} patches | {best['MONAI']:.2f} s | {best['ours']:.2f} s | {best['MONAI'] / best['ours']:.2f} x | {difference:.0e} |")
     return "\n".join(rows)
 
 
-@torch.no_grad()
-def _take_turns(networks: dict[str, nn.Module], images: Tensor, rounds: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    seconds: dict[str, list[float]] = {name: [] for name in networks}
-    outputs = {name: network(images) for name, network in networks.items()}  # also warms up
-    for _ in range(rounds):
-        for name, network in networks.items():
+def compare_steps(rounds: int) -> str:
+    keep_freed_memory()
+    networks = {name: adaptable(name, SMALL) for name in ("MONAI", "ours")}
+    rows = ["| forward and backward of a step, feature_size 12, 64^3 | MONAI | ours | faster by |", "|---|---|---|---|"]
+    for patches in (1, 2):
+        images, segmentations = _patches(patches, 64)
+        best = _take_turns({name: partial(accumulate_gradients, network, images, segmentations) for name, network in networks.items()}, rounds)
+        rows.append(f"| {patches} patches | {best['MONAI']:.2f} s | {best['ours']:.2f} s | {best['MONAI'] / best['ours']:.2f} x |")
+    return "\n".join(rows)
+
+
+def _take_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Seconds of the best round each, after one to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
             started = time.perf_counter()
-            network(images)
+            call()
             seconds[name].append(time.perf_counter() - started)
-    return {name: min(values) for name, values in seconds.items()}, outputs
+    return {name: min(values[1:]) for name, values in seconds.items()}
 
 
-def step_memory(name: str) -> int:
-    """Bytes that one adaptation step takes at its peak, above the resident memory of the ready network."""
-    network = ready(name, FULL).requires_grad_(False)
+def adaptable(name: str, architecture: Architecture) -> nn.Module:
+    """The network with ARENA's update, which is to be trained with the decoder and the head."""
+    network = ready(name, architecture).requires_grad_(False)
     add_updates_(network, arena_update, rank=8)
     for parameter_name, parameter in network.named_parameters():
         if parameter_name.startswith((*DECODER, HEAD)) or parameter_name.endswith((".A", ".B")):
             parameter.requires_grad_(True)
-    images, segmentations = torch.rand(1, 1, 96, 96, 96), torch.zeros(1, 96, 96, 96, dtype=torch.uint8)
+    return network
+
+
+def _patches(count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Images (count, 1, size, size, size) of noise, and segmentations of a cube."""
+    images, segmentations = torch.rand(count, 1, size, size, size), torch.zeros(count, size, size, size, dtype=torch.uint8)
     segmentations[:, 40:60, 40:60, 40:60] = 1
+    return images, segmentations
+
+
+def step_memory(name: str) -> int:
+    """Bytes that one adaptation step takes at its peak, above the resident memory of the ready network."""
+    network = adaptable(name, FULL)
+    images, segmentations = _patches(1, 96)
     process, peak, done = psutil.Process(), 0, threading.Event()
     before = process.memory_info().rss
 
@@ -120,7 +145,7 @@ def main() -> None:
     if args.one_step:
         print(step_memory(args.one_step))
         return
-    print(compare_forward(args.rounds))
+    print(compare_forward(args.rounds), compare_steps(args.rounds), sep="\n\n")
     if not args.skip_memory:
         print()
         print(compare_memory())
