@@ -37,40 +37,66 @@ class ChannelsLastInstanceNorm(nn.InstanceNorm3d):
 
 
 class _ChannelsLast(torch.autograd.Function):
-    """Image by image through the batch norm, whose kernels know the layout; the moments are its own, as those of the kernel lose digits."""
+    """Image by image through the kernels of the batch norm, which know the layout.
+
+    The sums over the voxels are taken over many interleaved parts of an image and then added up: as single sums those
+    kernels lose digits, and share cache lines between threads.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        out, unused = torch.empty_like(x), x.new_empty(0)
+        out = torch.empty_like(x)
         moments = [_moments(image) for image in x]
         for image, normalised, (mean, variance) in zip(x.split(1), out.split(1), moments, strict=True):
-            torch.native_batch_norm(image, None, None, mean, variance, False, 0.0, eps, out=(normalised, unused, unused))
-        ctx.save_for_backward(x, *(mean for mean, _ in moments), *((variance + eps).rsqrt() for _, variance in moments))
+            _normalise(image, mean, variance, None, None, eps, normalised)
+        ctx.save_for_backward(x, *(torch.stack(each) for each in zip(*moments, strict=True)))
         ctx.eps = eps
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        x, *saved = ctx.saved_tensors
-        means, inverse_deviations = saved[: len(x)], saved[len(x) :]
+        """The gradient less its mean and less the part along the normalised image, over the deviation."""
+        x, means, variances = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        answers = [
-            torch.ops.aten.native_batch_norm_backward(*each, None, None, None, mean, inverse, True, ctx.eps, (True, False, False))[0]
-            for *each, mean, inverse in zip(gradient.split(1), x.split(1), means, inverse_deviations, strict=True)
-        ]
-        return answers[0] if len(answers) == 1 else torch.cat(answers), None
+        out = torch.empty_like(x)
+        for image, incoming, outgoing, mean, variance in zip(x.split(1), gradient.split(1), out.split(1), means, variances, strict=True):
+            inverse = (variance + ctx.eps).rsqrt()
+            along, total = _sums(image[0], incoming[0], mean, inverse)
+            voxels = image[0, 0].numel()
+            _normalise(image, mean, variance, -inverse * along / voxels, -inverse * total / voxels, ctx.eps, outgoing)
+            rows, parts = _rows(outgoing[0])
+            rows.addcmul_(_rows(incoming[0])[0], inverse.repeat(parts))
+        return out, None
 
 
-def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) of an image (C, x, y, z) that is channels last: those of interleaved parts, combined."""
+def _normalise(image: Tensor, mean: Tensor, variance: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, out: Tensor) -> None:
+    unused = image.new_empty(0)
+    torch.native_batch_norm(image, scale, shift, mean, variance, False, 0.0, eps, out=(out, unused, unused))
+
+
+def _rows(image: Tensor) -> tuple[Tensor, int]:
+    """An image (C, x, y, z) that is channels last as rows of so many neighbouring voxels (rows, voxels * C), and how many; no copy."""
     voxels, parts = image[0].numel(), 1
     while voxels % (2 * parts) == 0 and voxels // (2 * parts) >= ROWS:
         parts *= 2
-    rows = image.permute(1, 2, 3, 0).reshape(voxels // parts, -1)  # neighbours side by side: no copy
+    return image.permute(1, 2, 3, 0).reshape(voxels // parts, -1), parts
+
+
+def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,) of an image (C, x, y, z)."""
+    rows, parts = _rows(image)
     means, variances = (each.view(parts, -1) for each in torch.batch_norm_update_stats(rows, None, None, 0.0))
     mean = means.mean(0)
     return mean, (variances + (means - mean).square()).mean(0)
+
+
+def _sums(image: Tensor, gradient: Tensor, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums (C,) over the voxels of the gradient times the normalised image, and of the gradient."""
+    rows, parts = _rows(image)
+    unit, moments = rows.new_ones(rows.shape[1]), (mean.repeat(parts), inverse.repeat(parts))
+    sums = torch.ops.aten.native_batch_norm_backward(_rows(gradient)[0], rows, unit, None, None, *moments, True, 0.0, (False, True, True))[1:]
+    return tuple(each.view(parts, -1).sum(0) for each in sums)
 
 
 def keep_channels_last_(network: nn.Module) -> None:
