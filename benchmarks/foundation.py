@@ -63,13 +63,13 @@ def phantom_cases(preset: FoundationPreset, count: int) -> Iterator[tuple[np.nda
 
 
 def real_case(preset: FoundationPreset, subject: Path) -> tuple[np.ndarray, Reference]:
-    """A TotalSegmentator v1 subject; structures whose masks are not there are left out."""
+    """A TotalSegmentator v1 subject; structures of whose masks any is not there are left out."""
     volume, grid = preprocess_image(read_image(subject / "ct.nii.gz"), preset.scheme)
     masks = {}
     for name in preset.structures:
-        files = [file for pattern in UNIONS.get(name, (name,)) for file in sorted((subject / "segmentations").glob(f"{pattern}.nii.gz"))]
-        if files:
-            union = np.any([read_segmentation(file).array > 0 for file in files], axis=0)
+        parts = [sorted((subject / "segmentations").glob(f"{pattern}.nii.gz")) for pattern in UNIONS.get(name, (name,))]
+        if all(parts):
+            union = np.any([read_segmentation(file).array > 0 for files in parts for file in files], axis=0)
             masks[name] = preprocess_segmentation(union.astype(np.uint8), grid) > 0
     return volume, masks
 

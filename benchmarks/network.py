@@ -1,20 +1,25 @@
-"""The network against MONAI's own SwinUNETR, in one run: python -m benchmarks.network [--rounds 5] [--skip_memory].
+"""The network against MONAI's own SwinUNETR, in one run: python -m benchmarks.network [--rounds 5] [--skip_memory] [-device cuda].
 
-    forward time      feature_size 12, window 4, patches of 64^3 in the batches that adaptation and prediction use; the two take turns
+    forward time      feature_size 12, window 4, patches of 64^3 in the batches that adaptation and prediction use
     step time         forward and backward of an adaptation (update and decoder trained), likewise
     peak memory       one step of an adaptation (update and decoder trained, one 96^3 patch) at feature_size 48, window 7:
                       resident memory above that of the ready network, each in a process of its own
-MONAI's network is laid out channels last as ours is, and both have the same weights; their largest difference is printed.
+MONAI's network is measured as it comes, channels first, and channels last as ours is; the ratios are to the better of the two. All have the
+same weights and take turns, so that whatever else the machine does falls on all; their largest difference is printed.
+
+On a GPU: a full-size step (six 96^3 patches at feature_size 48) and a volume of 80 windows, in single precision as every command computes,
+and under bfloat16 autocast.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import psutil
@@ -25,6 +30,7 @@ from torch import Tensor, nn
 from arena_pipeline.adapt.loop import accumulate_gradients
 from arena_pipeline.foundations import Architecture
 from arena_pipeline.model.allocator import keep_freed_memory
+from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.low_rank import add_updates_, arena_update
 from arena_pipeline.model.network import DECODER, HEAD, build_network, to_device
 from arena_pipeline.model.recompute import recompute_activations_
@@ -34,48 +40,76 @@ FULL = Architecture(feature_size=48, window_size_voxels=(7, 7, 7), out_channels=
 CPU = torch.device("cpu")
 
 
+def monais_channels_last(architecture: Architecture) -> nn.Module:
+    size, window = architecture.feature_size, architecture.window_size_voxels
+    return to_device(SwinUNETR(1, architecture.out_channels, feature_size=size, window_size=window, use_v2=False), CPU)
+
+
 def monais(architecture: Architecture) -> nn.Module:
-    return SwinUNETR(1, architecture.out_channels, feature_size=architecture.feature_size, window_size=architecture.window_size_voxels, use_v2=False)
+    """As it comes. A step hands images over channels last, which its convolutions would pass on from layer to layer."""
+    network = monais_channels_last(architecture).to(memory_format=torch.contiguous_format)
+    network.register_forward_pre_hook(lambda _, images: (images[0].clone(memory_format=torch.contiguous_format),))
+    return network
+
+
+def ours(architecture: Architecture) -> nn.Module:
+    return to_device(build_network(architecture), CPU)
 
 
 def ours_recomputing(architecture: Architecture) -> nn.Module:
-    network = build_network(architecture)
+    network = ours(architecture)
     recompute_activations_(network)
     return network
 
 
-NETWORKS: dict[str, Callable[[Architecture], nn.Module]] = {"MONAI": monais, "ours": build_network, "ours, recomputing": ours_recomputing}
+NETWORKS: dict[str, Callable[[Architecture], nn.Module]] = {
+    "MONAI": monais,
+    "MONAI, channels last": monais_channels_last,
+    "ours": ours,
+    "ours, recomputing": ours_recomputing,
+}
 
 
 def ready(name: str, architecture: Architecture) -> nn.Module:
     torch.manual_seed(0)
-    return to_device(NETWORKS[name](architecture).eval(), CPU)
+    return NETWORKS[name](architecture).eval()
 
 
 def compare_forward(rounds: int) -> str:
-    """Best of the rounds; the networks take turns, so that whatever else the machine does falls on both."""
+    """Best of the rounds."""
     keep_freed_memory()
-    monai, ours = ready("MONAI", SMALL), ready("ours", SMALL)
-    ours.load_state_dict(monai.state_dict())
-    rows = ["| forward, feature_size 12, 64^3 | MONAI | ours | faster by | largest difference |", "|---|---|---|---|---|"]
+    names = ("MONAI", "MONAI, channels last", "ours")
+    networks = {name: ready(name, SMALL) for name in names}
+    for network in networks.values():
+        network.load_state_dict(networks["MONAI"].state_dict())
+    rows = _header("forward, feature_size 12, 64^3", (*names, "faster by", "largest difference"))
     for batch in (1, 2, 4):
-        images = torch.rand(batch, 1, 64, 64, 64, generator=torch.Generator().manual_seed(1)).to(memory_format=torch.channels_last_3d)
+        images = torch.rand(batch, 1, 64, 64, 64, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
-            difference = float((monai(images) - ours(images)).abs().max())
-            best = _take_turns({"MONAI": partial(monai, images), "ours": partial(ours, images)}, rounds)
-        rows.append(f"| {batch} patches | {best['MONAI']:.2f} s | {best['ours']:.2f} s | {best['MONAI'] / best['ours']:.2f} x | {difference:.0e} |")
+            difference = float((networks["MONAI"](images) - networks["ours"](images)).abs().max())
+            best = _take_turns({name: partial(network, images) for name, network in networks.items()}, rounds)
+        rows.append(_row(f"{batch} patches", best, f"{difference:.0e}"))
     return "\n".join(rows)
 
 
 def compare_steps(rounds: int) -> str:
     keep_freed_memory()
-    networks = {name: adaptable(name, SMALL) for name in ("MONAI", "ours")}
-    rows = ["| forward and backward of a step, feature_size 12, 64^3 | MONAI | ours | faster by |", "|---|---|---|---|"]
+    networks = {name: adaptable(name, SMALL) for name in NETWORKS}
+    rows = _header("forward and backward of a step, feature_size 12, 64^3", (*NETWORKS, "faster by"))
     for patches in (1, 2):
         images, segmentations = _patches(patches, 64)
         best = _take_turns({name: partial(accumulate_gradients, network, images, segmentations) for name, network in networks.items()}, rounds)
-        rows.append(f"| {patches} patches | {best['MONAI']:.2f} s | {best['ours']:.2f} s | {best['MONAI'] / best['ours']:.2f} x |")
+        rows.append(_row(f"{patches} patches", best))
     return "\n".join(rows)
+
+
+def _header(what: str, columns: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join((what, *columns))} |", "|---" * (len(columns) + 1) + "|"]
+
+
+def _row(what: str, seconds: dict[str, float], *more: str) -> str:
+    ratio = min(value for name, value in seconds.items() if name.startswith("MONAI")) / seconds["ours"]
+    return f"| {' | '.join((what, *(f'{value:.2f} s' for value in seconds.values()), f'{ratio:.2f} x', *more))} |"
 
 
 def _take_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -127,23 +161,67 @@ def step_memory(name: str) -> int:
 
 
 def compare_memory() -> str:
-    found = {}
+    found: dict[str, int] = {}
     for name in NETWORKS:
         child = subprocess.run([sys.executable, "-m", "benchmarks.network", "--one_step", name], check=True, capture_output=True, text=True)
         found[name] = int(child.stdout.strip())
-    rows = ["| one adaptation step, feature_size 48, one 96^3 patch | peak memory | of MONAI's |", "|---|---|---|"]
-    rows += [f"| {name} | {size / 2**30:.2f} GiB | {size / found['MONAI']:.2f} |" for name, size in found.items()]
+    monai = min(size for name, size in found.items() if name.startswith("MONAI"))
+    rows = _header("one adaptation step, feature_size 48, one 96^3 patch", ("peak memory", "of MONAI's"))
+    return "\n".join([*rows, *(f"| {name} | {size / 2**30:.2f} GiB | {size / monai:.2f} |" for name, size in found.items())])
+
+
+def compare_full_size(
+    device: torch.device, rounds: int, architecture: Architecture = FULL, patches: int = 6, windows: int = 80, size: int = 96
+) -> str:
+    """A step and a volume's windows on a GPU, from arrays in main memory to gradients, and to logits there."""
+    rows = _header(
+        f"{_name(device)}, feature_size {architecture.feature_size}, {size}^3", (f"step of {patches} patches", f"{windows} windows", "peak memory")
+    )
+    for name, bfloat16 in itertools.product(("MONAI", "ours"), (False, True)):
+        network = adaptable(name, architecture).to(device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        images, segmentations = _patches(patches, size)
+        volume = torch.rand(windows, 1, size, size, size).split(4)
+
+        def step() -> None:
+            accumulate_gradients(network, images, segmentations)  # noqa: B023
+            _wait(device)
+
+        def predict() -> None:
+            with torch.inference_mode():
+                for window in volume:  # noqa: B023
+                    network(window.to(device)).float().cpu()  # noqa: B023
+
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            best = _take_turns({"step": step, "windows": predict}, rounds)
+        peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB" if device.type == "cuda" else "-"
+        rows.append(f"| {name}, {'bfloat16' if bfloat16 else 'float32'} | {best['step']:.3f} s | {best['windows']:.2f} s | {peak} |")
     return "\n".join(rows)
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--skip_memory", action="store_true", help="the full-size steps take a minute or more each")
+    options.add_argument("-device", default="cpu", help="cuda: the full-size step and windows there, instead of what a CPU does")
     options.add_argument("--one_step", choices=tuple(NETWORKS), help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.one_step:
         print(step_memory(args.one_step))
+        return
+    device = pick_device(args.device)
+    if device.type != "cpu":
+        print(compare_full_size(device, args.rounds))
         return
     print(compare_forward(args.rounds), compare_steps(args.rounds), sep="\n\n")
     if not args.skip_memory:

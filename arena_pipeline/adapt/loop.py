@@ -18,7 +18,7 @@ from arena_pipeline.adapt.loss import task_loss
 from arena_pipeline.adapt.schedule import cosine_factor, has_converged
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import ArenaError
-from arena_pipeline.model.out_of_memory import FittingBatch
+from arena_pipeline.model.out_of_memory import FittingBatch, telling_out_of_memory
 from arena_pipeline.settings import AdaptationSettings
 
 logger = logging.getLogger(__name__)
@@ -125,10 +125,11 @@ def _iterate(
         return accumulate_gradients(network, *batch, size)
 
     loss = micro_batch.run(attempt)
-    penalty = trainable.penalty()
-    if penalty is not None:
-        penalty.backward()
-    optimizer.step()
+    with telling_out_of_memory("the optimizer's step"):
+        penalty = trainable.penalty()
+        if penalty is not None:
+            penalty.backward()
+        optimizer.step()
     return loss
 
 

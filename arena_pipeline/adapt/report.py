@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from arena_pipeline.adapt.loop import Epoch
 from arena_pipeline.adapt.schedule import smoothed
 from arena_pipeline.io.atomic import replace_when_done
+from arena_pipeline.io.space import telling_full_disk
 
 
 class TrainingLog:
@@ -35,15 +36,17 @@ class TrainingLog:
         return self
 
     def add(self, epoch: Epoch) -> None:
-        if not self._header_written:
-            self._writer.writerow(["epoch", "loss", "learning_rate", "effective_rank", *epoch.effective_rank])
-            self._header_written = True
         ranks = epoch.effective_rank
-        self._writer.writerow([epoch.epoch, f"{epoch.loss:.6f}", f"{epoch.learning_rate:.8f}", sum(ranks.values()), *ranks.values()])
-        self._file.flush()
+        with telling_full_disk(self.path):
+            if not self._header_written:
+                self._writer.writerow(["epoch", "loss", "learning_rate", "effective_rank", *ranks])
+                self._header_written = True
+            self._writer.writerow([epoch.epoch, f"{epoch.loss:.6f}", f"{epoch.learning_rate:.8f}", sum(ranks.values()), *ranks.values()])
+            self._file.flush()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        with telling_full_disk(self.path):  # closing tries once more to write what did not fit
+            self._file.close()
 
 
 def plot_progress(path: Path, epochs: tuple[Epoch, ...], smoothing: int, title: str) -> None:

@@ -11,7 +11,8 @@ DESCRIPTION = """Adapts the foundation to a dataset: every fold of every structu
     arena_adapt -d 101 -shots 5
 
 Run arena_plan_and_preprocess first. Adapters, logs and plots are written to results/ in the workspace; arena_predict uses them.
-Interrupted or killed, the same command with --continue goes on from the last finished epoch, to the same adapter."""
+Interrupted, the same command with --continue goes on from the last finished epoch, to the same adapter; killed, from the last one that was
+saved, some minutes before at most."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--max_epochs", type=common.positive_int, metavar="N", help="length of the schedule (default: the plans')")
     unfinished = options.add_mutually_exclusive_group()
     unfinished.add_argument("--overwrite", action="store_true", help="adapt finished folds again")
-    text = "go on with folds that were interrupted, from their last finished epoch"
+    text = "go on with folds that were interrupted or killed, from their last epoch that was saved"
     unfinished.add_argument("--continue", dest="continue_unfinished", action="store_true", help=text)
     common.add_device(options)
     return common.run(_adapt, options.parse_args(argv), "arena_adapt")

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from arena_pipeline.errors import ArenaError, NoSpace
 from arena_pipeline.io.atomic import write_json
+from arena_pipeline.io.space import ADVICE, FULL
 from arena_pipeline.machine import check_device_name
 from arena_pipeline.records import RunRecord
 from arena_pipeline.workspace import DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Workspace
@@ -204,6 +205,8 @@ def _terminable() -> Iterator[None]:
 def _one_line(error: ArenaError | OSError) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path, who may read and write there, and the free space"
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"a file could not be written ({error.strerror}); {ADVICE}"
     return " ".join(str(error).splitlines())
 
 

@@ -5,6 +5,8 @@ raw/DatasetXXX_Name/imagesTr/CASE_0000.nii.gz   labelsTr/CASE.nii.gz   imagesTs/
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -188,6 +190,9 @@ class RawDataset:
 def check_case_name(identifier: str, file: Path) -> None:
     """Raises DatasetError for no name, or one that can't be written to a log, a JSON file or a progress bar."""
     if not identifier or not identifier.isprintable():
+        if identifier and os.fsencode(identifier).decode("utf-8", "surrogateescape").isprintable():
+            found = f"a name in UTF-8, in a locale of {sys.getfilesystemencoding()}"
+            raise DatasetError(f"{str(file)!r}: {found}; set PYTHONUTF8=1, or a UTF-8 locale")
         raise DatasetError(f"{str(file)!r}: a case can't be named {identifier!r}, empty, with line breaks or not in UTF-8; rename the file")
 
 

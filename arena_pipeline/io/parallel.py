@@ -26,6 +26,7 @@ def map_cases(
     description: str,
     unit: str = "case",
     folders: Sequence[Path] = (),
+    short_of_memory: bool = False,
 ) -> Iterator[tuple[str, Result | ArenaError]]:
     """Yields (case, result) as the cases get done; a case that fails with an ArenaError, or whose worker dies, yields that error instead.
 
@@ -35,12 +36,13 @@ def map_cases(
         workers: processes; 0 and 1 work in this one, and so does a single job.
         description: in front of the progress bar, and the name of the stage in errors.
         folders: where `function` writes, and nobody else meanwhile: what a worker that died has left half-written there is removed.
+        short_of_memory: even one worker, or a single job, gets a process of its own, whose death for want of memory does not take the command along.
 
     Raises:
         WorkerDied: a worker ended before it could start.
     """
     with tqdm(total=len(jobs), desc=description, unit=unit, disable=None) as bar:
-        alone = workers < 2 or len(jobs) < 2
+        alone = workers == 0 or (min(workers, len(jobs)) < 2 and not short_of_memory)
         done = _in_this_process(function, jobs, bar, description) if alone else _in_processes(Pool(function, jobs, workers, description), folders)
         for case, result in done:
             bar.set_postfix_str(case, refresh=False)

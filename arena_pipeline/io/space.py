@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from arena_pipeline.errors import ArenaError, NoSpace
@@ -12,6 +14,7 @@ from arena_pipeline.errors import ArenaError, NoSpace
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)
 PROBE_BYTES = 64 * 1024
 RESERVE_BYTES = 10 * 2**20  # logs, records and pictures
+ADVICE = "free space, or choose a folder on another disk, then run the command again: what is finished is kept"
 
 
 def require_writable(folder: Path) -> None:
@@ -64,6 +67,17 @@ def lack_of_space(error: Exception, path: Path, temporary: Path) -> NoSpace | No
         f"{path}: no space is left on the disk: {written:,} bytes of this file were written, {free_bytes(path):,} bytes are free; "
         f"nothing half-written stays. Free space, then run the command again: what is finished is kept"
     )
+
+
+@contextmanager
+def telling_full_disk(path: Path) -> Iterator[None]:
+    """For what is added to `path` bit by bit: turns the error of a full disk, which names no file, into NoSpace. Close the file inside."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise NoSpace(f"{path}: no space is left on the disk, {free_bytes(path):,} bytes are free; {ADVICE}") from error
 
 
 def _is_full(folder: Path) -> bool:

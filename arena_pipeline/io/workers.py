@@ -167,9 +167,11 @@ class Pool(Generic[Job, Result]):
         trace = worker.trace.read_text(encoding="utf-8", errors="replace") if worker.trace.is_file() else ""
         if trace:
             logger.error("%s: %s, where its worker process was:\n%s", case, self._stage, trace)
+        fewer = f"with fewer workers than {self._count} (-np; with 0 it runs in the command's own process)"
+        mend = fewer if self._count > 1 else "with other programs closed, or on a larger machine"
         return WorkerDied(
             f"{case}: its worker process died in {self._stage} ({exit_words(code)}){'; its traceback is in the log' if trace else ''}; "
-            f"run again with fewer workers than {self._count} (-np; with 0 it runs in the command's own process). What is finished is kept"
+            f"run again {mend}. What is finished is kept"
         )
 
     def _not_started(self, code: int | None) -> str:

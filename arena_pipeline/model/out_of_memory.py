@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -15,13 +16,34 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-MESSAGES = ("MPS backend out of memory", "DefaultCPUAllocator: not enough memory", "DefaultCPUAllocator: can't allocate memory")
-"""What torch says, in a plain RuntimeError, on devices other than CUDA."""
+MESSAGES = (
+    "MPS backend out of memory",
+    "DefaultCPUAllocator: not enough memory",
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What torch says in a plain RuntimeError: on devices other than CUDA, and of memory that CUDA and its libraries take for themselves."""
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch found no room for a tensor on whatever device."""
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in MESSAGES)
+
+
+@contextmanager
+def telling_out_of_memory(what: str) -> Iterator[None]:
+    """Turns what Python, numpy and torch raise where memory runs out in `what` into an ArenaError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ArenaError(
+            f"memory ran out in {what} ({reason}); close other programs that use it, choose another -device, or use a machine with more memory"
+        ) from None
 
 
 class FittingBatch:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.model.channels_last import PointwiseConvolution
 from arena_pipeline.model.network import HEAD, head
 
 BACKGROUND_CHANNEL = 0  # of a softmax head, pre-trained or of a multi-class task
 
 
-class LogOddsHead(nn.Conv3d):
+class LogOddsHead(PointwiseConvolution):
     """A softmax head as that of one structure: (batch, channels, x, y, z) -> (batch, 1, x, y, z), its log-odds against all other rows.
 
     The structure's row is the first. The sigmoid of log(p / (1 - p)) is the softmax's p, so that a task starts from what the foundation
@@ -35,12 +36,12 @@ def empty_head(preset: FoundationPreset, channels: int, activation: str, kind: s
     """The head of a task, to be filled with trained weights; (rows, channels, 1, 1, 1)."""
     if takes_log_odds(preset, activation, kind):
         return LogOddsHead(channels, preset.architecture.out_channels, kernel_size=1)
-    return nn.Conv3d(channels, out_channels, kernel_size=1)
+    return PointwiseConvolution(channels, out_channels, kernel_size=1)
 
 
 def new_head(channels: int, out_channels: int, generator: torch.Generator | None = None) -> nn.Conv3d:
     """Xavier-uniform weights (out_channels, channels, 1, 1, 1), zero bias."""
-    convolution = nn.Conv3d(channels, out_channels, kernel_size=1)
+    convolution = PointwiseConvolution(channels, out_channels, kernel_size=1)
     with torch.no_grad():
         nn.init.xavier_uniform_(convolution.weight, generator=generator)
         nn.init.zeros_(cast(Tensor, convolution.bias))

@@ -2,11 +2,11 @@
 
 Peak memory of this package's Swin UNETR in float32, per voxel of a patch and per unit of feature_size:
 
-    feature_size, window, patch    forward and backward, all weights trained    forward alone
-    48, 7, 96^3                    139 bytes                                    34 bytes
-    48, 7, 64^3                    167 bytes                                    36 bytes
-    24, 7, 64^3                    252 bytes                                    48 bytes
-    12, 4, 64^3                    172 bytes                                    68 bytes
+    feature_size, window, patch    forward and backward, all weights trained    with activations computed again    forward alone
+    48, 7, 96^3                    121 bytes                                    57 bytes                           30 bytes
+    48, 7, 64^3                    135 bytes                                    87 bytes                           38 bytes
+    24, 7, 64^3                    231 bytes                                    171 bytes                          49 bytes
+    12, 4, 64^3                    171 bytes                                    101 bytes                          55 bytes
 
 (resident memory above the network's own, torch 2.13 on a CPU; two patches take twice as much). The numbers below are above those of every
 foundation there is; the third line, where the windows of the coarse levels are mostly padding, is none. A frozen decoder needs less. So a
@@ -24,8 +24,7 @@ from arena_pipeline.machine import Machine
 TRAINING_BYTES = 200
 """Per voxel of a patch and unit of feature_size, forward and backward."""
 RECOMPUTING_BYTES = 135
-"""Likewise with activations computed again in the backward pass (arena_pipeline.model.recompute), which took 0.85 of the memory of a step
-with update and decoder trained (python -m benchmarks.network): 0.85 * 139, and as much to spare as above."""
+"""Likewise with activations computed again in the backward pass (arena_pipeline.model.recompute)."""
 PREDICTION_BYTES = 70
 """Likewise, forward alone."""
 PARAMETERS_PER_SQUARED_FEATURE = 27_000

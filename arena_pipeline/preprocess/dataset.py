@@ -69,10 +69,11 @@ def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: i
         logger.info("%d of %s preprocessed already", len(chosen) - len(jobs), counted(len(chosen), "case"))
     sizes = [_sizes(job) for job in jobs.values()]
     require_space(folder, sum(stored for _, stored in sizes), f"preprocessing {counted(len(jobs), 'case')}")
+    asked = workers
     if workers > 1:
         workers = limit_workers(workers, max((memory for memory, _ in sizes), default=1), "preprocess")
     failed = {}
-    for name, error in map_cases(_preprocess_named, jobs, workers, "preprocess", folders=[folder]):
+    for name, error in map_cases(_preprocess_named, jobs, workers, "preprocess", folders=[folder], short_of_memory=workers < asked):
         if error is not None:
             failed[name] = error
             discard(folder, name)

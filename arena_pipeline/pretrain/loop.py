@@ -6,8 +6,7 @@ import csv
 import logging
 import math
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from arena_pipeline.errors import ArenaError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.atomic import replace_when_done, write_text
 from arena_pipeline.io.damage import DAMAGED
+from arena_pipeline.io.space import telling_full_disk
 from arena_pipeline.pretrain.loss import CROSS_ENTROPY, sigmoid_loss, softmax_loss
 from arena_pipeline.pretrain.patches import Batch, PatchSteps, single_threaded
 from arena_pipeline.pretrain.processes import ALONE, Processes
@@ -124,7 +124,8 @@ def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, fold
     )
     loss = batch_loss(preset, settings, run.processes)
     bar = tqdm(total=settings.steps, initial=run.done, desc=preset.name, unit="step", disable=None if run.processes.is_first else True)
-    with _log(folder / "training_log.csv", run) as write, bar:
+    write = training_log(folder / "training_log.csv", run)
+    with bar:
         for batch in loader:
             value = run.step(batch, loss)
             if not math.isfinite(value):
@@ -151,19 +152,15 @@ def _save(run: Pretraining, checkpoint: Path) -> None:
             torch.save(run.state_dict(), temporary)
 
 
-@contextmanager
-def _log(path: Path, run: Pretraining) -> Iterator[Callable[[float], None]]:
-    """Writes a row per step, after dropping those behind the checkpoint, whose steps run again. Nothing but in the first process."""
+def training_log(path: Path, run: Pretraining) -> Callable[[float], None]:
+    """What writes a step's row, after dropping those behind the checkpoint, whose steps run again. Nothing but in the first process."""
     if not run.processes.is_first:
-        yield lambda _: None
-        return
+        return lambda _: None
     rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     write_text(path, "".join(["step,loss\n", *rows[1 : run.done + 1]]))
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
 
-        def write(value: float) -> None:
-            writer.writerow([run.done, f"{value:.5f}"])
-            file.flush()  # no checkpoint without its rows
+    def write(value: float) -> None:
+        with telling_full_disk(path), path.open("a", newline="", encoding="utf-8") as file:  # closed each time: no checkpoint without its rows
+            csv.writer(file).writerow([run.done, f"{value:.5f}"])
 
-        yield write
+    return write

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from arena_pipeline.adapt.batches import SupportVolume
@@ -17,12 +20,13 @@ from arena_pipeline.adapt.loop import Adaptation, Epoch, History
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.report import TrainingLog, plot_progress
 from arena_pipeline.adapt.trainable import Trainable
+from arena_pipeline.errors import SupportSetError
 from arena_pipeline.io.atomic import remove_unfinished, write_text
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import all_locked, locked
 from arena_pipeline.io.space import require_space
-from arena_pipeline.model.adapter import Adapter, AdapterRecord, discard_adapter, write_adapter
+from arena_pipeline.model.adapter import TENSORS, Adapter, AdapterRecord, discard_adapter, write_adapter
 from arena_pipeline.model.allocator import keep_freed_memory, release_freed_memory
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.network import to_device
@@ -33,7 +37,7 @@ from arena_pipeline.predict.models import in_words, of_other_plans
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.records import RunRecord, note, stage, versions
 from arena_pipeline.settings import MethodName
-from arena_pipeline.stages.adaptation_jobs import Job, Planned, read_planned
+from arena_pipeline.stages.adaptation_jobs import Job, Planned, check_support, read_planned
 from arena_pipeline.stages.model_package import require_own
 from arena_pipeline.words import counted
 from arena_pipeline.workspace import CHECKPOINT, PROGRESS, TRAINING_LOG, Workspace
@@ -42,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_FOLDS = (0, 1, 2)
 SECONDS_BETWEEN_LINES = 60  # on the progress of a fold, where there is no terminal to draw a bar on
+ADAPTER_BYTES = 4  # on the disk, per trained number
+CHECKPOINT_BYTES = 2 * 3 * 4  # weights and AdamW's two moments, and while a new one is written there are two
 
 
 def adapt_dataset(
@@ -66,16 +72,18 @@ def adapt_dataset(
 
     Raises:
         ArenaError: no plans, an unknown structure, too few cases, a missing foundation, another command at work on one of the folds, a
-            checkpoint that is damaged or of other plans or settings; no adapter is touched then.
+            checkpoint that is damaged or of other plans or settings, no room for all folds; no adapter is touched then. Or a support case
+            that was preprocessed from other files while its fold was adapted; the folds before it are whole.
     """
     keep_freed_memory()
     target = pick_device(device)
     note("device", str(target))
     planned = read_planned(dataset_id, workspace, foundation)
     jobs = planned.jobs(shots, folds, structures, {"method": method, "rank": rank, "max_epochs": max_epochs})
-    load_foundation_network(jobs[0].preset, jobs[0].weights)  # weights that do not fit are told before anything is written
     model = workspace.model(jobs[0].plans.dataset_name, jobs[0].preset.name, jobs[0].settings.method, shots)
     to_do = [job for job in jobs if overwrite or not _is_kept(job)]
+    # weights that do not fit are told before anything is written
+    _require_space_for_all(to_do, load_foundation_network(jobs[0].preset, jobs[0].weights))
     with all_locked([job.folder for job in to_do]):
         for job in to_do:
             _check_checkpoint(job, continue_unfinished)
@@ -101,6 +109,19 @@ def _check_checkpoint(job: Job, continue_unfinished: bool) -> None:
         read_checkpoint(path, job.checkpoint_identity())
     elif path.is_file():
         logger.warning("%s, fold %d: an unfinished adaptation is there and starts anew; --continue goes on with it", job.task.name, job.fold)
+
+
+def _require_space_for_all(jobs: Sequence[Job], network: nn.Module) -> None:
+    """Tells now what would be told hours later, when all but the last folds are adapted; a single one is checked in its turn."""
+    if len(jobs) < 2:
+        return
+    numbers = {
+        name: prepare_(deepcopy(network), job.preset, job.task, job.settings, torch.Generator(), job.shots).parameter_count
+        for name, job in {job.task.name: job for job in jobs}.items()
+    }
+    replaced = sum(path.stat().st_size for job in jobs if (path := job.folder / TENSORS).is_file())
+    needed = ADAPTER_BYTES * sum(numbers[job.task.name] for job in jobs) + CHECKPOINT_BYTES * max(numbers.values()) - replaced
+    require_space(jobs[0].folder.parent.parent, needed, f"adapting {counted(len(jobs), 'fold')}")
 
 
 def describe_model(planned: Planned, model: Path) -> None:
@@ -140,13 +161,16 @@ def run_job(job: Job, device: torch.device, progress: bool = True, continue_unfi
             logger.debug("removed %s, left by a run that was killed", path)
         release_freed_memory()  # what an earlier job left behind is not this one's peak
         with RunRecord("adapt", {}) as measured:
-            discard_adapter(job.folder)  # an older one must not stand beside the new run's log
+            started, identity = job.checkpoint_identity(), job.identity()  # before the cases are opened: they may be others at the end
             adaptation = _prepared(job, device)
-            checkpoints = Checkpoints(job.folder, job.checkpoint_identity(), adaptation)
+            checkpoints = Checkpoints(job.folder, started, adaptation)
             if continue_unfinished and checkpoints.resume_():
                 logger.info("%s, fold %d: goes on after %s", job.task.name, job.fold, counted(len(adaptation.epochs), "epoch"))
+            discard_adapter(job.folder)  # an older one must not stand beside the new run's log, but stays while the new run can't start
             history = _run(job, adaptation, checkpoints, progress)
-        record = _record(job, adaptation.trainable, history, measured).model_copy(update={"seconds": round(checkpoints.seconds, 3)})
+        _refuse_changed_support(job, started["support_volumes"], checkpoints)
+        record = _record(job, identity, adaptation.trainable, history, measured)
+        record = record.model_copy(update={"seconds": round(checkpoints.seconds, 3)})
         write_adapter(job.folder, Adapter(record, adaptation.trainable.tensors()))
         checkpoints.remove()
     logger.info(
@@ -158,6 +182,7 @@ def run_job(job: Job, device: torch.device, progress: bool = True, continue_unfi
 def _prepared(job: Job, device: torch.device) -> Adaptation:
     """Everything ready for the first epoch."""
     logger.info("%s, fold %d: support %s", job.task.name, job.fold, ", ".join(job.support_ids))
+    check_support(job)  # again: hours may have gone by over other folds
     seeds = np.random.SeedSequence(job.fold)
     network = to_device(load_foundation_network(job.preset, job.weights), device)
     generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
@@ -165,8 +190,7 @@ def _prepared(job: Job, device: torch.device) -> Adaptation:
     network.to(device)
     if job.settings.recompute_activations:
         recompute_activations_(network)
-    # a checkpoint has weights and AdamW's two moments, and while a new one is written there are two; then the adapter
-    require_space(job.folder, 7 * 4 * trainable.parameter_count, f"adapting {job.task.name}")
+    require_space(job.folder, (CHECKPOINT_BYTES + ADAPTER_BYTES) * trainable.parameter_count, f"adapting {job.task.name}")
     labels = list(job.task.structures.values())
     support = [SupportVolume.open(StoredCase.open(job.cases, identifier), labels) for identifier in job.support_ids]
     return Adaptation(network, trainable, support, job.settings, job.plans.scheme.patch_size_voxels, np.random.default_rng(seeds))
@@ -201,9 +225,23 @@ def _run(job: Job, adaptation: Adaptation, checkpoints: Checkpoints, progress: b
     return history
 
 
-def _record(job: Job, trainable: Trainable, history: History, measured: RunRecord) -> AdapterRecord:
+def _refuse_changed_support(job: Job, volumes: dict[str, Any], checkpoints: Checkpoints) -> None:
+    """Removes the checkpoint and raises SupportSetError where a case is stored from other files than `volumes`, those at the start, says.
+
+    A case that is not there at the moment, as while it is preprocessed again, may come back the same: the next run will see.
+    """
+    changed = [name for name, files in job.support_volumes().items() if files not in (None, volumes[name])]
+    if changed:
+        checkpoints.remove()
+        raise SupportSetError(
+            f"{job.task.name}, fold {job.fold}: {', '.join(changed)} in {job.cases} was preprocessed again, from other files, while this fold was "
+            f"adapted to what was there before, so no adapter is written; run it again"
+        )
+
+
+def _record(job: Job, identity: dict[str, Any], trainable: Trainable, history: History, measured: RunRecord) -> AdapterRecord:
     return AdapterRecord(
-        **job.identity(),
+        **identity,
         plans_sha256=job.plans_sha256,
         inference=job.plans.inference,
         dataset_labels=job.plans.labels,

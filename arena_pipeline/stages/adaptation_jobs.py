@@ -21,6 +21,7 @@ from arena_pipeline.model.adapter import AdapterRecord, read_adapter, read_recor
 from arena_pipeline.planning import Plans, TaskPlan
 from arena_pipeline.preprocess.dataset import makes_same_cases
 from arena_pipeline.preprocess.store import StoredCase
+from arena_pipeline.preprocess.store import read_record as read_stored
 from arena_pipeline.settings import AdaptationSettings
 from arena_pipeline.stages.selection import planned_foundation
 from arena_pipeline.workspace import Workspace, fold_folder
@@ -66,19 +67,21 @@ class Job:
 
     def support_sha256(self) -> str:
         """SHA-256 over the checksums of the support set's CTs and segmentations: a corrected annotation makes another adapter."""
-        sources = [StoredCase.open(self.cases, name).record.source for name in self.support_ids]
-        files = [None if source is None else (source.image.sha256, source.segmentation and source.segmentation.sha256) for source in sources]
-        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(list(self.support_volumes().values())).encode()).hexdigest()
+
+    def support_volumes(self) -> dict[str, tuple[str, str | None] | None]:
+        """Support case -> the checksums of the CT and segmentation that it was preprocessed from; None for one made in memory, or not there."""
+        records = {name: read_stored(self.cases, name) for name in self.support_ids}
+        sources = {name: None if record is None else record.source for name, record in records.items()}
+        return {
+            name: None if source is None else (source.image.sha256, None if source.segmentation is None else source.segmentation.sha256)
+            for name, source in sources.items()
+        }
 
     def checkpoint_identity(self) -> dict[str, Any]:
         """All that an unfinished adaptation depends on: its checkpoint is of use only while all of this is the same."""
-        sources = {name: StoredCase.open(self.cases, name).record.source for name in self.support_ids}
-        volumes = {
-            name: None if source is None else (source.image.sha256, source.segmentation and source.segmentation.sha256)
-            for name, source in sources.items()
-        }
         named = {name: value for name, value in self.identity().items() if name != "support_sha256"}
-        return named | {"plans_sha256": self.plans_sha256, "support_volumes": volumes}
+        return named | {"plans_sha256": self.plans_sha256, "support_volumes": self.support_volumes()}
 
     def is_done(self) -> bool:
         """Whether the fold's folder holds a whole adapter of this identity."""
@@ -130,7 +133,7 @@ class Planned:
             for fold in dict.fromkeys(folds)
         ]
         for job in jobs:
-            _check_support(job)
+            _tell_absent(job, check_support(job))
         return jobs
 
 
@@ -160,8 +163,12 @@ def _draw(task: TaskPlan, shots: int, fold: int) -> tuple[str, ...]:
         raise SupportSetError(f"{task.name}: {error}") from None
 
 
-def _check_support(job: Job) -> None:
-    """Tells now what would fail hours later: a case not preprocessed, made by another scheme, or without the structure."""
+def check_support(job: Job) -> set[int]:
+    """The labels that the support set shows.
+
+    Raises:
+        ArenaError: a case is not preprocessed, was made by another scheme, or is without the structure.
+    """
     shown: set[int] = set()
     for identifier in job.support_ids:
         record = StoredCase.open(job.cases, identifier).record
@@ -176,6 +183,10 @@ def _check_support(job: Job) -> None:
                 f"{identifier}: no voxel of {', '.join(job.task.structures)} is left at {spacing} mm; "
                 f"take the case out of the candidates of {job.task.name} in plans.json, or use a foundation with finer voxels"
             )
+    return shown
+
+
+def _tell_absent(job: Job, shown: set[int]) -> None:
     if absent := [name for name, label in job.task.structures.items() if label not in shown]:
         logger.warning(
             "%s, fold %d: %s in none of the support cases (%s), so it can't be learned from them; more shots, or another fold with -f, may have it",

@@ -11,6 +11,7 @@ from arena_pipeline.compare.report_data import ReportData
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.evaluate import Protocol
 from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.lock import locked
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.machine import limit_workers, usable_cores
 from arena_pipeline.model.device import pick_device
@@ -75,7 +76,8 @@ def compare(
         command: as typed, for comparison.json.
 
     Raises:
-        ArenaError: something is missing, before the first run; or runs failed, told after all others were made and the tables were written.
+        ArenaError: something is missing, or another command is at work on the comparison or the dataset, before the first run; or runs failed,
+            told after all others were made and the tables were written.
     """
     planned = read_planned(dataset_id, workspace, foundation)
     note("device", str(pick_device(device)))
@@ -84,14 +86,20 @@ def compare(
     chosen = None if structures is None else tuple(structures)
     wanted = installed_methods() if methods is None else tuple(methods)
     asked = Asked(tuple(shots), wanted, chosen, tuple(folds), tuple(ranks), rank, max_epochs, most_queries, protocol, device)
-    grid = Grid(planned, asked, folder, raw)
-    with stage("preprocess queries"):
-        preprocess_dataset(raw, planned.plans.scheme, planned.cases, planned.plans.workers.preprocess, grid.query_cases())
+    with locked(folder.root):
+        return _compare(Grid(planned, asked, folder, raw), workers, finished_only, command)
+
+
+def _compare(grid: Grid, workers: int | None, finished_only: bool, command: str) -> Comparison:
+    planned, folder, device = grid.planned, grid.folder, grid.asked.device
+    cases = grid.query_cases()
+    with stage("preprocess queries"), locked(planned.workspace.preprocessed_dataset(planned.plans.dataset_name)):
+        preprocess_dataset(grid.raw, planned.plans.scheme, planned.cases, planned.plans.workers.preprocess, cases)
     runs = grid.runs
     notes = grid.notes()
     for note_ in notes:
         logger.info("%s", note_)
-    todo = [] if finished_only else [run for run in runs if run.finished() is None]
+    todo = [] if finished_only else [run for run in runs if not run.is_whole()]
     count = _workers(workers, planned, todo, device)
     logger.info("%d runs: %d to make, %d at a time", len(runs), len(todo), max(count, 1))
     failed = _execute(todo, count)

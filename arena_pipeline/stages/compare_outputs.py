@@ -141,25 +141,26 @@ def _training_logs(found: Sequence[Finished]) -> list[TrainingLogFile]:
 def _examples(found: Sequence[Finished], runs: pd.DataFrame) -> list[Example]:
     """ARENA's best, median and worst query of every structure and number of shots, in the first fold whose segmentations are kept."""
     examples: list[Example] = []
-    of_default_rank = [one.run for one in found if one.run.method == tables.REFERENCE and one.run.default_rank]
-    arena = {(run.shots, run.task.name, run.fold): run for run in of_default_rank}
+    of_default_rank = [one for one in found if one.run.method == tables.REFERENCE and one.run.default_rank]
+    arena = {(one.run.shots, one.run.task.name, one.run.fold): one for one in of_default_rank}
     of_arena = runs[(runs["method"] == tables.REFERENCE) & runs["default_rank"]].dropna(subset="Dice")
     for (shots, structure), rows in of_arena.groupby(["shots", "structure"], sort=False):
         first = rows[rows["fold"] == rows["fold"].min()].sort_values("Dice", ascending=False)
-        run = arena[shots, first["task"].iloc[0], first["fold"].iloc[0]]
+        one = arena[shots, first["task"].iloc[0], first["fold"].iloc[0]]
         places: dict[int, Literal["best", "median", "worst"]]
         places = {0: "best", len(first) // 2: "median", len(first) - 1: "worst"} if len(first) > 2 else {0: "best"}
         for place, which in places.items():
-            example = _example(run, which, str(structure), first.iloc[place])
+            example = _example(one, which, str(structure), first.iloc[place])
             if example is not None:
                 examples.append(example)
     return examples
 
 
-def _example(run: Run, which: Literal["best", "median", "worst"], structure: str, row: pd.Series) -> Example | None:
-    query = next(one for one in run.queries if one.case == row["case"])
+def _example(one: Finished, which: Literal["best", "median", "worst"], structure: str, row: pd.Series) -> Example | None:
+    run = one.run
+    query = next(query for query in run.queries if query.case == row["case"])
     prediction = None if run.predictions is None else run.predictions / f"{query.case}.nii.gz"
-    if prediction is None or not prediction.is_file():
+    if prediction is None or not prediction.is_file() or prediction.name in run.damaged(one.record):
         return None
     scheme = run.planned.plans.scheme
     label = run.task.structures[structure]

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_core import to_jsonable_python
 
 from arena_pipeline.adapt.checkpoint import read_checkpoint
 from arena_pipeline.errors import AdapterError
 from arena_pipeline.evaluate import LabelPair, Protocol, native_scores, published_score
 from arena_pipeline.io.atomic import write_json
+from arena_pipeline.io.filestate import WrittenFile
 from arena_pipeline.io.images import read_segmentation, write_segmentation
 from arena_pipeline.metrics import Status, largest_component
 from arena_pipeline.model.adapted import AdaptedNetwork
@@ -55,13 +56,15 @@ class CaseScore(Frozen):
 class FinishedRun(Frozen):
     """The record of a run. `identity`: all that its scores depend on; a run with another one has to be made again.
 
-    `adapter` is what adapter.json says of the adaptation; empty for zero-shot.
+    `adapter` is what adapter.json says of the adaptation; empty for zero-shot. `predictions`: the segmentations that were kept, by
+    their names; empty where none were, and in earlier records.
     """
 
     identity: dict[str, Any]
     adapter: dict[str, Any]
     predict_seconds: float
     scores: tuple[CaseScore, ...]
+    predictions: dict[str, WrittenFile] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,21 @@ class Run:
         found = read_finished(self.record)
         return found if found is not None and found.identity == self.identity() else None
 
+    def is_whole(self) -> bool:
+        """Whether it is finished and the segmentations that it keeps are what was written."""
+        found = self.finished()
+        if found is None:
+            return False
+        damaged = self.damaged(found)
+        if damaged:
+            logger.info("%s %s fold %d: made again: %s damaged or gone", self.name, self.task.name, self.fold, ", ".join(damaged))
+        return not damaged
+
+    def damaged(self, found: FinishedRun) -> list[str]:
+        """Names of the segmentations in `predictions` that are gone, or not what was written; its scores hold without them."""
+        folder = self.predictions
+        return [] if folder is None else [name for name, file in found.predictions.items() if not file.is_still(folder / name, self.record)]
+
 
 def read_finished(path: Path) -> FinishedRun | None:
     """The record of a run; None where there is none or it is damaged."""
@@ -125,6 +143,7 @@ def read_finished(path: Path) -> FinishedRun | None:
 
 def execute(run: Run) -> None:
     """Adapts (unless that is done), predicts, scores and writes the run's record, which makes it finished. Runs in worker processes."""
+    identity = run.identity()  # now: a support case that is preprocessed again meanwhile makes another run
     keep_freed_memory()
     if run.threads is not None:
         torch.set_num_threads(run.threads)
@@ -135,13 +154,15 @@ def execute(run: Run) -> None:
             run_job(run.job, device, progress=False, continue_unfinished=_can_go_on(run.job))
         adapter = read_record(run.job.folder)
     if run.predictions is not None:
+        run.record.unlink(missing_ok=True)  # a run without its segmentations is not finished
         shutil.rmtree(run.predictions, ignore_errors=True)  # those of an earlier run must not stand among this one's
     started = time.perf_counter()
     task = _task(run, adapter, device)
     scores = [score for query in run.queries for score in _scored(run, query, task, device)]
     seconds = (time.perf_counter() - started) / len(run.queries)
     facts = {} if adapter is None else adapter.model_dump(mode="json", include=ADAPTER_FACTS)
-    finished = FinishedRun(identity=run.identity(), adapter=facts, predict_seconds=round(seconds, 3), scores=tuple(scores))
+    kept = {} if run.predictions is None else {path.name: WrittenFile.of(path) for path in sorted(run.predictions.iterdir())}
+    finished = FinishedRun(identity=identity, adapter=facts, predict_seconds=round(seconds, 3), scores=tuple(scores), predictions=kept)
     write_json(run.record, finished.model_dump(mode="json"))
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from arena_pipeline import __version__
 from arena_pipeline.evaluate import StructureScore
 from arena_pipeline.io.atomic import write_text
+from arena_pipeline.io.space import telling_full_disk
 from arena_pipeline.preprocess.masks import masks_file
 from arena_pipeline.stages.evaluation_cases import EvaluationCase
 from arena_pipeline.stages.evaluation_scoring import Scoring
@@ -42,7 +43,7 @@ class Journal:
         return None if entry is None else [StructureScore(**score) for score in entry["scores"]]
 
     def add(self, case: EvaluationCase, scores: list[StructureScore]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
+        with telling_full_disk(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(_line({"key": self._key(case), "scores": [asdict(score) for score in scores]}))
 
     def remove(self) -> None:

@@ -17,7 +17,7 @@ from arena_pipeline import __version__
 from arena_pipeline.errors import PackageError
 from arena_pipeline.foundations import FoundationPreset, load_preset
 from arena_pipeline.io.archive import ArchiveWriter, write_archive
-from arena_pipeline.io.dataset import DatasetJson
+from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.labels import LabelMap
@@ -148,8 +148,14 @@ def _data_licence(model: Path, cases: set[str]) -> str | None:
 
 
 def _refuse_cases(what: str, text: str, cases: set[str]) -> None:
-    if named := sorted(cases & set(re.findall(r"[\w.-]+", text))):
+    if named := sorted(case for case in cases if _is_named(case, text)):
         raise PackageError(f"{what} names the case {', '.join(named)}; take the name out of that text, then export again")
+
+
+def _is_named(case: str, text: str) -> bool:
+    """Whether the name stands in the text by itself or in the name of a file, and not as a part of a longer word or number."""
+    before, after = (r"(?<!\d\.)", r"(?!\.\d)") if case.isdecimal() else ("", "")  # CC BY 4.0 names no case 4
+    return re.search(rf"(?<!\w){before}{re.escape(case)}({CHANNEL_SUFFIX})?(?!\w){after}", text) is not None
 
 
 def _json(model: BaseModel) -> bytes:

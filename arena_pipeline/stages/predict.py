@@ -21,10 +21,11 @@ from arena_pipeline.io.images import read_geometry, read_image, write_segmentati
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.model.device import pick_device
+from arena_pipeline.model.out_of_memory import telling_out_of_memory
 from arena_pipeline.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.case import Extras, predict_case
-from arena_pipeline.predict.inputs import find_inputs, output_files, take_part
-from arena_pipeline.predict.labels import JSON_NAME, LabelMap
+from arena_pipeline.predict.inputs import SEGMENTATION_ENDING, find_inputs, output_files, take_part
+from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
 from arena_pipeline.predict.memory import case_parts, in_words
 from arena_pipeline.predict.models import choose_model, load_model
 from arena_pipeline.predict.preview import PREVIEW_FOLDER, write_preview
@@ -144,7 +145,10 @@ def predict(
                 setup = adapted_setup(load_model(path, folds, structures), structures, workspace, target)
         if step_size is not None:
             setup = replace(setup, settings=replace(setup.settings, overlap=1 - step_size))
-        job = Job(out, setup, _label_map(out, setup, continue_prediction), extra)
+        label_map = LabelMap.of(setup.labels, setup.source)
+        if continue_prediction:
+            _check_same_model(out, label_map)
+        job = Job(out, setup, label_map, extra)
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
         return _predict_all(inputs, outputs, job, continue_prediction)
 
@@ -159,22 +163,23 @@ def _command(input_path: str | Path, out: Path, workspace: Workspace) -> str:
     return shlex.join(["arena_predict", "-i", str(input_path), "-o", str(out), *workspace.options])
 
 
-def _label_map(out: Path, setup: Setup, continue_prediction: bool) -> LabelMap:
-    """The folder's label map; refuses to mix segmentations of two models in one folder when continuing."""
-    label_map = LabelMap.of(setup.labels, setup.source)
-    if continue_prediction and (out / JSON_NAME).is_file():
+def _check_same_model(out: Path, label_map: LabelMap) -> None:
+    """Refuses to go on in a folder whose segmentations were made by another model, or by nobody knows which."""
+    mend = "choose another output folder, or leave out --continue_prediction to make them anew"
+    if (out / JSON_NAME).is_file():
         there = LabelMap.read(out)
         if (there.labels, there.source) != (label_map.labels, label_map.source):
             raise PlansError(
                 f"{out}: its segmentations were made by {there.source} with labels {there.labels}, not by {label_map.source} "
-                f"with {label_map.labels}; choose another output folder, or leave out --continue_prediction to make them anew"
+                f"with {label_map.labels}; {mend}"
             )
-    return label_map
+    elif any(out.glob(f"*{SEGMENTATION_ENDING}")):
+        raise PlansError(f"{out}: its segmentations have no {JSON_NAME} beside them, which says what made them; put it back, {mend}")
 
 
 def _predict_all(inputs: dict[str, Path], outputs: dict[str, Path], job: Job, continue_prediction: bool) -> PredictionSummary:
     summary = PredictionSummary(job.folder, {}, {}, job.setup.labels)
-    failed: dict[str, ArenaError] = {}
+    failed: list[str] = []  # in words: an error holds the arrays of the functions that it came through
     with tqdm(inputs.items(), unit="case", disable=None) as bar:
         for case, source in bar:
             bar.set_description(case)
@@ -182,7 +187,8 @@ def _predict_all(inputs: dict[str, Path], outputs: dict[str, Path], job: Job, co
                 if continue_prediction and is_complete(case, source, outputs[case], job.others(case)):
                     summary.kept[case] = outputs[case]
                     continue
-                predict_file(case, source, outputs[case], job)
+                with telling_out_of_memory(f"the prediction of {case}"):
+                    predict_file(case, source, outputs[case], job)
                 summary.written[case] = outputs[case]
             except NoSpace:
                 raise  # so would all others fail
@@ -190,9 +196,11 @@ def _predict_all(inputs: dict[str, Path], outputs: dict[str, Path], job: Job, co
                 if len(inputs) == 1:
                     raise type(error)(f"{case}: {error}" if case not in str(error) else str(error)) from None
                 logger.error("%s: not predicted: %s", case, error)
-                failed[case] = error
+                failed.append(f"{case}: {error}")
+    if summary.kept and not (job.folder / ITK_SNAP_NAME).is_file():
+        job.label_map.write(job.folder)
     if failed:
-        raise DatasetError(f"{len(failed)} of {len(inputs)} cases not predicted: " + "; ".join(f"{case}: {error}" for case, error in failed.items()))
+        raise DatasetError(f"{len(failed)} of {len(inputs)} cases not predicted: " + "; ".join(failed))
     return summary
 
 

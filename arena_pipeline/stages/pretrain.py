@@ -94,6 +94,9 @@ def pretrain_foundation(
         settings = make_settings(preset.head, sum(map(len, volumes.values())), changes or {})
         batches = PatchSteps(list(volumes.values()), preset.scheme.patch_size_voxels, settings, processes.places(settings.batch_size))
         if processes.is_first:
+            with stage("preprocess"), all_locked([workspace.preprocessed_dataset(raw.folder.name) for raw in raws]):
+                for raw in raws:
+                    preprocess_volumes(raw, preset, volumes[raw.folder.name], workers)
             _store(preset, settings, raws, volumes, output, (phantom_seed, pretrained_weights), workers)
         processes.wait()
         note("device", str(own_device))
@@ -116,12 +119,9 @@ def _store(
     origin: tuple[int | None, Path | None],
     workers: int,
 ) -> None:
-    """Preprocesses and makes what is not stored yet, after checking that `output` is free for this run."""
+    """Makes the phantoms that are not stored yet, after checking that `output` is free for this run on the volumes that are."""
     for folder in (output, output / PHANTOMS):
         remove_unfinished(folder)
-    with stage("preprocess"), all_locked([volumes[raw.folder.name][0].folder for raw in raws]):
-        for raw in raws:
-            preprocess_volumes(raw, preset, volumes[raw.folder.name], workers)
     phantom_seed, start = origin
     wanted = Description(
         preset=preset.model_dump(mode="json", exclude={"weights", "adaptation"}),

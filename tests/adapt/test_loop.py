@@ -14,7 +14,7 @@ from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights
 from arena_pipeline.model.low_rank import low_rank_matrices
-from arena_pipeline.model.network import build_network
+from arena_pipeline.model.network import build_network, to_device
 from arena_pipeline.planning import TaskPlan
 from arena_pipeline.settings import AdaptationSettings
 
@@ -62,7 +62,7 @@ class Bright(SupportVolume):
 
 def prepared(task: TaskPlan, settings: AdaptationSettings) -> tuple[nn.Module, Trainable]:
     torch.manual_seed(0)
-    network = build_network(PRESET.architecture)
+    network = to_device(build_network(PRESET.architecture), torch.device("cpu"))
     return network, prepare_(network, PRESET, task, settings, torch.Generator().manual_seed(1), 2)
 
 
@@ -179,3 +179,14 @@ def test_a_device_without_room_for_the_batch_gives_the_bits_of_single_patches_an
         "the device has no memory for all patches at once (CUDA out of memory. Tried to allocate 2.00 GiB): "
         "one at a time from here on, which computes the same"
     ]
+
+
+def test_no_memory_for_the_optimizers_step_is_an_error_with_what_to_do() -> None:
+    def no_room(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    settings = AdaptationSettings(patches_per_volume=1, max_epochs=1)
+    adaptation = Adaptation(*prepared(BASE, settings), [Bright()], settings, PATCH, np.random.default_rng(0))
+    adaptation.optimizer.register_step_pre_hook(no_room)
+    with pytest.raises(ArenaError, match=r"memory ran out in the optimizer's step \(CUDA out of memory. Tried .*\); .* choose another -device"):
+        adaptation.run()

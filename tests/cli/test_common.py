@@ -69,6 +69,16 @@ def test_a_file_that_the_system_refuses_is_a_user_error(workspace: Workspace, ca
     assert capsys.readouterr().err.startswith(f"error: {missing}: No such file or directory; check the path")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_with_what_to_do_where_no_file_is_named(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(args: argparse.Namespace) -> None:
+        with open("/dev/full", "w") as file:
+            file.write("anything")
+
+    assert common.run(work, _arguments(workspace), "arena_test") == 2
+    assert capsys.readouterr().err.startswith("error: a file could not be written (No space left on device); free space, or choose a folder on")
+
+
 def test_an_interrupt_is_130(workspace: Workspace) -> None:
     def work(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt

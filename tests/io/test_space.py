@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
+from arena_pipeline.adapt.loop import Epoch
+from arena_pipeline.adapt.report import TrainingLog
 from arena_pipeline.errors import ArenaError, NoSpace
+from arena_pipeline.io.archive import open_archive, write_archive
 from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_text
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import write_image
 from arena_pipeline.io.lock import locked
-from arena_pipeline.io.space import require_space, require_writable
+from arena_pipeline.io.space import require_space, require_writable, telling_full_disk
+from arena_pipeline.pretrain.loop import Pretraining, training_log
+from arena_pipeline.pretrain.settings import PretrainSettings
+from arena_pipeline.stages.evaluation_cases import EvaluationCase
+from arena_pipeline.stages.evaluation_journal import Journal
+from arena_pipeline.stages.evaluation_scoring import Scoring
 
 MakeDisk = Callable[..., Path]
 
@@ -54,6 +64,55 @@ def test_a_limit_on_the_size_of_files_is_told_too(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.txt")], capture_output=True, text=True, check=False)
     assert "NoSpace" in ended.stderr and "a.txt: no space is left" in ended.stderr
     assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system refuses to write more than so many bytes into any file, as a full disk would: without the file's name in the error."""
+    resource = pytest.importorskip("resource", reason="this system has no limits on file sizes")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def adaptation_log(folder: Path) -> None:
+    with TrainingLog(folder / "log.csv") as log:
+        for number in range(10_000):
+            log.add(Epoch(number, 0.5, 0.1, {}))
+
+
+def pretraining_log(folder: Path) -> None:
+    write = training_log(folder / "log.csv", Pretraining(nn.Linear(1, 1), PretrainSettings(steps=1)))
+    for number in range(10_000):
+        write(number)
+
+
+def journal(folder: Path) -> None:
+    scoring = Scoring(labels={}, reference_labels={}, prediction_labels={}, protocol="native", scheme=None, largest_component=False)
+    journal = Journal(folder / "summary.json", scoring)
+    for number in range(1000):
+        journal.add(EvaluationCase(f"c{number}", folder / "r.nii.gz", folder / "p.nii.gz", (), ()), [])
+
+
+def extraction(folder: Path) -> None:
+    with open_archive(folder / "a.zip") as archive:
+        archive.extract("large", folder / "large")
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(adaptation_log, "log.csv"), (pretraining_log, "log.csv"), (journal, ".summary.unfinished.jsonl"), (extraction, "large")],
+)
+def test_a_full_disk_is_told_of_files_that_are_added_to(write: Callable[[Path], None], name: str, tmp_path: Path) -> None:
+    with write_archive(tmp_path / "a.zip") as archive:
+        archive.add("large", bytes(100_000))
+    with pytest.raises(NoSpace, match=rf"{name}: no space is left on the disk, [\d,]+ bytes are free; free space"), files_of_at_most(20_000):
+        write(tmp_path)
+    with pytest.raises(OSError, match="of another kind"), telling_full_disk(tmp_path / name):
+        raise OSError("of another kind")
 
 
 def test_a_disk_too_small_is_told_before_the_work(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from arena_pipeline.adapt.loop import accumulate_gradients
 from arena_pipeline.errors import ArenaError
-from arena_pipeline.model.out_of_memory import FittingBatch, is_out_of_memory
+from arena_pipeline.model.out_of_memory import FittingBatch, is_out_of_memory, telling_out_of_memory
 from arena_pipeline.predict.windows import Windows, mean_over_networks
 
 PATCH = (8, 8, 8)
@@ -69,6 +69,15 @@ def test_no_room_for_a_single_patch_is_an_error_with_what_to_do() -> None:
     with pytest.raises(RuntimeError, match="another fault"):
         gradients(Small(0, RuntimeError, "another fault"), FittingBatch(None), images, segmentations)
     assert not is_out_of_memory(RuntimeError("memory of another kind"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+
+
+def test_only_a_want_of_memory_is_told_as_one() -> None:
+    with pytest.raises(ArenaError, match=r"^memory ran out in the toy \(MemoryError\); close other programs"), telling_out_of_memory("the toy"):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="another fault"), telling_out_of_memory("the toy"):
+        raise RuntimeError("another fault")
 
 
 def test_prediction_takes_windows_one_by_one_and_keeps_to_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -196,7 +196,7 @@ def test_shots_possible(count: int, shots: int) -> None:
     ("device_gib", "micro_batch"),
     # 200 bytes x 48 x 96^3 = 7.91 GiB per patch; 16 bytes x 62.2 million parameters = 0.93 GiB; 80 % of the memory:
     # 80 GiB hold 7 patches, 48 hold 4 (two passes of 3), 24 hold 2, 12 hold 1, 8 hold none
-    # with activations computed again 100 bytes, 3.96 GiB: 8 hold 1, 4 hold none
+    # with activations computed again 135 bytes, 5.34 GiB: 8 hold 1, 4 hold none
     [(139, None), (80, None), (48, 3), (24, 2), (12, 1), (8, 1), (4, 1)],
 )
 def test_micro_batch_by_the_memory_of_the_device(device_gib: int, micro_batch: int | None) -> None:

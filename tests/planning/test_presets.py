@@ -10,6 +10,7 @@ import pytest
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import choose_foundation, load_preset, preset_folder, preset_names
 from arena_pipeline.io.facts import load_fact
+from arena_pipeline.settings import AdaptationSettings
 
 PUBLISHED = ("clip_driven_swinunetr", "fseft", "monai_btcv", "ssl_swinvit", "suprem_swinunetr")
 
@@ -47,6 +48,7 @@ def test_published_checkpoints_share_network_and_scheme(name: str) -> None:
     assert preset.scheme.window_hu == (-175.0, 250.0)
     assert preset.scheme.patch_size_voxels == (96, 96, 96)
     assert preset.weights.packaged is None
+    assert preset.adaptation == AdaptationSettings()  # the published settings
 
 
 def test_channels_of_the_published_heads() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,19 @@ def test_the_output_folder_is_a_folder_and_not_the_inputs(tmp_path: Path) -> Non
         output_files(list(inputs), tmp_path / "in", inputs)
     with pytest.raises(DatasetError, match="x_0000.nii.gz: a file; -o takes a folder"):
         output_files(list(inputs), tmp_path / "in" / "x_0000.nii.gz", inputs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the names of files are in UTF-8 whatever the locale")
+@pytest.mark.parametrize(
+    ("name", "advice"), [("Fall Ä".encode(), "set PYTHONUTF8=1, or a UTF-8 locale"), (b"caf\xe9", "rename the file")], ids=["UTF-8", "Latin-1"]
+)
+def test_a_good_name_in_a_locale_without_utf8_is_not_to_be_changed(name: bytes, advice: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / os.fsdecode(name + b".nii.gz")).touch()
+    program = "from arena_pipeline.cli.predict import main; raise SystemExit(main(['-i', 'in', '-o', 'out']))"
+    odd = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, **odd}, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: 'in/") and done.stderr.endswith(f"; {advice}\n")
 
 
 def test_parts_are_disjoint_and_complete(tmp_path: Path) -> None:

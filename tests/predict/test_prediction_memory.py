@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import Tensor
 
 from arena_pipeline import machine
 from arena_pipeline.errors import ArenaError
+from arena_pipeline.foundations import Scheme
+from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import read_geometry
 from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.planning import InferencePlan
+from arena_pipeline.predict.case import CaseSettings, Task, predict_case
 from arena_pipeline.predict.memory import case_parts, in_words, require_memory
-from arena_pipeline.predict.windows import Windows, mean_over_networks, probability_slabs
+from arena_pipeline.predict.windows import Network, Windows, mean_over_networks, probability_slabs
 from arena_pipeline.stages import prediction_setup
 from arena_pipeline.stages.predict import predict
 from arena_pipeline.workspace import Workspace
@@ -48,6 +54,18 @@ def test_what_cannot_fit_is_refused() -> None:
     require_memory({"probabilities": 1})
 
 
+def test_a_volume_that_cannot_fit_is_refused_before_the_network_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in (("memory.max", 2_000_000), ("memory.current", 1_999_000)):
+        (tmp_path / name).write_text(f"{number}\n")
+    monkeypatch.setattr(machine, "_CONTAINER_MEMORY_LIMITS", (tmp_path / "memory.max",))
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=0))
+    scheme = Scheme(spacing_mm=(2, 2, 2), window_hu=(-175, 250), patch_size_voxels=(16, 16, 16))
+    image = Image(np.zeros((20, 20, 20), np.int16), Geometry((20, 20, 20), np.diag([2.0, 2.0, 2.0, 1.0])))
+    task = Task("t", {"t": 1}, {"t": 0}, "sigmoid", (lambda: pytest.fail("the network was made ready"),))
+    with pytest.raises(ArenaError, match=r"^predicting takes .* of memory .*, and 0 MiB of memory and 0 MiB of swap are free; close other"):
+        predict_case(image, [task], CaseSettings(scheme, CPU))
+
+
 def test_the_estimate_is_said_before_the_case_and_little_memory_means_one_window_at_a_time(
     workspace: Workspace, tmp_path: Path, write_nifti: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -71,6 +89,24 @@ def test_the_estimate_is_said_before_the_case_and_little_memory_means_one_window
 
 def shifted(by: float) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.cat([x + by, -x], dim=1)
+
+
+def peak_bytes(networks: list[Network], volume: np.ndarray, windows: Windows) -> int:
+    """The most that numpy, which holds the probabilities, had at once."""
+    tracemalloc.start()
+    try:
+        mean_over_networks(networks, volume, windows)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_probabilities_of_all_folds_take_no_more_than_those_of_one() -> None:
+    volume = np.random.default_rng(9).random((64, 32, 32), dtype=np.float32)
+    windows = Windows((32, 32, 32), 0.25, "sigmoid", FittingBatch(1), CPU)
+    folds = [lambda x: torch.cat([x] * 8, dim=1)] * 4  # 8 channels: 2 MiB
+    one, four = (peak_bytes(folds[:count], volume, windows) for count in (1, 4))
+    assert one >= 2 * 2**20 and four < 1.2 * one
 
 
 @pytest.mark.parametrize("shape", [(40, 17, 9), (7, 30, 16), (16, 16, 16)])

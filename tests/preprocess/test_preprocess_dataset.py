@@ -154,11 +154,16 @@ def test_a_killed_worker_is_told_with_its_case_and_the_others_get_done(
     assert not [path.name for path in tmp_path.iterdir() if "case_1" in path.name or path.name.startswith(UNFINISHED)]
 
 
-def test_workers_that_free_memory_does_not_take_are_not_started(
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_where_memory_takes_one_worker_only_that_one_dies_and_not_the_command(
     raw: Callable[[], RawDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, number in (("memory.max", 400_000), ("memory.current", 100_000)):
         (tmp_path / name).write_text(f"{number}\n")
     monkeypatch.setattr(machine, "_CONTAINER_MEMORY_LIMITS", (tmp_path / "memory.max",))
-    assert len(preprocess_dataset(raw(), SCHEME, tmp_path / "cases", 2)) == 3
+    monkeypatch.setattr(dataset, "_preprocess_named", _killed_over_case_1)
+    out = tmp_path / "cases"
+    with pytest.raises(WorkerDied, match=r"^case_1: its worker process died in preprocess \(exit -9, .*run again with other programs closed"):
+        preprocess_dataset(raw(), SCHEME, out, 2)
     assert "preprocess: 1 worker(s) instead of 2: each may take" in caplog.text
+    assert [StoredCase.exists(out, f"case_{i}") for i in range(3)] == [True, False, True]

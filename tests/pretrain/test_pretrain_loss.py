@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from arena_pipeline.foundations import Architecture
+from arena_pipeline.model.network import build_network, to_device
 from arena_pipeline.pretrain.loop import Pretraining
 from arena_pipeline.pretrain.loss import sigmoid_loss, softmax_loss
 from arena_pipeline.pretrain.patches import Batch
@@ -73,3 +75,18 @@ def test_autocast_runs_the_network_in_half_precision_and_the_loss_in_single() ->
 
     assert math.isfinite(run.step(batch, loss))
     assert seen == [(torch.float32, True)]
+
+
+def test_the_whole_network_runs_under_autocast() -> None:
+    architecture = Architecture(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=2, patch_merging="monai_1.5")
+    network = to_device(build_network(architecture), torch.device("cpu"))
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    batch = Batch(torch.rand(1, 1, 64, 32, 32), torch.ones(1, 64, 32, 32, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
+
+    def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return sigmoid_loss(logits, batch.targets, batch.annotated, with_cross_entropy=True)
+
+    with torch.no_grad():
+        single = float(loss(network(batch.images), batch))
+    assert Pretraining(network, PretrainSettings(steps=2, autocast=True, warmup_steps=0)).step(batch, loss) == pytest.approx(single, rel=1e-2)
+    assert all(parameter.isfinite().all() and not torch.equal(parameter, before[name]) for name, parameter in network.named_parameters())

@@ -145,3 +145,15 @@ def test_another_method_has_its_own_folder_rank_and_next_command(ready: Workspac
     assert "'arena', 'arena_gradient', 'arena_adamw', 'lora'" in capsys.readouterr().err
     with pytest.raises(PlansError, match="unknown method lora9; known: arena, "):
         run(ready, method="lora9")
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_activations_are_computed_again_where_the_plan_says_so(ready: Workspace, monkeypatch: pytest.MonkeyPatch, recompute: bool) -> None:
+    plans = ready.plans("Dataset901_Tiny", "arena_mini")
+    edited = json.loads(plans.read_text())
+    edited["adaptation"] |= {"recompute_activations": recompute}
+    plans.write_text(json.dumps(edited))
+    changed = []
+    monkeypatch.setattr(stage, "recompute_activations_", changed.append)
+    run(ready)
+    assert len(changed) == recompute

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ import torch
 
 from arena_pipeline.cli.compare import main
 from arena_pipeline.compare.tables import RUN_COLUMNS
-from arena_pipeline.errors import DatasetError, PlansError, UnknownStructure
+from arena_pipeline.errors import DatasetError, FolderInUse, PlansError, UnknownStructure
 from arena_pipeline.evaluate import LabelPair, native_scores
 from arena_pipeline.io.images import read_segmentation
+from arena_pipeline.io.lock import locked
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.stages.compare import Comparison, compare
 from arena_pipeline.stages.evaluate import evaluate
@@ -123,6 +125,38 @@ def test_a_finished_run_is_kept_while_nothing_changes(ready: Workspace, capsys: 
     assert len(runs) == 2 and runs["NSD_2mm"].isna().all()
     stored = StoredCase.open(ready.cases(DATASET, "arena_mini"), "query_0")
     assert runs["Dice"].between(0, 1 - 1 / (2 * np.count_nonzero(stored.segmentation() == 1) + 1)).all()
+
+
+def test_a_damaged_segmentation_is_made_again(ready: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    done = run(ready)
+    kept = done.folder.predictions("arena_1shots", "liver", 0)
+    whole = {path: read_segmentation(path).array.tobytes() for path in kept.iterdir()}
+    record, adapter = done.folder.finished_run("arena_1shots", "liver", 0), ready.model(DATASET, "arena_mini", "arena", 1) / "liver" / "fold_0"
+    written = (adapter / "adapter.safetensors").stat().st_mtime_ns
+    (kept / "query_0.nii.gz").write_bytes((kept / "query_0.nii.gz").read_bytes()[:100])
+    (kept / "query_1.nii.gz").unlink()
+    tables = run(ready, finished_only=True)
+    pd.testing.assert_frame_equal(tables.data.runs, done.data.runs)  # the scores hold
+    assert {example.case for example in tables.data.examples} == {"query_2"}
+    caplog.set_level(logging.INFO)
+    again = run(ready)
+    assert (again.executed, again.reused) == (1, 1)
+    assert "arena_1shots liver fold 0: made again: query_0.nii.gz, query_1.nii.gz damaged or gone" in caplog.text
+    assert {path: read_segmentation(path).array.tobytes() for path in kept.iterdir()} == whole
+    assert (adapter / "adapter.safetensors").stat().st_mtime_ns == written
+    pd.testing.assert_frame_equal(scores(again), scores(done))
+    earlier = json.loads(record.read_text())
+    del earlier["predictions"]  # as written by earlier versions
+    record.write_text(json.dumps(earlier))
+    assert run(ready).executed == 0
+
+
+def test_one_command_at_a_time(ready: Workspace) -> None:
+    for held in (ready.comparison(DATASET, "arena_mini").root, ready.preprocessed_dataset(DATASET)):
+        refused = pytest.raises(FolderInUse, match=f"{held.name}: in use by process {os.getpid()} on ")
+        with locked(held), ThreadPoolExecutor(1) as elsewhere, refused:
+            elsewhere.submit(run, ready).result()
+        assert not ready.results.exists()
 
 
 def test_a_checkpoint_of_other_plans_is_started_anew(ready: Workspace, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,15 +13,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 
+from arena_pipeline.adapt import checkpoint, loop
 from arena_pipeline.adapt.checkpoint import Checkpoints
 from arena_pipeline.cli.adapt import main
-from arena_pipeline.errors import AdapterError, FolderInUse, NoSpace
-from arena_pipeline.stages.adapt import adapt_dataset
+from arena_pipeline.errors import AdapterError, ArenaError, FolderInUse, NoSpace, PlansError, SupportSetError
+from arena_pipeline.io import space
+from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.splits import draw_support_set
+from arena_pipeline.model.adapter import read_adapter
+from arena_pipeline.planning import Plans
+from arena_pipeline.preprocess.dataset import preprocess_dataset
+from arena_pipeline.stages.adapt import ADAPTER_BYTES, CHECKPOINT_BYTES, adapt_dataset
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
+from arena_pipeline.stages.preprocess import preprocess
 from arena_pipeline.workspace import Workspace, fold_folder
 
 MakeDataset = Callable[..., Path]
@@ -48,7 +57,8 @@ def edit_plans(workspace: Workspace, **settings: object) -> None:
 
 
 def run(workspace: Workspace, method: str = "arena", **options: object) -> Path:
-    model = adapt_dataset(901, 2, workspace, folds=[0], structures=["liver"], device="cpu", method=method, **options)  # type: ignore[arg-type]
+    given = {"folds": [0], "structures": ["liver"], "device": "cpu", "method": method} | options
+    model = adapt_dataset(901, 2, workspace, **given)  # type: ignore[arg-type]
     return fold_folder(model, "liver", 0)
 
 
@@ -93,17 +103,22 @@ def test_a_run_that_was_stopped_gives_the_same_bits(ready: Workspace, method: st
     assert results(folder) == expected
 
 
-def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in this process, when the checkpoints of so many epochs have been kept."""
+def meanwhile(epochs: int, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Something happens, once, when the checkpoints of so many epochs have been kept."""
     kept, keep = [], Checkpoints.keep
 
     def counted(self: Checkpoints) -> None:
         keep(self)
         kept.append(1)
         if len(kept) == epochs:
-            os.kill(os.getpid(), signal.SIGINT)
+            happens()
 
     monkeypatch.setattr(Checkpoints, "keep", counted)
+
+
+def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in this process, when the checkpoints of so many epochs have been kept."""
+    meanwhile(epochs, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
 
 
 @pytest.mark.parametrize("method", ["arena_adamw", "adalora", "fft"])
@@ -117,6 +132,27 @@ def test_every_kind_of_method_goes_on_after_ctrl_c(ready: Workspace, method: str
         run(ready, method, overwrite=True)
     monkeypatch.undo()
     assert results(run(ready, method, continue_unfinished=True)) == expected
+
+
+def test_an_interrupt_in_the_middle_of_an_epoch_saves_those_before_it(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_plans(ready, max_epochs=3)
+    expected = results(run(ready))
+    monkeypatch.setattr(checkpoint, "PAUSE", 10**9)  # the first epoch is written, then none before the interrupt
+    iterate, done = loop._iterate, []
+
+    def interrupted(*args: object) -> float:
+        done.append(iterate(*args))  # type: ignore[arg-type]
+        if len(done) == 5:  # the first of two volumes in the third epoch: the weights have moved on
+            raise KeyboardInterrupt
+        return done[-1]
+
+    monkeypatch.setattr(loop, "_iterate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(ready, overwrite=True)
+    monkeypatch.undo()
+    folder = fold_folder(ready.model(NAME, FOUNDATION, "arena", 2), "liver", 0)
+    assert len(torch.load(folder / "checkpoint.pt", weights_only=True)["state"]["epochs"]) == 2
+    assert results(run(ready, continue_unfinished=True)) == expected
 
 
 def test_refusals_and_starting_anew(ready: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -172,6 +208,75 @@ def test_two_commands_on_one_fold_and_no_room_for_its_checkpoint(ready: Workspac
     ready.results.symlink_to(small_disk("1m"))
     with pytest.raises(NoSpace, match=r"fold_0: adapting liver needs about [\d,]+ bytes, [\d,]+ bytes are free on this disk"):
         run(ready)
+
+
+@pytest.mark.parametrize("fault", ["no room", "a damaged case"])
+def test_a_finished_adapter_stays_while_the_new_one_cannot_start(ready: Workspace, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_plans(ready, max_epochs=1)
+    folder = run(ready)
+    expected, record = results(folder), read_adapter(folder).record
+    if fault == "no room":
+        monkeypatch.setattr(space, "free_bytes", lambda place: 0)
+    else:  # as large as before, so that it is noticed when it is read
+        positions = ready.cases(NAME, FOUNDATION) / f"{record.support_ids[0]}.npz"
+        positions.write_bytes(bytes(positions.stat().st_size))
+    with pytest.raises(ArenaError, match="adapting liver needs about|npz is damaged"):
+        run(ready, overwrite=True)
+    assert results(folder) == expected and read_adapter(folder).record == record
+
+
+def test_room_for_one_fold_but_not_for_two(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_plans(ready, max_epochs=1)
+    numbers = 11_520 + 128 + 15 * 13  # A and B, v, 15 rows of 12 + 1
+    free = space.RESERVE_BYTES + (CHECKPOINT_BYTES + 2 * ADAPTER_BYTES) * numbers - 1
+    monkeypatch.setattr(space, "free_bytes", lambda place: free)
+    with pytest.raises(NoSpace, match=rf"arena_2shots: adapting 2 folds needs about {free + 1:,} bytes, {free:,} bytes are free"):
+        run(ready, folds=[0, 1])
+    assert not ready.results.exists()
+    assert read_adapter(run(ready)).record.trained_parameters == numbers
+    run(ready, folds=[0, 1])  # one of them is there
+    run(ready, folds=[0, 1], overwrite=True)  # in the place of the older ones
+
+
+def correct_label(workspace: Workspace, case: str) -> None:
+    """Annotates a case anew and preprocesses it again, as one would in another terminal."""
+    path = workspace.raw_dataset(NAME) / "labelsTr" / f"{case}.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.roll(np.asarray(image.dataobj), 1, axis=0), image.affine), path)
+    assert preprocess([901], workspace, workers=0)[0].written == (case,)
+
+
+def test_a_case_corrected_while_its_fold_is_adapted(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_plans(ready, max_epochs=1)
+    case = draw_support_set(("case_0", "case_1", "case_2"), 2, 0)[1]
+    meanwhile(1, monkeypatch, lambda: correct_label(ready, case))
+    with pytest.raises(SupportSetError, match=rf"liver, fold 0: {case} in .*cases was preprocessed again, from other files, .* run it again"):
+        run(ready)
+    folder = fold_folder(ready.model(NAME, FOUNDATION, "arena", 2), "liver", 0)
+    assert not {"adapter.json", "checkpoint.pt"} & {path.name for path in folder.iterdir()}
+    monkeypatch.undo()
+    made = read_adapter(run(ready, continue_unfinished=True)).record
+    stored = ready.cases(NAME, FOUNDATION) / f"{case}.json"
+    content = stored.read_bytes()
+    meanwhile(1, monkeypatch, stored.unlink)  # as while it is preprocessed again, from the same files
+    assert read_adapter(run(ready, overwrite=True)).record.support_sha256 == made.support_sha256
+    stored.write_bytes(content)
+    written = (folder / "adapter.json").stat().st_mtime_ns
+    run(ready)
+    assert (folder / "adapter.json").stat().st_mtime_ns == written
+
+
+def test_every_fold_checks_its_support_in_its_turn(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_plans(ready, max_epochs=1)
+    first, later = (draw_support_set(("case_0", "case_1", "case_2"), 1, fold)[0] for fold in (0, 1))
+    assert first != later
+    raw, plans = RawDataset.open(ready.raw_dataset(NAME)), Plans.read(ready.plans(NAME, FOUNDATION))
+    other = plans.scheme.model_copy(update={"window_hu": (-100.0, 200.0)})
+    meanwhile(1, monkeypatch, lambda: preprocess_dataset(raw, other, ready.cases(NAME, FOUNDATION), 0, [later]))
+    with pytest.raises(PlansError, match=f"{later}: preprocessed by another scheme"):
+        adapt_dataset(901, 1, ready, folds=[0, 1], structures=["liver"], device="cpu")
+    model = ready.model(NAME, FOUNDATION, "arena", 1)
+    assert [(fold_folder(model, "liver", fold) / "adapter.json").is_file() for fold in (0, 1)] == [True, False]
 
 
 HOLD = """

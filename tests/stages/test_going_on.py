@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from arena_pipeline.errors import FolderInUse, NoSpace
-from arena_pipeline.foundations import Scheme
+from arena_pipeline.foundations import Scheme, load_preset
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.parallel import map_cases
@@ -31,6 +31,7 @@ from arena_pipeline.stages.evaluate import evaluate
 from arena_pipeline.stages.make_phantoms import make_phantoms
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.stages.preprocess import preprocess
+from arena_pipeline.stages.pretrain import pretrain_foundation
 from arena_pipeline.workspace import Workspace
 from dataset_conversion.flare22 import convert_flare22
 
@@ -157,6 +158,20 @@ def test_a_folder_of_phantoms_is_made_by_one_command_at_a_time(tmp_path: Path) -
     with locked(tmp_path), ThreadPoolExecutor(1) as elsewhere, pytest.raises(FolderInUse, match=f"{os.getpid()}"):
         elsewhere.submit(make_phantoms, tmp_path, 1, "flare22").result()
     assert not list(tmp_path.iterdir())
+
+
+def test_pre_training_holds_a_dataset_while_it_preprocesses_it(workspace: Workspace, tiny_dataset: MakeDataset, tmp_path: Path) -> None:
+    tiny_dataset()
+    preset = load_preset("arena_mini", workspace.foundations).model_dump(mode="json")
+    preset |= {"name": "own", "head": "sigmoid", "structures": {"liver": 0}, "architecture": preset["architecture"] | {"out_channels": 1}}
+    preset["weights"] = {"expected_file": "own.safetensors", "layout": "arena", "origin": "made here"}
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(preset))
+    held = workspace.preprocessed_dataset(NAME)
+    with locked(held), ThreadPoolExecutor(1) as elsewhere, pytest.raises(FolderInUse, match=f"{NAME}: in use by process {os.getpid()} on "):
+        one_step = {"changes": {"steps": 1, "batch_size": 1}, "device": "cpu"}
+        elsewhere.submit(pretrain_foundation, str(path), tmp_path / "out", workspace, [901], **one_step).result()  # type: ignore[arg-type]
+    assert not (tmp_path / "out" / "run.json").exists() and not held.exists()
 
 
 def test_a_full_disk_while_preprocessing(workspace: Workspace, tiny_dataset: MakeDataset, small_disk: Callable[..., Path]) -> None:

@@ -38,7 +38,7 @@ from arena_pipeline.stages.predict import predict
 from arena_pipeline.workspace import Workspace, fold_folder
 
 DATASET, FOUNDATION = "Dataset901_Tiny", "arena_mini"
-CASES = ("SMITH_john", "pat0042", "1.2.840.113619", "o'neill")
+CASES = ("SMITH_john", "pat0042", "1.2.840.113619", "o'neill", "case 0 (copy)")
 LABELS = {"background": 0, "liver": 1, "left atrium": 2}
 Change = Callable[[dict[str, bytes]], None]
 
@@ -158,7 +158,8 @@ def test_nothing_in_it_tells_of_patients_or_of_the_machine(workspace: Workspace,
     for name, content in files.items():
         assert not [secret for secret in secrets if secret.encode() in content or secret in name], name
     card = files["MODEL_CARD.md"].decode()
-    for part in ("| liver | 0.875 | 0.500 |", "Means over 4 cases", "arena_install_model", "Not a medical device", "arena, 2 shots", "0, 1"):
+    assert f"Means over {len(CASES)} cases" in card
+    for part in ("| liver | 0.875 | 0.500 |", "arena_install_model", "Not a medical device", "arena, 2 shots", "0, 1"):
         assert part in card
     assert file_sha256(weights_file(load_preset(FOUNDATION), tmp_path)) in card
     assert "Apache-2.0" in files["LICENCE.txt"].decode() and "CC BY 4.0" in files["LICENCE.txt"].decode()
@@ -201,6 +202,18 @@ def test_an_adapter_of_other_plans_is_refused_with_both_names(change: dict[str, 
     with pytest.raises(AdapterError, match=message):
         predict(tmp_path / "scan.nii.gz", tmp_path / "out", workspace, model_folder=model, device="cpu")
     assert not (tmp_path / "model.zip").exists()
+
+
+@pytest.mark.parametrize("words", ["with {}", "as {}.", "'{}'", "/data/{}.nii.gz", "/data/{}_0000.nii.gz, lent"])
+@pytest.mark.parametrize("case", [*CASES, "4"])
+def test_a_case_is_found_however_it_is_named(case: str, words: str, workspace: Workspace, tmp_path: Path) -> None:
+    model = make_model(workspace)
+    description = DatasetJson.read(model / "dataset.json").model_copy(update={"split": {"*": StructureSplit(train=(*CASES, "4"), test=())}})
+    description.write(model / "dataset.json")
+    export_model(901, tmp_path / "model.zip", workspace)  # its licence, CC BY 4.0, names no case 4
+    description.model_copy(update={"licence": f"CC BY 4.0 {words.format(case)}"}).write(model / "dataset.json")
+    with pytest.raises(PackageError, match=f"its licence names the case {re.escape(case)};"):
+        export_model(901, tmp_path / "another.zip", workspace)
 
 
 def test_a_text_that_names_a_case_and_a_file_that_is_there_are_refused(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,11 +28,13 @@ from arena_pipeline.model.network import HEAD, head
 from arena_pipeline.model.task_head import pretrained_head
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
+from arena_pipeline.predict.case import predict_case
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.models import choose_model
 from arena_pipeline.predict.probabilities import ProbabilityFile
 from arena_pipeline.preprocess.masks import masks_file, read_masks
 from arena_pipeline.settings import AdaptationSettings
+from arena_pipeline.stages import predict as predict_stage
 from arena_pipeline.stages.ensemble import ensemble
 from arena_pipeline.stages.info import info
 from arena_pipeline.stages.postprocess import postprocess
@@ -247,6 +249,21 @@ def test_continuing_redoes_only_what_is_missing_damaged_or_on_another_grid(
         predict(scans, out, workspace, zero_shot=["liver"], continue_prediction=True)
 
 
+def test_continuing_needs_to_know_what_made_the_segmentations(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    make_model(workspace, "binary", folds=(0,))
+    out = tmp_path / "out"
+    predict(scans / "b.nii.gz", out, workspace, no_previews=True)
+    labels = {name: (out / name).read_bytes() for name in ("labels.json", "labels.txt")}
+    (out / "labels.txt").unlink()
+    assert list(predict(scans / "b.nii.gz", out, workspace, no_previews=True, continue_prediction=True).kept) == ["b"]
+    assert {name: (out / name).read_bytes() for name in labels} == labels
+    (out / "labels.json").unlink()
+    made = (out / "b.nii.gz").read_bytes()
+    with pytest.raises(PlansError, match=r"out: its segmentations have no labels.json beside them.*put it back, choose another output folder"):
+        predict(scans, out, workspace, no_previews=True, continue_prediction=True)
+    assert sorted(path.name for path in out.iterdir()) == ["b.nii.gz", "labels.txt"] and (out / "b.nii.gz").read_bytes() == made
+
+
 def test_whatever_is_damaged_is_predicted_again(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
     make_model(workspace, "multiclass", folds=(0,))
     out, wanted = tmp_path / "out", {"save_probabilities": True, "save_preprocessed": True}
@@ -305,6 +322,24 @@ def test_a_case_that_cannot_be_read_does_not_stop_the_others_and_leaves_nothing(
     with pytest.raises(ArenaError, match="a_0000"):
         predict(scans / "a_0000.nii.gz", tmp_path / "alone", workspace)
     assert not (tmp_path / "alone").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 8 EiB"), torch.OutOfMemoryError("CUDA out of memory")], ids=["numpy", "torch"])
+def test_a_case_that_memory_does_not_take_does_not_stop_the_others(
+    error: Exception, workspace: Workspace, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(workspace, "binary", folds=(0,))
+    raised = [error]
+
+    def first_fails(*args: object) -> object:
+        if raised:
+            raise raised.pop()
+        return predict_case(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict_stage, "predict_case", first_fails)
+    with pytest.raises(DatasetError, match=rf"1 of 2 cases not predicted: a: memory ran out in the prediction of a \({error}\); close other"):
+        predict(scans, tmp_path / "out", workspace)
+    assert (tmp_path / "out" / "b.nii.gz").is_file() and not list((tmp_path / "out").rglob("a*"))
 
 
 def test_without_a_model_the_error_says_what_to_run(workspace: Workspace, scans: Path, tmp_path: Path, tiny_dataset: Callable[..., Path]) -> None:
