@@ -97,7 +97,7 @@ def compare_steps(rounds: int) -> str:
     networks = {name: adaptable(name, SMALL) for name in NETWORKS}
     rows = _header("forward and backward of a step, feature_size 12, 64^3", (*NETWORKS, "faster by"))
     for patches in (1, 2):
-        images, segmentations = _patches(patches, 64)
+        images, segmentations = patches_of(patches, 64)
         best = _take_turns({name: partial(accumulate_gradients, network, images, segmentations) for name, network in networks.items()}, rounds)
         rows.append(_row(f"{patches} patches", best))
     return "\n".join(rows)
@@ -133,7 +133,7 @@ def adaptable(name: str, architecture: Architecture) -> nn.Module:
     return network
 
 
-def _patches(count: int, size: int) -> tuple[Tensor, Tensor]:
+def patches_of(count: int, size: int) -> tuple[Tensor, Tensor]:
     """Images (count, 1, size, size, size) of noise, and segmentations of a cube."""
     images, segmentations = torch.rand(count, 1, size, size, size), torch.zeros(count, size, size, size, dtype=torch.uint8)
     segmentations[:, 40:60, 40:60, 40:60] = 1
@@ -143,7 +143,11 @@ def _patches(count: int, size: int) -> tuple[Tensor, Tensor]:
 def step_memory(name: str) -> int:
     """Bytes that one adaptation step takes at its peak, above the resident memory of the ready network."""
     network = adaptable(name, FULL)
-    images, segmentations = _patches(1, 96)
+    return peak_bytes(partial(accumulate_gradients, network, *patches_of(1, 96)))
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """What a call takes at its peak, above the resident memory before it."""
     process, peak, done = psutil.Process(), 0, threading.Event()
     before = process.memory_info().rss
 
@@ -154,7 +158,7 @@ def step_memory(name: str) -> int:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    accumulate_gradients(network, images, segmentations)
+    call()
     done.set()
     watcher.join()
     return peak - before
@@ -174,14 +178,13 @@ def compare_full_size(
     device: torch.device, rounds: int, architecture: Architecture = FULL, patches: int = 6, windows: int = 80, size: int = 96
 ) -> str:
     """A step and a volume's windows on a GPU, from arrays in main memory to gradients, and to logits there."""
-    rows = _header(
-        f"{_name(device)}, feature_size {architecture.feature_size}, {size}^3", (f"step of {patches} patches", f"{windows} windows", "peak memory")
-    )
+    columns = (f"step of {patches} patches", f"{windows} windows", "peak memory")
+    rows = _header(f"{_name(device)}, feature_size {architecture.feature_size}, {size}^3", columns)
     for name, bfloat16 in itertools.product(("MONAI", "ours"), (False, True)):
         network = adaptable(name, architecture).to(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        images, segmentations = _patches(patches, size)
+        images, segmentations = patches_of(patches, size)
         volume = torch.rand(windows, 1, size, size, size).split(4)
 
         def step() -> None:

@@ -87,5 +87,4 @@ def _print_result(folder: Path, seconds: float) -> None:
     for picture in sorted((folder / "predicted" / "previews").glob("*.png")):
         print(f"  {picture}")
     print(f"loss and rank of each adaptation: {folder / 'workspace' / 'results'}/**/progress.png")
-    print("to try next: all three folds (leave out -f), and for the base structure -method fft,")
-    print("which gave 0.71 where arena gave 0.57 on ten other children (docs/results.md)")
+    print("to try next: all three folds (leave out -f); for the base structure -method fft (docs/results.md has what each method gave)")

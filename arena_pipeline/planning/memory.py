@@ -1,12 +1,12 @@
 """How much fits into memory: estimates from measured bytes per voxel.
 
-Peak memory of this package's Swin UNETR in float32, per voxel of a patch and per unit of feature_size:
+Peak memory of this package's Swin UNETR in float32, per voxel of a patch and per unit of feature_size (python -m benchmarks.activations):
 
     feature_size, window, patch    forward and backward, all weights trained    with activations computed again    forward alone
-    48, 7, 96^3                    121 bytes                                    57 bytes                           30 bytes
-    48, 7, 64^3                    135 bytes                                    87 bytes                           38 bytes
-    24, 7, 64^3                    231 bytes                                    171 bytes                          49 bytes
-    12, 4, 64^3                    171 bytes                                    101 bytes                          55 bytes
+    48, 7, 96^3                    121 bytes                                    57 bytes                           29 bytes
+    48, 7, 64^3                    133 bytes                                    85 bytes                           37 bytes
+    24, 7, 64^3                    232 bytes                                    172 bytes                          40 bytes
+    12, 4, 64^3                    169 bytes                                    106 bytes                          53 bytes
 
 (resident memory above the network's own, torch 2.13 on a CPU; two patches take twice as much). The numbers below are above those of every
 foundation there is; the third line, where the windows of the coarse levels are mostly padding, is none. A frozen decoder needs less. So a

@@ -115,13 +115,19 @@ def _require_space_for_all(jobs: Sequence[Job], network: nn.Module) -> None:
     """Tells now what would be told hours later, when all but the last folds are adapted; a single one is checked in its turn."""
     if len(jobs) < 2:
         return
+    alike = {_trained_alike(job): job for job in jobs}  # a hundred structures are of two or three kinds
     numbers = {
-        name: prepare_(deepcopy(network), job.preset, job.task, job.settings, torch.Generator(), job.shots).parameter_count
-        for name, job in {job.task.name: job for job in jobs}.items()
+        kind: prepare_(deepcopy(network), job.preset, job.task, job.settings, torch.Generator(), job.shots).parameter_count
+        for kind, job in alike.items()
     }
     replaced = sum(path.stat().st_size for job in jobs if (path := job.folder / TENSORS).is_file())
-    needed = ADAPTER_BYTES * sum(numbers[job.task.name] for job in jobs) + CHECKPOINT_BYTES * max(numbers.values()) - replaced
+    needed = ADAPTER_BYTES * sum(numbers[_trained_alike(job)] for job in jobs) + CHECKPOINT_BYTES * max(numbers.values()) - replaced
     require_space(jobs[0].folder.parent.parent, needed, f"adapting {counted(len(jobs), 'fold')}")
+
+
+def _trained_alike(job: Job) -> tuple[object, ...]:
+    """What the number of trained parameters depends on, among the jobs of one command."""
+    return job.task.head, job.task.activation, job.task.out_channels, job.task.train_decoder
 
 
 def describe_model(planned: Planned, model: Path) -> None:
