@@ -1,10 +1,42 @@
-"""Every error that a user can cause. Each message says the case, the file, what was expected, what was found and what to do."""
+"""Every error that a user can cause, as a value: what was found, in which case and file, and what to do about it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 
 class ArenaError(Exception):
-    """Base of all errors that the commands print as one line, without a traceback."""
+    """Base of all errors that the commands print as one line, without a traceback.
+
+    Its text is put together here and nowhere taken apart: `case: file: found; advice`, without what there is not.
+
+    Args:
+        found: what was expected and what was found instead.
+        case: identifier of the case it is about.
+        file: the file that is at fault.
+        advice: what to do, in the imperative.
+    """
+
+    def __init__(self, found: str, *, case: str | None = None, file: Path | str | None = None, advice: str | None = None) -> None:
+        super().__init__(found)
+        self.found, self.case, self.file, self.advice = found, case, file, advice
+
+    @property
+    def without_advice(self) -> str:
+        """For a place where the advice would be wrong, such as a summary of many cases."""
+        return ": ".join(str(part) for part in (self.case, self.file, self.found) if part is not None)
+
+    def __str__(self) -> str:
+        return self.without_advice if self.advice is None else f"{self.without_advice}; {self.advice}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keyword arguments are lost in Exception's own pickling, and errors come back from worker processes."""
+        return type(self)._rebuilt, (self.found, {"case": self.case, "file": self.file, "advice": self.advice})
+
+    @classmethod
+    def _rebuilt(cls, found: str, fields: dict[str, Any]) -> ArenaError:
+        return cls(found, **fields)
 
 
 class DatasetError(ArenaError):

@@ -20,14 +20,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from arena_pipeline.evaluate.metrics import overlap
 from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
 from arena_pipeline.io.images import read_image, read_segmentation
-from arena_pipeline.metrics import overlap
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.allocator import keep_freed_memory
-from arena_pipeline.phantoms import PHANTOM_STRUCTURES, make_phantom
 from arena_pipeline.predict.windows import sliding_window
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
+from arena_pipeline.research.phantoms import PHANTOM_STRUCTURES, make_phantom
 
 UNSEEN_SEED = 10_000
 # v1 names that together are one structure of the foundation
@@ -75,7 +75,7 @@ def real_case(preset: FoundationPreset, subject: Path) -> tuple[np.ndarray, Refe
 
 
 def scores(network: AdaptedNetwork, cases: Iterable[tuple[np.ndarray, Reference]]) -> pd.DataFrame:
-    """A row per case and structure: its status (see arena_pipeline.metrics) and Dice."""
+    """A row per case and structure: its status (see arena_pipeline.evaluate.metrics) and Dice."""
     preset, rows = network.preset, []
     for volume, masks in cases:
         probabilities = sliding_window(network.select(None), volume, preset.scheme.patch_size_voxels, 0.25, "softmax", 2, torch.device("cpu"))

@@ -57,8 +57,8 @@ def fine(ct: Path, output: Path, save_probabilities: bool) -> None:
     from arena_pipeline.foundations import Scheme
     from arena_pipeline.predict.case import CaseSettings, Task
     from arena_pipeline.predict.labels import LabelMap
-    from arena_pipeline.stages.predict import Extra, Job, predict_file
-    from arena_pipeline.stages.prediction_setup import Setup
+    from arena_pipeline.predict.predictors import Setup
+    from arena_pipeline.stages.predict import Extra, PredictionJob, predict_file
 
     labels = {f"structure_{number}": number for number in range(1, STRUCTURES + 1)}
     network = torch.nn.Conv3d(1, STRUCTURES + 1, 1).requires_grad_(False)
@@ -68,7 +68,7 @@ def fine(ct: Path, output: Path, save_probabilities: bool) -> None:
     task = Task("multiclass", labels, labels, "softmax", (lambda: network,) * 3)
     scheme = Scheme(spacing_mm=(1.5, 1.5, 1.5), window_hu=(-175, 250), patch_size_voxels=(96, 96, 96))
     setup = Setup((task,), CaseSettings(scheme, torch.device("cpu"), window_batch=2), labels, dict.fromkeys(labels, True), {})
-    job = Job(output / "out", setup, LabelMap.of(labels, {}), Extra(save_probabilities=save_probabilities))
+    job = PredictionJob(output / "out", setup, LabelMap.of(labels, {}), Extra(save_probabilities=save_probabilities))
     predict_file("body", ct, output / "out" / "body.nii.gz", job)
 
 

@@ -34,7 +34,7 @@ def organ_pair(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(reference: np.ndarray, prediction: np.ndarray) -> list[float]:
     """NSD at both tolerances and HD95 (weighted by area)."""
-    from arena_pipeline.surface import surface_distances
+    from arena_pipeline.evaluate.surface import surface_distances
 
     distances = surface_distances(reference, prediction, SPACING_MM)
     return [*(distances.nsd(t) for t in TOLERANCES_MM), distances.hd95()]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arena_pipeline.errors import DatasetError, UnknownStructure
-from arena_pipeline.io.models import similar
+from arena_pipeline.io.json_files import similar
 
 
 def unknown_structures(unknown: Sequence[str], known: Sequence[str], where: str) -> UnknownStructure:

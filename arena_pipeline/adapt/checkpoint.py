@@ -60,7 +60,7 @@ class Checkpoints:
         """
         if not self.path.is_file():
             return False
-        stored = read_checkpoint(self.path, self._identity)
+        stored = read_fold_checkpoint(self.path, self._identity)
         try:
             self._adaptation.load_state_dict(stored["state"])
             self._earlier_seconds = float(stored["seconds"])
@@ -95,7 +95,7 @@ class Checkpoints:
         self._waiting = None
 
 
-def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+def read_fold_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     """The whole content.
 
     Raises:

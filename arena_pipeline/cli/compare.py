@@ -54,7 +54,7 @@ def _compare(args: argparse.Namespace, command: str) -> None:
     common.check_first(args.workspace, [args.dataset_id], args.device)
     import pandas as pd  # seconds to import, with what the stage imports: not for -h
 
-    from arena_pipeline.stages.compare import compare
+    from arena_pipeline.research.compare.compare import compare
 
     done = compare(
         args.dataset_id,

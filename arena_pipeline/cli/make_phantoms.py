@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _make(args: argparse.Namespace) -> int:
-    from arena_pipeline.stages.make_phantoms import make_phantoms  # not for -h
+    from arena_pipeline.research.phantoms.make_phantoms import make_phantoms  # not for -h
 
     images = make_phantoms(
         args.output,

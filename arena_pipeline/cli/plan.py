@@ -10,7 +10,7 @@ from arena_pipeline.cli import common
 
 if TYPE_CHECKING:
     from arena_pipeline.planning import Plans, TaskPlan
-    from arena_pipeline.stages.plan import Planned
+    from arena_pipeline.stages.plan import WrittenPlans
 
 DESCRIPTION = """\
 Decides, from a dataset's fingerprint and the chosen foundation, all that adaptation and prediction need to know, and writes it with
@@ -48,7 +48,7 @@ def _plan(args: argparse.Namespace) -> None:
         print_planned(entry)
 
 
-def print_planned(planned: Planned) -> None:
+def print_planned(planned: WrittenPlans) -> None:
     """What was decided for one dataset, for a person."""
     plans = planned.plans
     print(f"{plans.dataset_name}, adapted from {plans.foundation} ({plans.reasons['foundation']})")

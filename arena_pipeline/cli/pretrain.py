@@ -9,7 +9,7 @@ from typing import get_args
 
 from arena_pipeline.cli import common
 from arena_pipeline.errors import ArenaError
-from arena_pipeline.pretrain.settings import PretrainSettings
+from arena_pipeline.research.pretrain.settings import PretrainSettings
 from arena_pipeline.workspace import DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Workspace
 
 DESCRIPTION = """Pre-trains a foundation's network, on annotated datasets of the workspace, on synthetic torsos, or on both.
@@ -27,7 +27,7 @@ SETTINGS = ("steps", "epochs", "loss", "batch_size", "learning_rate", "warmup_st
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status."""
     args = _parser().parse_args(argv)
-    from arena_pipeline.pretrain.processes import torchrun_rank  # torch takes seconds to import: not for -h
+    from arena_pipeline.research.pretrain.processes import torchrun_rank  # torch takes seconds to import: not for -h
 
     if torchrun_rank() == 0:
         return common.run(_print_weights, args, "arena_pretrain", args.output)
@@ -80,7 +80,7 @@ def _print_weights(args: argparse.Namespace) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> Path:
-    from arena_pipeline.stages.pretrain import pretrain_foundation  # not for -h
+    from arena_pipeline.research.pretrain.pretrain import pretrain_foundation  # not for -h
 
     phantoms = args.phantoms or (0 if args.dataset_ids else 300)
     changes = {name: getattr(args, name) for name in SETTINGS}

@@ -12,7 +12,7 @@ from arena_pipeline.fingerprint.extract import annotated_structures
 from arena_pipeline.fingerprint.findings import number_sentence, split_sentences
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, FOLDERS, IMAGE_ENDINGS, RawDataset
-from arena_pipeline.io.models import read_model
+from arena_pipeline.io.json_files import read_model
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.settings import Frozen
 

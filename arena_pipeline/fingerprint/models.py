@@ -11,7 +11,7 @@ from typing import Literal
 
 from arena_pipeline.errors import PlansError
 from arena_pipeline.io.atomic import write_json
-from arena_pipeline.io.models import read_model
+from arena_pipeline.io.json_files import read_model
 from arena_pipeline.settings import Frozen
 
 

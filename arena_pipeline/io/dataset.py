@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from arena_pipeline.errors import DatasetError, UnknownStructure
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.geometry import broken_link
-from arena_pipeline.io.models import read_model, similar
+from arena_pipeline.io.json_files import read_model, similar
 
 Objective = Literal["binary", "multiclass"]
 CHANNEL_SUFFIX = "_0000"

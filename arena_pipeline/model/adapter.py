@@ -18,7 +18,7 @@ from torch import Tensor
 from arena_pipeline.errors import AdapterError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import replace_when_done, write_json
-from arena_pipeline.io.models import read_model
+from arena_pipeline.io.json_files import read_model
 from arena_pipeline.model.adapter_checks import MAX_BYTES, UPDATE, WEIGHT, file_faults
 from arena_pipeline.model.tensor_files import UnfitTensors, read_tensors
 from arena_pipeline.planning import InferencePlan
@@ -115,7 +115,7 @@ def discard_adapter(folder: Path) -> None:
     (folder / RECORD).unlink(missing_ok=True)
 
 
-def read_record(folder: Path) -> AdapterRecord:
+def read_adapter_record(folder: Path) -> AdapterRecord:
     """Raises AdapterError where adapter.json is missing or is not one."""
     path = folder / RECORD
     missing = f"no {RECORD}; this fold is not adapted to its end, run arena_adapt again"
@@ -124,7 +124,7 @@ def read_record(folder: Path) -> AdapterRecord:
 
 def read_adapter(folder: Path) -> Adapter:
     """Raises AdapterError naming the file, for a damaged file, tensors that no adapter of this record has, or values that are not finite."""
-    record = read_record(folder)
+    record = read_adapter_record(folder)
     path = folder / TENSORS
     try:
         return Adapter(record, read_tensors(path, MAX_BYTES, lambda facts: file_faults(facts, record.effective_rank)))

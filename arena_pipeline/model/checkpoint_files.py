@@ -30,7 +30,7 @@ ARCHIVES = (b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")
 START_BYTES = 512
 
 
-def read_checkpoint(path: Path, trust: bool = False) -> Any:
+def read_checkpoint_file(path: Path, trust: bool = False) -> Any:
     """What the file holds, tensors on the CPU: a dictionary of tensors in a safetensors file, anything in one of torch.save.
 
     Args:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import Architecture, FoundationPreset, load_preset, preset_names
-from arena_pipeline.model.checkpoint_files import read_checkpoint
+from arena_pipeline.model.checkpoint_files import read_checkpoint_file
 from arena_pipeline.model.network import DECODER, HEAD, build_network
 from arena_pipeline.model.weights import POSITION_INDEX, new_parts, points_into_table
 
@@ -90,13 +90,13 @@ def read_foundation(preset: FoundationPreset, path: Path, trust: bool = False, o
     """The tensors of a published checkpoint in MONAI's names, all of them fit for the preset's network.
 
     Args:
-        trust: see `read_checkpoint`.
+        trust: see `read_checkpoint_file`.
         others: presets that an unfit file is tried on, to name those that it fits; None: all there are.
 
     Raises:
         FoundationError: the file is no checkpoint, or does not fill the network; says what is wrong and which foundation it would fit.
     """
-    content = read_checkpoint(path, trust)
+    content = read_checkpoint_file(path, trust)
     found = match(preset, content)
     if not found.faults and not found.unexpected:
         return found

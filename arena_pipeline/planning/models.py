@@ -11,7 +11,7 @@ from arena_pipeline.errors import PlansError, UnknownStructure
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import Objective, check_structure_names
-from arena_pipeline.io.models import read_model
+from arena_pipeline.io.json_files import read_model
 from arena_pipeline.settings import AdaptationSettings, Frozen
 
 MULTICLASS_TASK = "multiclass"

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from arena_pipeline.errors import PlansError
 from arena_pipeline.io.atomic import write_json, write_text
-from arena_pipeline.io.models import read_model
+from arena_pipeline.io.json_files import read_model
 from arena_pipeline.settings import Frozen
 
 JSON_NAME = "labels.json"

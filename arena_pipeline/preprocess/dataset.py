@@ -23,7 +23,7 @@ from arena_pipeline.io.space import require_space
 from arena_pipeline.machine import limit_workers
 from arena_pipeline.planning.memory import case_bytes
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
-from arena_pipeline.preprocess.store import Source, discard, is_whole, read_record, stored_fault, write_arrays, write_record
+from arena_pipeline.preprocess.store import Source, discard, is_whole, read_case_record, stored_fault, write_arrays, write_case_record
 from arena_pipeline.words import counted
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ STORED_BYTES_PER_VOXEL = 1.0
 
 
 @dataclass(frozen=True)
-class Job:
+class PreprocessingJob:
     """One case to preprocess; crosses to a worker process."""
 
     case: Case
@@ -63,7 +63,7 @@ def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: i
     folder.mkdir(parents=True, exist_ok=True)
     for path in remove_unfinished(folder):
         logger.info("removing %s, left by an interrupted run", path)
-    jobs = {case.identifier: Job(case, scheme, folder, raw.json.labels) for case in chosen if not is_current(case, scheme, folder)}
+    jobs = {case.identifier: PreprocessingJob(case, scheme, folder, raw.json.labels) for case in chosen if not is_current(case, scheme, folder)}
     _tell_damage(jobs, folder)
     if len(jobs) < len(chosen):
         logger.info("%d of %s preprocessed already", len(chosen) - len(jobs), counted(len(chosen), "case"))
@@ -101,7 +101,7 @@ def makes_same_cases(made_by: Scheme, scheme: Scheme) -> bool:
 
 def is_current(case: Case, scheme: Scheme, folder: Path) -> bool:
     """Whether the stored case is whole, and was made for this scheme from these files (same size and time, or else same SHA-256)."""
-    record = read_record(folder, case.identifier)
+    record = read_case_record(folder, case.identifier)
     if record is None or record.source is None:
         return False
     if not makes_same_cases(record.source.scheme, scheme):
@@ -113,7 +113,7 @@ def is_current(case: Case, scheme: Scheme, folder: Path) -> bool:
     return record.source.segmentation.is_still(case.segmentation)
 
 
-def preprocess_case(job: Job) -> None:
+def preprocess_case(job: PreprocessingJob) -> None:
     """Reads, checks, preprocesses and stores one case.
 
     Raises:
@@ -134,10 +134,10 @@ def preprocess_case(job: Job) -> None:
     segmentation = None if stored is None else preprocess_segmentation(stored, grid)
     rng = np.random.default_rng(zlib.crc32(case.identifier.encode()))  # a case's own: neither order nor number of workers matters
     record = write_arrays(job.folder, case.identifier, (volume, segmentation), grid, rng)
-    write_record(job.folder, record.model_copy(update={"source": source}))
+    write_case_record(job.folder, record.model_copy(update={"source": source}))
 
 
-def _read_labels(job: Job, path: Path, image_geometry: Geometry) -> np.ndarray:
+def _read_labels(job: PreprocessingJob, path: Path, image_geometry: Geometry) -> np.ndarray:
     segmentation = read_segmentation(path)
     check_same_grid(job.case.identifier, image_geometry, segmentation.geometry, path)
     unknown = sorted(set(labels_present(segmentation.array)) - {0, *job.label_names.values()})
@@ -160,7 +160,7 @@ def _chosen(raw: RawDataset, cases: Sequence[str] | None) -> list[Case]:
     return [known[name] for name in cases]
 
 
-def _preprocess_named(job: Job) -> None:
+def _preprocess_named(job: PreprocessingJob) -> None:
     """In a worker: `preprocess_case`, with the case's name in front of whatever goes wrong."""
     name = job.case.identifier
     try:
@@ -171,7 +171,7 @@ def _preprocess_named(job: Job) -> None:
         raise ArenaError(f"{name}: could not be written to {job.folder} ({error}); free or change the disk, then run it again") from None
 
 
-def _sizes(job: Job) -> tuple[int, int]:
+def _sizes(job: PreprocessingJob) -> tuple[int, int]:
     """Bytes that the case may take in memory and on the disk. An image whose header can't be read is told when its turn comes."""
     try:
         geometry = read_geometry(job.case.image)

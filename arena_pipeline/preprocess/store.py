@@ -21,7 +21,7 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import replace_when_done, write_json
 from arena_pipeline.io.damage import DAMAGED
 from arena_pipeline.io.filestate import SourceFile, WrittenFile
-from arena_pipeline.io.models import read_model
+from arena_pipeline.io.json_files import read_model
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.settings import Frozen
 
@@ -79,7 +79,7 @@ def write_case(folder: Path, identifier: str, image: np.ndarray, segmentation: n
     Raises:
         DatasetError: image and segmentation differ in shape.
     """
-    write_record(folder, write_arrays(folder, identifier, (image, segmentation), grid, rng))
+    write_case_record(folder, write_arrays(folder, identifier, (image, segmentation), grid, rng))
 
 
 def write_arrays(folder: Path, identifier: str, arrays: tuple[np.ndarray, np.ndarray | None], grid: GridMap, rng: np.random.Generator) -> CaseRecord:
@@ -107,12 +107,12 @@ def discard(folder: Path, identifier: str) -> None:
         (folder / f"{identifier}{ending}").unlink(missing_ok=True)
 
 
-def write_record(folder: Path, record: CaseRecord) -> None:
+def write_case_record(folder: Path, record: CaseRecord) -> None:
     """CASE.json, which makes a case complete."""
     write_json(folder / f"{record.identifier}.json", record.model_dump(mode="json"))
 
 
-def read_record(folder: Path, identifier: str) -> CaseRecord | None:
+def read_case_record(folder: Path, identifier: str) -> CaseRecord | None:
     """CASE.json, or None where the case is not complete or was made by another version."""
     try:
         record = read_model(folder / f"{identifier}.json", CaseRecord, DatasetError, "not preprocessed", "run arena_preprocess")
@@ -134,7 +134,7 @@ def stored_fault(folder: Path, identifier: str) -> str | None:
     left = [ending for ending in ENDINGS if (folder / f"{identifier}{ending}").exists()]
     if not left:
         return None
-    record = read_record(folder, identifier)
+    record = read_case_record(folder, identifier)
     if record is not None:
         changed = _changed(folder, record)
         return f"damaged: {', '.join(changed)}" if changed else None
@@ -169,7 +169,7 @@ class StoredCase:
 
     @staticmethod
     def exists(folder: Path, identifier: str) -> bool:
-        return read_record(folder, identifier) is not None
+        return read_case_record(folder, identifier) is not None
 
     @classmethod
     def open(cls, folder: Path, identifier: str, threads: int = 1) -> StoredCase:
@@ -178,7 +178,7 @@ class StoredCase:
         Raises:
             DatasetError: the case is not stored there, not completely, or its files are damaged.
         """
-        record = read_record(folder, identifier)
+        record = read_case_record(folder, identifier)
         if record is None:
             raise DatasetError(f"{identifier}: not preprocessed in {folder}, or not completely; run arena_preprocess (or arena_plan_and_preprocess)")
         _check_sizes(folder, record)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from arena_pipeline.ensemble import ensemble_segmentation
 from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.images import read_geometry, write_segmentation
 from arena_pipeline.io.lock import locked
+from arena_pipeline.predict.ensemble import ensemble_segmentation
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.probabilities import SUFFIX, ProbabilityFile

@@ -12,7 +12,10 @@ from typing import Any
 import pandas as pd
 
 from arena_pipeline.errors import ArenaError, DatasetError
-from arena_pipeline.evaluate import Protocol, StructureScore, score_table, structure_table, summarise
+from arena_pipeline.evaluate.cases import EvaluationCase, check_folders, find_cases, match_labels, predicted_labels, read_description
+from arena_pipeline.evaluate.journal import Journal
+from arena_pipeline.evaluate.scores import Protocol, StructureScore, score_table, structure_table, summarise
+from arena_pipeline.evaluate.scoring import Scoring, score_case
 from arena_pipeline.foundations import Scheme, load_preset
 from arena_pipeline.io.atomic import replace_when_done, write_json
 from arena_pipeline.io.lock import locked
@@ -21,9 +24,6 @@ from arena_pipeline.machine import workers_for
 from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.masks import masks_file
 from arena_pipeline.records import stage
-from arena_pipeline.stages.evaluation_cases import EvaluationCase, check_folders, find_cases, match_labels, predicted_labels, read_description
-from arena_pipeline.stages.evaluation_journal import Journal
-from arena_pipeline.stages.evaluation_scoring import Scoring, score_case
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -16,15 +16,15 @@ from safetensors.torch import save
 from arena_pipeline import __version__
 from arena_pipeline.errors import PackageError
 from arena_pipeline.foundations import FoundationPreset, load_preset
-from arena_pipeline.io.archive import ArchiveWriter, write_archive
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter
+from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.labels import LabelMap
-from arena_pipeline.predict.models import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
 from arena_pipeline.records import stage
-from arena_pipeline.stages.model_card import EvaluationSummary, licence_notice, model_card
-from arena_pipeline.stages.model_package import ADAPTER, CARD, LABELS, LICENCE, MANIFEST, PLANS, Manifest, is_installed, read_manifest
+from arena_pipeline.share.archive import ArchiveWriter, write_archive
+from arena_pipeline.share.card import EvaluationSummary, licence_notice, model_card
+from arena_pipeline.share.package import ADAPTER, CARD, LABELS, LICENCE, MANIFEST, PLANS, Manifest, is_installed, read_manifest
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)

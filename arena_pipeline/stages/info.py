@@ -8,11 +8,11 @@ from pathlib import Path
 
 from arena_pipeline.errors import DatasetError, FoundationError, PlansError
 from arena_pipeline.foundations import choose_foundation, load_preset, preset_names
+from arena_pipeline.foundations.selection import planned_foundation
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.planning import Plans
-from arena_pipeline.stages.model_package import is_installed
-from arena_pipeline.stages.selection import planned_foundation
+from arena_pipeline.share.package import is_installed
 from arena_pipeline.workspace import CHECKPOINT, Workspace
 
 USUAL_SHOTS = 5
@@ -188,7 +188,7 @@ def _of_other_plans(model: Path) -> dict[str, tuple[int, ...]]:
     digest = file_sha256(path)
     if all(digest in record.read_text(encoding="utf-8", errors="replace") for record in model.glob(f"*/fold_*/{ADAPTER_RECORD}")):
         return {}
-    from arena_pipeline.predict.models import of_other_plans  # torch takes seconds to import: only where the plans are others
+    from arena_pipeline.model.model_folder import of_other_plans  # torch takes seconds to import: only where the plans are others
 
     try:
         return of_other_plans(model, Plans.read(path))

@@ -12,22 +12,22 @@ from pathlib import Path
 
 from arena_pipeline.errors import ArenaError, FoundationError, PackageError
 from arena_pipeline.foundations import FoundationPreset, load_preset, preset_names, weights_file
-from arena_pipeline.io.archive import MAX_ENTRY_BYTES, Archive, open_archive
 from arena_pipeline.io.filestate import file_sha256
+from arena_pipeline.io.json_files import LARGEST_FILE_BYTES
 from arena_pipeline.io.lock import all_locked, locked
-from arena_pipeline.io.models import LARGEST_FILE_BYTES
 from arena_pipeline.io.space import require_space
 from arena_pipeline.model.adapter import read_adapter
 from arena_pipeline.model.adapter_checks import network_faults
 from arena_pipeline.model.checkpoints import POSITION_INDEX, skeleton
+from arena_pipeline.model.model_folder import check_same_plans
 from arena_pipeline.model.network import HEAD
 from arena_pipeline.model.task_head import empty_head
 from arena_pipeline.model.tensor_files import listed
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.labels import LabelMap
-from arena_pipeline.predict.models import check_same_plans
 from arena_pipeline.records import stage
-from arena_pipeline.stages.model_package import MANIFEST, PLANS, Manifest, names_of, read_manifest
+from arena_pipeline.share.archive import MAX_ENTRY_BYTES, Archive, open_archive
+from arena_pipeline.share.package import MANIFEST, PLANS, Manifest, names_of, read_manifest
 from arena_pipeline.workspace import Workspace, fold_folder
 
 logger = logging.getLogger(__name__)

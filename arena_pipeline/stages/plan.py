@@ -28,7 +28,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Planned:
+class WrittenPlans:
     """What planning one dataset gave.
 
     Attributes:
@@ -50,7 +50,7 @@ def plan(
     device: str = "auto",
     objective: Objective | None = None,
     foundation_reason: str | None = None,
-) -> list[Planned]:
+) -> list[WrittenPlans]:
     """Makes plans for every dataset and writes them, each with its reasons.
 
     Plans that say the same are left alone. Others that stand there are kept as plans.json.bak (.bak2, ...), and a warning says
@@ -78,7 +78,7 @@ def plan(
             plans = plans.model_copy(update={"reasons": {**plans.reasons, "foundation": foundation_reason or reason}})
             _check_candidates(plans)
             path = workspace.plans(name, preset.name)
-            planned.append(Planned(plans, path, _write(plans, path), fingerprint.findings))
+            planned.append(WrittenPlans(plans, path, _write(plans, path), fingerprint.findings))
     return planned
 
 

@@ -8,7 +8,7 @@ from arena_pipeline.foundations import weights_file
 from arena_pipeline.io.dataset import Objective
 from arena_pipeline.io.lock import all_locked
 from arena_pipeline.stages.extract_fingerprint import extract_fingerprint
-from arena_pipeline.stages.plan import Planned, pick_foundation, plan
+from arena_pipeline.stages.plan import WrittenPlans, pick_foundation, plan
 from arena_pipeline.stages.preprocess import Preprocessed, preprocess
 from arena_pipeline.stages.verify_dataset import require_integrity
 from arena_pipeline.workspace import Workspace
@@ -25,7 +25,7 @@ def plan_and_preprocess(
     fingerprint_workers: int | None = None,
     verify_dataset_integrity: bool = False,
     clean: bool = False,
-) -> list[tuple[Planned, Preprocessed]]:
+) -> list[tuple[WrittenPlans, Preprocessed]]:
     """Makes every dataset ready for adaptation; a second run does only what is missing or outdated.
 
     Args:

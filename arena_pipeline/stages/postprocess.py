@@ -13,9 +13,9 @@ from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.images import labels_present, read_segmentation, write_segmentation
 from arena_pipeline.io.lock import locked
 from arena_pipeline.planning import Plans
-from arena_pipeline.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING, find_inputs
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
+from arena_pipeline.predict.postprocess import postprocess_segmentation_
 from arena_pipeline.records import stage
 
 logger = logging.getLogger(__name__)

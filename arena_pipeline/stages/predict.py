@@ -21,20 +21,20 @@ from arena_pipeline.io.images import read_geometry, read_image, write_segmentati
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.model.device import pick_device
+from arena_pipeline.model.model_folder import choose_model, load_model
 from arena_pipeline.model.out_of_memory import telling_out_of_memory
-from arena_pipeline.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.case import Extras, predict_case
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING, find_inputs, output_files, take_part
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
 from arena_pipeline.predict.memory import case_parts, in_words
-from arena_pipeline.predict.models import choose_model, load_model
+from arena_pipeline.predict.outputs import held, is_complete, require_room
+from arena_pipeline.predict.postprocess import postprocess_segmentation_
+from arena_pipeline.predict.predictors import Setup, adapted_setup, zero_shot_setup
 from arena_pipeline.predict.preview import PREVIEW_FOLDER, write_preview
 from arena_pipeline.predict.probabilities import SUFFIX, Description, write_probabilities
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.masks import masks_file, write_masks
 from arena_pipeline.records import note, stage
-from arena_pipeline.stages.prediction_outputs import held, is_complete, require_room
-from arena_pipeline.stages.prediction_setup import Setup, adapted_setup, zero_shot_setup
 from arena_pipeline.words import memory_size
 from arena_pipeline.workspace import Workspace
 
@@ -52,7 +52,7 @@ class Extra:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class PredictionJob:
     """What is the same for all cases of a run."""
 
     folder: Path
@@ -148,7 +148,7 @@ def predict(
         label_map = LabelMap.of(setup.labels, setup.source)
         if continue_prediction:
             _check_same_model(out, label_map)
-        job = Job(out, setup, label_map, extra)
+        job = PredictionJob(out, setup, label_map, extra)
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
         return _predict_all(inputs, outputs, job, continue_prediction)
 
@@ -177,7 +177,7 @@ def _check_same_model(out: Path, label_map: LabelMap) -> None:
         raise PlansError(f"{out}: its segmentations have no {JSON_NAME} beside them, which says what made them; put it back, {mend}")
 
 
-def _predict_all(inputs: dict[str, Path], outputs: dict[str, Path], job: Job, continue_prediction: bool) -> PredictionSummary:
+def _predict_all(inputs: dict[str, Path], outputs: dict[str, Path], job: PredictionJob, continue_prediction: bool) -> PredictionSummary:
     summary = PredictionSummary(job.folder, {}, {}, job.setup.labels)
     failed: list[str] = []  # in words: an error holds the arrays of the functions that it came through
     with tqdm(inputs.items(), unit="case", disable=None) as bar:
@@ -204,7 +204,7 @@ def _predict_all(inputs: dict[str, Path], outputs: dict[str, Path], job: Job, co
     return summary
 
 
-def predict_file(case: str, source: Path, output: Path, job: Job) -> None:
+def predict_file(case: str, source: Path, output: Path, job: PredictionJob) -> None:
     """One CT file to its segmentation and what else is asked for. The segmentation is written last: it marks the case as done."""
     job = _with_room(case, source, job)
     with stage("read"):
@@ -229,7 +229,7 @@ def predict_file(case: str, source: Path, output: Path, job: Job) -> None:
     _report(case, segmentation, image.geometry, labels)
 
 
-def _with_room(case: str, source: Path, job: Job) -> Job:
+def _with_room(case: str, source: Path, job: PredictionJob) -> PredictionJob:
     """Says what the case will take, and runs one window at a time where the memory that is free would not take more."""
     setup, settings = job.setup, job.setup.settings
     channels = max(task.out_channels for task in setup.tasks)
@@ -243,7 +243,7 @@ def _with_room(case: str, source: Path, job: Job) -> Job:
     return replace(job, setup=replace(setup, settings=replace(settings, window_batch=1)))
 
 
-def _predict_image(case: str, image: Image, job: Job) -> tuple[np.ndarray, dict[str, np.ndarray], GridMap]:
+def _predict_image(case: str, image: Image, job: PredictionJob) -> tuple[np.ndarray, dict[str, np.ndarray], GridMap]:
     """Segmentation on the native grid, masks on the preprocessed one (where asked for); the file of probabilities on the way."""
     setup, masks = job.setup, dict[str, np.ndarray]()
     with ExitStack() as stack, stage("predict"):

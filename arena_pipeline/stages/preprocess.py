@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arena_pipeline.errors import PlansError
+from arena_pipeline.foundations.selection import planned_foundation
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import all_locked
 from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.records import stage
-from arena_pipeline.stages.selection import planned_foundation
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -30,12 +30,11 @@ from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
 from arena_pipeline.io.images import read_geometry, read_image, read_segmentation
 from arena_pipeline.machine import Machine
-from arena_pipeline.model.adapter import TENSORS, Adapter, AdapterRecord, read_adapter, read_record, write_adapter
+from arena_pipeline.model.adapter import TENSORS, Adapter, AdapterRecord, read_adapter, read_adapter_record, write_adapter
 from arena_pipeline.planning import Plans, make_plans
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.preprocess.dataset import preprocess_dataset
-from arena_pipeline.preprocess.store import CaseRecord
-from arena_pipeline.preprocess.store import read_record as read_case_record
+from arena_pipeline.preprocess.store import CaseRecord, read_case_record
 from arena_pipeline.workspace import Workspace
 
 LONG = int(os.environ.get("ARENA_FUZZ_EXAMPLES", "0"))
@@ -195,7 +194,7 @@ READERS: dict[str, tuple[str, Callable[[Path], BaseModel | None]]] = {
     "fingerprint.json": ("fingerprint.json", Fingerprint.read),
     "audit.json": ("audit.json", DatasetAudit.read),
     "labels.json": ("labels.json", lambda path: LabelMap.read(path.parent)),
-    "adapter.json": ("adapter.json", lambda path: read_record(path.parent)),
+    "adapter.json": ("adapter.json", lambda path: read_adapter_record(path.parent)),
     "a.json": ("a.json", _case),
 }
 ODD = [
@@ -269,7 +268,7 @@ def test_the_tensors_of_an_adapter(documents: dict[str, Path], tmp_path_factory:
     name = "update.layers1.0.attn.key"
     tensors = {f"{name}.A": torch.ones(3, 8), f"{name}.B": torch.ones(8, 3), f"{name}.v": torch.ones(3), "weight.out.bias": torch.zeros(1)}
     if not (folder / TENSORS).exists():
-        write_adapter(folder, Adapter(read_record(documents["adapter.json"].parent), tensors))
+        write_adapter(folder, Adapter(read_adapter_record(documents["adapter.json"].parent), tensors))
         (folder / "whole").write_bytes((folder / TENSORS).read_bytes())
     (folder / TENSORS).write_bytes(change((folder / "whole").read_bytes()))
     try:

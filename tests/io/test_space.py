@@ -15,17 +15,17 @@ from torch import nn
 from arena_pipeline.adapt.loop import Epoch
 from arena_pipeline.adapt.report import TrainingLog
 from arena_pipeline.errors import ArenaError, NoSpace
-from arena_pipeline.io.archive import open_archive, write_archive
+from arena_pipeline.evaluate.cases import EvaluationCase
+from arena_pipeline.evaluate.journal import Journal
+from arena_pipeline.evaluate.scoring import Scoring
 from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_text
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import write_image
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.space import require_space, require_writable, telling_full_disk
-from arena_pipeline.pretrain.loop import Pretraining, training_log
-from arena_pipeline.pretrain.settings import PretrainSettings
-from arena_pipeline.stages.evaluation_cases import EvaluationCase
-from arena_pipeline.stages.evaluation_journal import Journal
-from arena_pipeline.stages.evaluation_scoring import Scoring
+from arena_pipeline.research.pretrain.loop import Pretraining, training_log
+from arena_pipeline.research.pretrain.settings import PretrainSettings
+from arena_pipeline.share.archive import open_archive, write_archive
 
 MakeDisk = Callable[..., Path]
 

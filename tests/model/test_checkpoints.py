@@ -17,7 +17,7 @@ from torch import Tensor
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset, load_preset, preset_names
-from arena_pipeline.model.checkpoint_files import read_checkpoint
+from arena_pipeline.model.checkpoint_files import read_checkpoint_file
 from arena_pipeline.model.checkpoints import LAYOUTS, match, read_foundation
 from arena_pipeline.model.network import build_network
 
@@ -84,18 +84,18 @@ def test_what_people_have_instead_of_a_checkpoint_is_named(content: bytes, messa
     path = tmp_path / "fseft.pth"
     path.write_bytes(content)
     with pytest.raises(FoundationError, match=rf"fseft\.pth.*{message}"):
-        read_checkpoint(path)
+        read_checkpoint_file(path)
 
 
 def test_a_missing_file_a_folder_and_a_zip_of_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(FoundationError, match="No such file"):
-        read_checkpoint(tmp_path / "nowhere.pth")
+        read_checkpoint_file(tmp_path / "nowhere.pth")
     with pytest.raises(FoundationError, match="directory"):
-        read_checkpoint(tmp_path)
+        read_checkpoint_file(tmp_path)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("weights/fseft.pth", b"x")
     with pytest.raises(FoundationError, match=r"an archive of weights/fseft\.pth; unpack it"):
-        read_checkpoint(tmp_path / "a.zip")
+        read_checkpoint_file(tmp_path / "a.zip")
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
@@ -107,11 +107,11 @@ def test_a_truncated_file_is_told_wherever_it_ends(kind: str, tmp_path: Path) ->
     else:
         torch.save(tensors, whole, _use_new_zipfile_serialization=kind == "zip")
     content = whole.read_bytes()
-    assert set(read_checkpoint(whole)) == set(tensors)
+    assert set(read_checkpoint_file(whole)) == set(tensors)
     for length in range(20, len(content), 53):
         path.write_bytes(content[:length])
         with pytest.raises(FoundationError, match="truncated"):
-            read_checkpoint(path)
+            read_checkpoint_file(path)
 
 
 class Code:
@@ -129,14 +129,14 @@ def test_code_in_a_pickle_runs_only_if_it_is_trusted(zipped: bool, tmp_path: Pat
     path, marker = tmp_path / "suprem.pth", tmp_path / "marker"
     torch.save({"net": {"a": torch.ones(1)}, "scheduler": Code(Path(__file__), marker)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(FoundationError, match="would run code.*shutil.copyfile.*--trust_checkpoint"):
-        read_checkpoint(path)
+        read_checkpoint_file(path)
     assert not marker.exists()
-    assert torch.equal(read_checkpoint(path, trust=True)["net"]["a"], torch.ones(1))
+    assert torch.equal(read_checkpoint_file(path, trust=True)["net"]["a"], torch.ones(1))
     assert marker.exists()
 
 
 def test_trust_is_not_used_where_it_is_not_needed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    read_checkpoint(save(tmp_path / "a.pth", {"a": torch.ones(1)}), trust=True)
+    read_checkpoint_file(save(tmp_path / "a.pth", {"a": torch.ones(1)}), trust=True)
     assert "--trust_checkpoint" not in caplog.text
 
 
@@ -144,17 +144,17 @@ def test_a_class_that_is_not_installed_is_an_error_even_if_trusted(tmp_path: Pat
     path = save(tmp_path / "a.pth", {"model": Code(tmp_path, tmp_path)})
     path.write_bytes(path.read_bytes().replace(b"shutil", b"shutal"))
     with pytest.raises(FoundationError, match="shutal"):
-        read_checkpoint(path, trust=True)
+        read_checkpoint_file(path, trust=True)
 
 
 def test_a_best_score_of_numpy_needs_no_trust(tmp_path: Path) -> None:
-    assert read_checkpoint(save(tmp_path / "a.pt", {"best_acc": np.float64(0.5), "epoch": np.int64(3)})) == {"best_acc": 0.5, "epoch": 3}
+    assert read_checkpoint_file(save(tmp_path / "a.pt", {"best_acc": np.float64(0.5), "epoch": np.int64(3)})) == {"best_acc": 0.5, "epoch": 3}
 
 
 def test_a_bare_pickle_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps([1, 2], protocol=2))
     with pytest.raises(FoundationError, match=r"a\.pkl"):
-        read_checkpoint(tmp_path / "a.pkl")
+        read_checkpoint_file(tmp_path / "a.pkl")
 
 
 # ---- what it holds

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights, load_preset, packaged_weights, preset_folder
-from arena_pipeline.model.checkpoint_files import read_checkpoint
+from arena_pipeline.model.checkpoint_files import read_checkpoint_file
 from arena_pipeline.model.network import build_network
 from arena_pipeline.model.weights import load_foundation_network
 
@@ -85,6 +85,6 @@ def test_a_checkpoint_that_would_expand_is_refused_unread(tmp_path: Path) -> Non
         for name in plain.namelist():
             bomb.writestr(name, plain.read(name))
     assert (tmp_path / "bomb.pth").stat().st_size < 100_000
-    assert read_checkpoint(tmp_path / "plain.pth")["weight"].shape == (2_000_000,)
+    assert read_checkpoint_file(tmp_path / "plain.pth")["weight"].shape == (2_000_000,)
     with pytest.raises(FoundationError, match=r"would unpack to 8,00\d,\d+ bytes"):
-        read_checkpoint(tmp_path / "bomb.pth")
+        read_checkpoint_file(tmp_path / "bomb.pth")

@@ -134,7 +134,7 @@ def test_the_record_can_be_read_by_a_person(raw: Callable[[], RawDataset], tmp_p
     assert record["grid"]["native_shape"] == [24, 24, 24]
 
 
-def _killed_over_case_1(job: dataset.Job) -> None:
+def _killed_over_case_1(job: dataset.PreprocessingJob) -> None:
     if job.case.identifier != "case_1":
         preprocess_case(job)
         return

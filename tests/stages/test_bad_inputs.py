@@ -14,13 +14,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from arena_pipeline.adapt.job import FoldJob, read_planned_dataset
 from arena_pipeline.errors import ArenaError, DatasetError, FoundationError, ImageError, PlansError, SupportSetError
 from arena_pipeline.foundations import load_preset
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.preprocess.case import preprocess_image
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.stages.adapt import adapt_dataset
-from arena_pipeline.stages.adaptation_jobs import Job, read_planned
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.stages.predict import predict
 from arena_pipeline.workspace import Workspace
@@ -69,9 +69,9 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(content))
 
 
-def jobs(workspace: Workspace, shots: int, fold: int = 0) -> list[Job]:
+def jobs(workspace: Workspace, shots: int, fold: int = 0) -> list[FoldJob]:
     """What arena_adapt looks at before it adapts."""
-    return read_planned(901, workspace, FOUNDATION).jobs(shots, [fold], None, {})
+    return read_planned_dataset(901, workspace, FOUNDATION).jobs(shots, [fold], None, {})
 
 
 # cases that are unusual and must be read right

@@ -20,6 +20,7 @@ import torch
 
 from arena_pipeline.adapt import checkpoint, loop
 from arena_pipeline.adapt.checkpoint import Checkpoints
+from arena_pipeline.adapt.run import ADAPTER_BYTES, CHECKPOINT_BYTES
 from arena_pipeline.cli.adapt import main
 from arena_pipeline.errors import AdapterError, ArenaError, FolderInUse, NoSpace, PlansError, SupportSetError
 from arena_pipeline.io import space
@@ -28,7 +29,7 @@ from arena_pipeline.io.splits import draw_support_set
 from arena_pipeline.model.adapter import read_adapter
 from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.dataset import preprocess_dataset
-from arena_pipeline.stages.adapt import ADAPTER_BYTES, CHECKPOINT_BYTES, adapt_dataset
+from arena_pipeline.stages.adapt import adapt_dataset
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.stages.preprocess import preprocess
 from arena_pipeline.workspace import Workspace, fold_folder
@@ -41,7 +42,7 @@ TIMES = ("seconds", "peak_memory_mib")
 
 @pytest.fixture
 def ready(workspace: Workspace, tiny_dataset: MakeDataset) -> Workspace:
-    """Planned and preprocessed, with small patches and a schedule that is never cut short."""
+    """PlannedDataset and preprocessed, with small patches and a schedule that is never cut short."""
     tiny_dataset(cases=3)
     plan_and_preprocess([901], workspace, device="cpu", workers=0, fingerprint_workers=0)
     edit_plans(workspace, max_epochs=EPOCHS, patches_per_volume=1, stop_window=0)

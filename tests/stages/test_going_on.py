@@ -26,12 +26,12 @@ from arena_pipeline.io.lock import locked
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.preprocess.store import write_case
+from arena_pipeline.research.phantoms.make_phantoms import make_phantoms
+from arena_pipeline.research.pretrain.pretrain import pretrain_foundation
 from arena_pipeline.stages import evaluate as evaluation
 from arena_pipeline.stages.evaluate import evaluate
-from arena_pipeline.stages.make_phantoms import make_phantoms
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.stages.preprocess import preprocess
-from arena_pipeline.stages.pretrain import pretrain_foundation
 from arena_pipeline.workspace import Workspace
 from dataset_conversion.flare22 import convert_flare22
 

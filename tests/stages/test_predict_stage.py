@@ -24,13 +24,13 @@ from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.images import read_segmentation
 from arena_pipeline.io.lock import locked
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, write_adapter
+from arena_pipeline.model.model_folder import choose_model
 from arena_pipeline.model.network import HEAD, head
 from arena_pipeline.model.task_head import pretrained_head
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.predict.case import predict_case
 from arena_pipeline.predict.labels import LabelMap
-from arena_pipeline.predict.models import choose_model
 from arena_pipeline.predict.probabilities import ProbabilityFile
 from arena_pipeline.preprocess.masks import masks_file, read_masks
 from arena_pipeline.settings import AdaptationSettings

@@ -1,0 +1,148 @@
+"""One fold of one task: from its job to an adapter in its folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from arena_pipeline.adapt.batches import SupportVolume
+from arena_pipeline.adapt.checkpoint import Checkpoints
+from arena_pipeline.adapt.job import FoldJob, check_support
+from arena_pipeline.adapt.loop import Adaptation, Epoch, History
+from arena_pipeline.adapt.prepare import prepare_
+from arena_pipeline.adapt.report import TrainingLog, plot_progress
+from arena_pipeline.adapt.trainable import Trainable
+from arena_pipeline.errors import SupportSetError
+from arena_pipeline.io.atomic import remove_unfinished
+from arena_pipeline.io.lock import locked
+from arena_pipeline.io.space import require_space
+from arena_pipeline.model.adapter import Adapter, AdapterRecord, discard_adapter, write_adapter
+from arena_pipeline.model.allocator import release_freed_memory
+from arena_pipeline.model.network import to_device
+from arena_pipeline.model.recompute import recompute_activations_
+from arena_pipeline.model.weights import load_foundation_network
+from arena_pipeline.preprocess.store import StoredCase
+from arena_pipeline.records import RunRecord, versions
+from arena_pipeline.words import counted
+from arena_pipeline.workspace import PROGRESS, TRAINING_LOG
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 60  # on the progress of a fold, where there is no terminal to draw a bar on
+ADAPTER_BYTES = 4  # on the disk, per trained number
+CHECKPOINT_BYTES = 2 * 3 * 4  # weights and AdamW's two moments, and while a new one is written there are two
+
+
+def run_job(job: FoldJob, device: torch.device, progress: bool = True, continue_unfinished: bool = False) -> None:
+    """Adapts one fold of one task and writes its folder.
+
+    Args:
+        progress: with a bar of its own.
+        continue_unfinished: from its checkpoint, where there is one.
+    """
+    with locked(job.folder):
+        for path in remove_unfinished(job.folder):
+            logger.debug("removed %s, left by a run that was killed", path)
+        release_freed_memory()  # what an earlier job left behind is not this one's peak
+        with RunRecord("adapt", {}) as measured:
+            started, identity = job.checkpoint_identity(), job.identity()  # before the cases are opened: they may be others at the end
+            adaptation = _prepared(job, device)
+            checkpoints = Checkpoints(job.folder, started, adaptation)
+            if continue_unfinished and checkpoints.resume_():
+                logger.info("%s, fold %d: goes on after %s", job.task.name, job.fold, counted(len(adaptation.epochs), "epoch"))
+            discard_adapter(job.folder)  # an older one must not stand beside the new run's log, but stays while the new run can't start
+            history = _run(job, adaptation, checkpoints, progress)
+        _refuse_changed_support(job, started["support_volumes"], checkpoints)
+        record = _record(job, identity, adaptation.trainable, history, measured)
+        record = record.model_copy(update={"seconds": round(checkpoints.seconds, 3)})
+        write_adapter(job.folder, Adapter(record, adaptation.trainable.tensors()))
+        checkpoints.remove()
+    logger.info(
+        "%s, fold %d: %s after %s, loss %.3f",
+        *(job.task.name, job.fold, history.stop_reason, counted(len(history.epochs), "epoch"), history.epochs[-1].loss),
+    )
+
+
+def _prepared(job: FoldJob, device: torch.device) -> Adaptation:
+    """Everything ready for the first epoch."""
+    logger.info("%s, fold %d: support %s", job.task.name, job.fold, ", ".join(job.support_ids))
+    check_support(job)  # again: hours may have gone by over other folds
+    seeds = np.random.SeedSequence(job.fold)
+    network = to_device(load_foundation_network(job.preset, job.weights), device)
+    generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+    trainable = prepare_(network, job.preset, job.task, job.settings, generator, len(job.support_ids))
+    network.to(device)
+    if job.settings.recompute_activations:
+        recompute_activations_(network)
+    require_space(job.folder, (CHECKPOINT_BYTES + ADAPTER_BYTES) * trainable.parameter_count, f"adapting {job.task.name}")
+    labels = list(job.task.structures.values())
+    support = [SupportVolume.open(StoredCase.open(job.cases, identifier), labels) for identifier in job.support_ids]
+    return Adaptation(network, trainable, support, job.settings, job.plans.scheme.patch_size_voxels, np.random.default_rng(seeds))
+
+
+def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progress: bool) -> History:
+    name, done, told = f"{job.task.name}, fold {job.fold}", len(adaptation.epochs), time.monotonic()
+    with (
+        TrainingLog(job.folder / TRAINING_LOG, adaptation.epochs) as log,
+        tqdm(total=job.settings.max_epochs, initial=done, desc=name, unit="epoch", disable=None if progress else True) as bar,
+    ):
+
+        def on_epoch(epoch: Epoch) -> None:
+            nonlocal told
+            checkpoints.keep()
+            log.add(epoch)
+            bar.set_postfix(loss=f"{epoch.loss:.3f}", rank=sum(epoch.effective_rank.values()))
+            bar.update()
+            if progress and bar.disable and time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                logger.info("%s: epoch %d of %d, loss %.3f", name, epoch.epoch + 1, job.settings.max_epochs, epoch.loss)
+
+        try:
+            history = adaptation.run(on_epoch)
+        except BaseException:  # Ctrl-C, SIGTERM and faults alike lose no finished epoch
+            checkpoints.flush()
+            if adaptation.epochs:
+                logger.info("%s: stopped after %s; run it again with --continue to go on from there", name, counted(len(adaptation.epochs), "epoch"))
+            raise
+    title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {counted(job.shots, 'shot')}"
+    plot_progress(job.folder / PROGRESS, history.epochs, job.settings.stop_smoothing, title)
+    return history
+
+
+def _refuse_changed_support(job: FoldJob, volumes: dict[str, Any], checkpoints: Checkpoints) -> None:
+    """Removes the checkpoint and raises SupportSetError where a case is stored from other files than `volumes`, those at the start, says.
+
+    A case that is not there at the moment, as while it is preprocessed again, may come back the same: the next run will see.
+    """
+    changed = [name for name, files in job.support_volumes().items() if files not in (None, volumes[name])]
+    if changed:
+        checkpoints.remove()
+        raise SupportSetError(
+            f"{job.task.name}, fold {job.fold}: {', '.join(changed)} in {job.cases} was preprocessed again, from other files, while this fold was "
+            f"adapted to what was there before, so no adapter is written; run it again"
+        )
+
+
+def _record(job: FoldJob, identity: dict[str, Any], trainable: Trainable, history: History, measured: RunRecord) -> AdapterRecord:
+    return AdapterRecord(
+        **identity,
+        plans_sha256=job.plans_sha256,
+        inference=job.plans.inference,
+        dataset_labels=job.plans.labels,
+        keep_largest=job.task.keep_largest,
+        effective_rank=trainable.effective_rank(),
+        trained_parameters=trainable.parameter_count,
+        saved_parameters=sum(tensor.numel() for tensor in trainable.tensors().values()),
+        epochs=len(history.epochs),
+        stop_reason=history.stop_reason,
+        final_loss=history.epochs[-1].loss,
+        seconds=round(measured.total.seconds, 3),
+        peak_memory_mib=round(measured.total.peak_bytes / 2**20, 1),
+        versions=versions(),
+        licence=job.preset.licence,
+    )

@@ -1,5 +1,0 @@
-"""report.html of a comparison: one file that needs nothing but itself."""
-
-from arena_pipeline.compare.report.page import write_report
-
-__all__ = ["write_report"]

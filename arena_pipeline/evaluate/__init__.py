@@ -1,0 +1,1 @@
+"""From two segmentations to scores, and from scores to tables."""

@@ -1,0 +1,186 @@
+"""What there is to evaluate: cases matched by identifier, structures matched by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arena_pipeline.errors import DatasetError, UnknownStructure
+from arena_pipeline.evaluate.scores import LabelPair
+from arena_pipeline.io.dataset import DatasetJson
+from arena_pipeline.io.images import READABLE_ENDINGS
+from arena_pipeline.predict.labels import JSON_NAME, LabelMap
+from arena_pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+NAMES_SHOWN = 10
+SWAPPED = f"-ref has a {JSON_NAME}, as predictions have: are -ref and -pred swapped? Else "
+
+
+@dataclass(frozen=True)
+class EvaluationCase:
+    """One case and what is asked of it.
+
+    Attributes:
+        structures: those to score.
+        not_annotated: those that were asked for, but that nobody annotated in this case.
+    """
+
+    identifier: str
+    reference: Path
+    prediction: Path
+    structures: tuple[str, ...]
+    not_annotated: tuple[str, ...]
+
+
+def check_folders(reference: Path, prediction: Path, workspace: Workspace) -> None:
+    """Refuses folders that can't be meant, before scores are written among the reference segmentations.
+
+    Raises:
+        DatasetError: one is not there, both are the same, or the predictions lie in a raw dataset of the workspace.
+    """
+    for flag, folder in (("-ref", reference), ("-pred", prediction)):
+        if not folder.is_dir():
+            raise DatasetError(f"{folder}: no such folder; {flag} takes a folder of segmentations")
+    swapped = SWAPPED if (reference / JSON_NAME).is_file() else ""
+    if os.path.realpath(reference) == os.path.realpath(prediction):
+        raise DatasetError(f"{prediction}: -ref and -pred are the same folder; -pred takes the folder that arena_predict wrote with -o")
+    if Path(os.path.realpath(workspace.raw)) in Path(os.path.realpath(prediction)).parents:
+        raise DatasetError(
+            f"{prediction}: lies in a raw dataset, and scores are written beside the predictions; {swapped}-pred takes the folder that arena_predict "
+            "wrote with -o"
+        )
+
+
+def read_description(reference: Path, dataset_id: int | None, dataset_json: Path | None, workspace: Workspace) -> DatasetJson:
+    """dataset.json of the given number, or the given file, or else the one beside the reference folder.
+
+    Raises:
+        DatasetError: none is found, or it is invalid.
+    """
+    if dataset_id is not None and dataset_json is not None:
+        raise DatasetError("give either -d NUMBER or -djfile FILE, not both: they may name different label integers")
+    if dataset_id is not None:
+        return DatasetJson.read(workspace.raw_dataset(workspace.dataset_name(dataset_id)) / "dataset.json")
+    if dataset_json is not None:
+        return DatasetJson.read(dataset_json)
+    beside = reference.absolute().parent / "dataset.json"
+    if not beside.is_file():
+        swapped = SWAPPED if (reference / JSON_NAME).is_file() else ""
+        raise DatasetError(
+            f"{reference}: the names of its labels are unknown (no {beside}); {swapped}give the dataset with -d NUMBER or -djfile FILE"
+        )
+    return DatasetJson.read(beside)
+
+
+def predicted_labels(predictions: Path, description: DatasetJson) -> dict[str, int]:
+    """The predictions' structure -> integer, without the background.
+
+    From labels.json (written by arena_predict) or dataset.json (nnU-Net copies it there) in their folder; without either, the
+    predictions are taken to use the dataset's integers.
+
+    Raises:
+        ArenaError: a subclass saying which of the files is unreadable.
+    """
+    if (predictions / JSON_NAME).is_file():
+        return LabelMap.read(predictions).structures
+    if (predictions / "dataset.json").is_file():
+        return DatasetJson.read(predictions / "dataset.json").structures
+    logger.info("%s has no %s: its integers are taken to mean what they mean in the dataset", predictions, JSON_NAME)
+    return description.structures
+
+
+def match_labels(predicted: dict[str, int], description: DatasetJson, structures: Sequence[str] | None) -> dict[str, LabelPair]:
+    """Structure -> its integers in reference and prediction, matched by name, in the dataset's order.
+
+    Raises:
+        UnknownStructure: an asked-for structure is not in the dataset, or not predicted.
+        DatasetError: no structure of the dataset is predicted.
+    """
+    if structures is not None:
+        description.require_structures(tuple(structures))
+    wanted = [name for name in description.structures if structures is None or name in structures]
+    unpredicted = [name for name in wanted if name not in predicted]
+    if unpredicted and structures is not None:
+        raise UnknownStructure(f"not predicted: {', '.join(unpredicted)}; the predictions have: {', '.join(predicted)}")
+    if len(unpredicted) == len(wanted):
+        raise DatasetError(f"no structure of the dataset ({', '.join(wanted)}) is predicted; the predictions have: {', '.join(predicted)}")
+    if unpredicted:
+        logger.warning("not predicted, so not evaluated: %s", ", ".join(unpredicted))
+    return {name: LabelPair(description.labels[name], predicted[name]) for name in wanted if name in predicted}
+
+
+def find_cases(
+    reference: Path, predictions: Path, description: DatasetJson, structures: Sequence[str], chill: bool, ignore_split: bool
+) -> tuple[list[EvaluationCase], list[str]]:
+    """The cases to evaluate, by identifier, and the identifiers whose prediction is missing (only with `chill`).
+
+    A reference that is no test case of any asked-for structure needs no prediction and is left out.
+
+    Raises:
+        DatasetError: no reference, none of them a test case, or a missing prediction without `chill`.
+    """
+    references, predicted = _images_in(reference, (description.file_ending,)), _images_in(predictions, READABLE_ENDINGS)
+    if not references:
+        raise DatasetError(f"{reference}: no segmentation CASE{description.file_ending} in it; -ref is the folder of the reference segmentations")
+    cases, missing = [], []
+    for identifier, path in references.items():
+        asked = tuple(s for s in structures if ignore_split or is_query(description, identifier, s))
+        if not asked:
+            continue
+        annotated = tuple(s for s in asked if description.is_annotated(identifier, s))
+        if identifier in predicted:
+            not_annotated = tuple(s for s in asked if s not in annotated)
+            cases.append(EvaluationCase(identifier, path, predicted[identifier], annotated, not_annotated))
+        elif annotated:
+            missing.append(identifier)
+    _report_missing(predictions, missing, found=len(cases), chill=chill)
+    if not cases:
+        raise DatasetError(f"{reference}: none of its {len(references)} cases is a test case in dataset.json; score all with --ignore_split")
+    skipped = len(references) - len(cases) - len(missing)
+    if skipped:
+        logger.info("%d cases are not among the test cases of dataset.json's split and are left out", skipped)
+    extra = sorted(set(predicted) - set(references))
+    if extra:
+        logger.warning("%s: no reference for %s; they are left out", predictions, _shortened(extra))
+    return cases, missing
+
+
+def _report_missing(predictions: Path, missing: list[str], found: int, chill: bool) -> None:
+    if not missing:
+        return
+    if not chill or not found:
+        hint = "predict them" if not found else "predict them, or evaluate those there are with --chill"
+        raise DatasetError(f"{predictions}: no prediction of {_shortened(missing)} ({len(missing)} of {len(missing) + found} cases); {hint}")
+    logger.warning("%s: no prediction of %s; evaluated without them", predictions, _shortened(missing))
+
+
+def is_query(description: DatasetJson, case: str, structure: str) -> bool:
+    """Whether dataset.json's split makes this a test case of this structure; without a split for it, every case is."""
+    split = description.split.get(structure) or description.split.get("*")
+    return split is None or not split.test or case in split.test
+
+
+def _images_in(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+    """Case -> file, sorted by case. Raises DatasetError for a folder that is not there, or two files of one case."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        # The longest ending first: CASE.nii.gz is CASE, not CASE.nii.
+        ending = next((e for e in sorted(endings, key=len, reverse=True) if path.name.endswith(e)), None)
+        if ending is None or path.name.startswith(".") or not path.is_file():
+            continue
+        identifier = path.name[: -len(ending)]
+        if identifier in found:
+            raise DatasetError(f"{identifier}: two files, {found[identifier]} and {path.name}; keep the one to evaluate")
+        found[identifier] = path
+    return dict(sorted(found.items()))
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

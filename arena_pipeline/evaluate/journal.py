@@ -1,0 +1,70 @@
+"""The scores of an evaluation that is not finished: one line per case, so that an interrupted one goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from arena_pipeline import __version__
+from arena_pipeline.evaluate.cases import EvaluationCase
+from arena_pipeline.evaluate.scores import StructureScore
+from arena_pipeline.evaluate.scoring import Scoring
+from arena_pipeline.io.atomic import write_text
+from arena_pipeline.io.space import telling_full_disk
+from arena_pipeline.preprocess.masks import masks_file
+
+logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """.SUMMARY.unfinished.jsonl beside the summary that it becomes. A case counts only with the same scoring and the same files.
+
+    Each line has a checksum: one that is torn or damaged is as if it were not there.
+    """
+
+    def __init__(self, summary: Path, scoring: Scoring) -> None:
+        self.path = summary.with_name(f".{summary.stem}.unfinished.jsonl")
+        self._scoring = json.dumps([__version__, asdict(scoring)], default=_plain, sort_keys=True)
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.is_file() else []
+        self._there = {entry["key"]: entry for line in lines if (entry := _parsed(line)) is not None}
+        if lines:
+            write_text(self.path, "".join(_line(entry) for entry in self._there.values()))
+
+    def scores(self, case: EvaluationCase) -> list[StructureScore] | None:
+        """What was found for this very case; None where it has to be scored."""
+        entry = self._there.get(self._key(case))
+        return None if entry is None else [StructureScore(**score) for score in entry["scores"]]
+
+    def add(self, case: EvaluationCase, scores: list[StructureScore]) -> None:
+        with telling_full_disk(self.path), open(self.path, "a", encoding="utf-8") as file:
+            file.write(_line({"key": self._key(case), "scores": [asdict(score) for score in scores]}))
+
+    def remove(self) -> None:
+        """When the summary is written."""
+        self.path.unlink(missing_ok=True)
+
+    def _key(self, case: EvaluationCase) -> str:
+        files = [path for path in (case.reference, case.prediction, masks_file(case.prediction.parent, case.identifier)) if path.is_file()]
+        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        return hashlib.sha256(json.dumps([self._scoring, asdict(case), states], default=_plain).encode()).hexdigest()
+
+
+def _line(entry: dict[str, Any]) -> str:
+    content = json.dumps(entry)
+    return f"{zlib.crc32(content.encode()):08x} {content}\n"
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    checksum, _, content = line.partition(" ")
+    return dict(json.loads(content)) if checksum == f"{zlib.crc32(content.encode()):08x}" else None
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)

@@ -1,0 +1,187 @@
+"""From two label maps to scores per structure, and from scores to nnU-Net's summary and to a table.
+
+Absent is NaN and says so: every score has a status, and a mean is over the scores that exist. What one number means:
+
+    status          Dice, IoU, NSD   HD95   volume error ml / percent
+    scored          in [0, 1]        mm     signed
+    missed          0                NaN    minus the reference's volume / -100
+    false_positive  0                NaN    plus the prediction's volume / NaN
+    absent          NaN              NaN    NaN
+    not_annotated   NaN              NaN    NaN                           (the counts too)
+
+So a missed structure lowers the mean Dice and NSD; HD95 has no value there (one infinite value would erase all others from
+the mean), which is why the table gives the number of missed and false positive cases beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from arena_pipeline.evaluate.metrics import STATUSES, Overlap, Status, overlap, surface_distances, volume_error
+
+Protocol = Literal["native", "published"]
+COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")
+METRICS: dict[Protocol, tuple[str, ...]] = {
+    "native": ("Dice", "IoU", *COUNTS, "NSD_1mm", "NSD_2mm", "HD95_mm", "volume_error_ml", "volume_error_percent"),
+    "published": ("Dice", *COUNTS),
+}
+FOREGROUND_AVERAGE = "all structures"
+
+
+@dataclass(frozen=True)
+class StructureScore:
+    """One structure of one case. `metrics` has the protocol's METRICS as keys; nnU-Net's where it has the metric."""
+
+    case: str
+    structure: str
+    status: Status
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LabelPair:
+    """The integer of one structure in the reference and in the prediction."""
+
+    reference: int
+    prediction: int
+
+
+def native_scores(
+    reference: np.ndarray, prediction: np.ndarray, labels: dict[str, LabelPair], spacing_mm: tuple[float, float, float]
+) -> dict[str, tuple[Status, dict[str, float]]]:
+    """Status and all native metrics of every structure in `labels`.
+
+    Args:
+        reference, prediction: (x, y, z) integer, on one grid.
+        spacing_mm: voxel size along (x, y, z).
+    """
+    reference_boxes, prediction_boxes = ndimage.find_objects(reference), ndimage.find_objects(prediction)
+    scores = {}
+    for structure, label in labels.items():
+        box = _union(_box_of(reference_boxes, label.reference), _box_of(prediction_boxes, label.prediction))
+        reference_mask, prediction_mask = reference[box] == label.reference, prediction[box] == label.prediction
+        counts = overlap(reference_mask, prediction_mask, outside=reference.size - reference_mask.size)
+        distances = surface_distances(reference_mask, prediction_mask, spacing_mm)
+        error_ml, error_percent = volume_error(counts, math.prod(spacing_mm) / 1000)
+        scores[structure] = (
+            counts.status,
+            {
+                "Dice": counts.dice,
+                "IoU": counts.iou,
+                **count_metrics(counts),
+                "NSD_1mm": distances.nsd(1.0),
+                "NSD_2mm": distances.nsd(2.0),
+                "HD95_mm": distances.hd95(),
+                "volume_error_ml": error_ml,
+                "volume_error_percent": error_percent,
+            },
+        )
+    return scores
+
+
+def published_score(reference: np.ndarray, prediction: np.ndarray) -> tuple[Status, dict[str, float]]:
+    """Status and the published protocol's metrics of two boolean masks on the preprocessed grid."""
+    counts = overlap(reference, prediction)
+    return counts.status, {"Dice": counts.published_dice, **count_metrics(counts)}
+
+
+def not_annotated_metrics(protocol: Protocol) -> dict[str, float]:
+    """The metrics of a structure that nobody looked for: all NaN."""
+    return dict.fromkeys(METRICS[protocol], math.nan)
+
+
+def count_metrics(counts: Overlap) -> dict[str, float]:
+    """The voxel counts in nnU-Net's words."""
+    return {
+        "TP": counts.true_positives,
+        "FP": counts.false_positives,
+        "FN": counts.false_negatives,
+        "TN": counts.true_negatives,
+        "n_pred": counts.prediction_voxels,
+        "n_ref": counts.reference_voxels,
+    }
+
+
+def summarise(scores: Sequence[StructureScore], labels: dict[str, int], files: dict[str, tuple[str, str]], protocol: Protocol) -> dict[str, Any]:
+    """nnU-Net's summary.json: foreground_mean, mean per label, metric_per_case; and the status of every score.
+
+    Labels are keyed by their integer in the reference, as text, as nnU-Net does. A label that is not evaluated in a case (not
+    annotated, or a training case of that structure) has NaN there.
+
+    Args:
+        labels: structure -> integer in the reference, of the evaluated structures.
+        files: case -> (reference file, prediction file).
+    """
+    by_key = {(score.case, score.structure): score for score in scores}
+    empty = not_annotated_metrics(protocol)
+    mean = {}
+    for structure, label in labels.items():
+        values = [score.metrics for score in scores if score.structure == structure]
+        mean[str(label)] = {metric: _mean([v[metric] for v in values]) for metric in METRICS[protocol]}
+    per_case = []
+    for case, (reference_file, prediction_file) in files.items():
+        found = {str(label): by_key.get((case, structure)) for structure, label in labels.items()}
+        per_case.append(
+            {
+                "reference_file": reference_file,
+                "prediction_file": prediction_file,
+                "metrics": {label: score.metrics if score else empty for label, score in found.items()},
+                "status": {label: score.status if score else "not_evaluated" for label, score in found.items()},
+            }
+        )
+    return {
+        "foreground_mean": {metric: _mean([m[metric] for m in mean.values()]) for metric in METRICS[protocol]},
+        "mean": mean,
+        "metric_per_case": per_case,
+        "structures": {str(label): structure for structure, label in labels.items()},
+    }
+
+
+def score_table(scores: Sequence[StructureScore], protocol: Protocol) -> pd.DataFrame:
+    """One row per case and structure: case, structure, status, then the metrics; counts as whole numbers, empty where there is none."""
+    rows = [{"case": s.case, "structure": s.structure, "status": s.status, **s.metrics} for s in scores]
+    table = pd.DataFrame(rows, columns=["case", "structure", "status", *METRICS[protocol]])
+    return table.astype(dict.fromkeys(COUNTS, "Int64"))
+
+
+def structure_table(scores: Sequence[StructureScore], protocol: Protocol) -> pd.DataFrame:
+    """One row per structure: mean and median Dice, the means of the other measures, and the number of cases of each status.
+
+    The last row, when there are several structures, averages the structures' values and adds up their cases.
+    """
+    table = score_table(scores, protocol)
+    measures = [m for m in METRICS[protocol] if m not in COUNTS]
+    grouped = table.groupby("structure", sort=False)
+    result = grouped[measures].mean()
+    result.insert(1, "Dice_median", grouped["Dice"].median())
+    for status in STATUSES:
+        result[status] = grouped["status"].apply(lambda column, status=status: int((column == status).sum()))
+    if len(result) > 1:
+        averages = result.mean()
+        averages[list(STATUSES)] = result[list(STATUSES)].sum()
+        result.loc[FOREGROUND_AVERAGE] = averages
+    return result.astype(dict.fromkeys(STATUSES, int))
+
+
+def _box_of(boxes: list[tuple[slice, ...] | None], label: int) -> tuple[slice, ...] | None:
+    return boxes[label - 1] if 0 < label <= len(boxes) else None
+
+
+def _union(one: tuple[slice, ...] | None, other: tuple[slice, ...] | None) -> tuple[slice, ...]:
+    """The smallest box around two boxes; an empty one where there is neither."""
+    if one is None or other is None:
+        return one or other or (slice(0, 0),) * 3
+    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of the values that exist; NaN where none does."""
+    existing = [value for value in values if not math.isnan(value)]
+    return float(np.mean(existing)) if existing else math.nan

@@ -1,0 +1,143 @@
+"""One case: read both segmentations, bring them to the protocol's grid, score. Runs in worker processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from arena_pipeline.errors import DatasetError, ImageError
+from arena_pipeline.evaluate.cases import EvaluationCase
+from arena_pipeline.evaluate.metrics import Status, largest_component
+from arena_pipeline.evaluate.scores import LabelPair, Protocol, StructureScore, native_scores, not_annotated_metrics, published_score
+from arena_pipeline.foundations import Scheme
+from arena_pipeline.io.geometry import Geometry, Image
+from arena_pipeline.io.images import grid_difference, read_segmentation
+from arena_pipeline.preprocess.case import preprocess_segmentation
+from arena_pipeline.preprocess.grid import GridMap
+from arena_pipeline.preprocess.masks import masks_file, read_masks
+from arena_pipeline.preprocess.orientation import AxisOrder, to_ras
+from arena_pipeline.preprocess.resample import resample_nearest
+from arena_pipeline.words import without_advice
+
+Scores = dict[str, tuple[Status, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How every case of one evaluation is scored.
+
+    Attributes:
+        labels: structure -> its integers in reference and prediction, of those that are scored.
+        reference_labels, prediction_labels: all that their files may hold, structure -> integer.
+        scheme: with the published protocol, the scheme that native predictions are resampled to; None: saved masks are used.
+        largest_component: with the published protocol, whether references are reduced to their largest component (binary tasks).
+    """
+
+    labels: dict[str, LabelPair]
+    reference_labels: dict[str, int]
+    prediction_labels: dict[str, int]
+    protocol: Protocol
+    scheme: Scheme | None
+    largest_component: bool
+
+    @property
+    def sentence(self) -> str:
+        """What is computed, for the summary and the terminal."""
+        if self.protocol == "native":
+            return "native: all metrics on the image's own grid"
+        reduced = ", reference reduced to its largest 26-connected component" if self.largest_component else ""
+        formula = f"Dice = 2 TP / (|P| + |G| + 1){reduced}"
+        if self.scheme is None:
+            return f"published: on the preprocessed grid, from the network's own segmentation; {formula}"
+        spacing = " x ".join(f"{s:g}" for s in self.scheme.spacing_mm)
+        return f"published, APPROXIMATE: native predictions resampled (nearest) to {spacing} mm, so not the network's own output; {formula}"
+
+
+def score_case(case: EvaluationCase, scoring: Scoring) -> list[StructureScore]:
+    """The scores of one case, in the order of the scoring's labels.
+
+    Raises:
+        ArenaError: a subclass naming the case or file: unreadable, different grids, or labels without a name.
+    """
+    found: Scores = {structure: ("not_annotated", not_annotated_metrics(scoring.protocol)) for structure in case.not_annotated}
+    if case.structures:
+        reference = read_segmentation(case.reference)
+        if scoring.protocol == "published" and scoring.scheme is None:
+            found |= _from_masks(case, scoring, reference)
+        else:
+            prediction = _read_prediction(case.prediction)
+            _check_pair(case, scoring, reference, prediction)
+            found |= _from_segmentations(case, scoring, reference, prediction)
+    return [StructureScore(case.identifier, structure, *found[structure]) for structure in scoring.labels if structure in found]
+
+
+def _read_prediction(path: Path) -> Image:
+    try:
+        return read_segmentation(path)
+    except ImageError as error:  # nobody has another copy of it, as there may be of a reference
+        raise ImageError(f"{without_advice(error)}; predict it again with --continue_prediction") from None
+
+
+def _from_segmentations(case: EvaluationCase, scoring: Scoring, reference: Image, prediction: Image) -> Scores:
+    labels = {structure: scoring.labels[structure] for structure in case.structures}
+    if scoring.scheme is None:
+        return native_scores(reference.array, prediction.array, labels, reference.geometry.spacing_mm)
+    on_grid = [_resampled(image, scoring.scheme) for image in (reference, prediction)]
+    return {s: _published(on_grid[0] == pair.reference, on_grid[1] == pair.prediction, scoring) for s, pair in labels.items()}
+
+
+def _from_masks(case: EvaluationCase, scoring: Scoring, reference: Image) -> Scores:
+    path = masks_file(case.prediction.parent, case.identifier)
+    masks, grid = read_masks(path, case.structures)
+    _check_made_for(case, path, grid, reference.geometry)
+    _check_labels(case, scoring.reference_labels, reference.array, case.reference)
+    segmentation = preprocess_segmentation(reference.array, grid)
+    return {s: _published(segmentation == scoring.labels[s].reference, mask, scoring) for s, mask in masks.items()}
+
+
+def _check_made_for(case: EvaluationCase, path: Path, grid: GridMap, reference: Geometry) -> None:
+    order = AxisOrder.of(reference.affine)
+    spacing = tuple(reference.spacing_mm[axis] for axis in order.axes)
+    same_spacing = np.allclose(grid.native_spacing_mm, spacing, rtol=1e-3)
+    if grid.native_shape != reference.shape or grid.axis_order != order or not same_spacing:
+        raise DatasetError(
+            f"{case.identifier}: {path} was made for a volume of shape {grid.native_shape}, spacing {_rounded(grid.native_spacing_mm)} mm (RAS), "
+            f"the reference {case.reference} has shape {reference.shape}, spacing {_rounded(spacing)} mm (RAS), orientation {reference.orientation}; "
+            "predict the image that the reference was drawn on"
+        )
+
+
+def _published(reference: np.ndarray, prediction: np.ndarray, scoring: Scoring) -> tuple[Status, dict[str, float]]:
+    return published_score(largest_component(reference) if scoring.largest_component else reference, prediction)
+
+
+def _resampled(image: Image, scheme: Scheme) -> np.ndarray:
+    """The label map in RAS at the scheme's spacing, not cropped: the crop needs the CT, and takes away air around the patient."""
+    array, order = to_ras(image.array, image.geometry.affine)
+    x, y, z = (image.geometry.spacing_mm[axis] for axis in order.axes)
+    return resample_nearest(array, (x, y, z), scheme.spacing_mm)
+
+
+def _check_pair(case: EvaluationCase, scoring: Scoring, reference: Image, prediction: Image) -> None:
+    difference = grid_difference(reference.geometry, prediction.geometry)
+    if difference is not None:
+        raise DatasetError(
+            f"{case.identifier}: the prediction's grid differs from the reference's: {difference} in {case.prediction}; "
+            "evaluate predictions on the grid of the image that the reference was drawn on"
+        )
+    _check_labels(case, scoring.reference_labels, reference.array, case.reference)
+    _check_labels(case, scoring.prediction_labels, prediction.array, case.prediction)
+
+
+def _check_labels(case: EvaluationCase, known: dict[str, int], array: np.ndarray, path: Path) -> None:
+    present = [label for label, box in enumerate(ndimage.find_objects(array), start=1) if box is not None]
+    unnamed = sorted(set(present) - set(known.values()))
+    if unnamed:
+        raise DatasetError(f"{case.identifier}: labels {unnamed} in {path} have no name; known: {known}; is this the right dataset?")
+
+
+def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(value, 3) for value in values)

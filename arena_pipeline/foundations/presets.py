@@ -1,0 +1,225 @@
+"""Foundations: pre-trained networks with the scheme they were trained in. One preset per foundation, plans/NAME.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError, model_validator
+
+from arena_pipeline.errors import FoundationError
+from arena_pipeline.io.json_files import read_model
+from arena_pipeline.settings import AdaptationSettings, Frozen
+
+GRID_DIVISOR = 32  # patch embedding and four mergings halve each axis of a patch five times
+INSTALLED_RECORD = "foundation.json"  # beside installed weights
+OWN_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Architecture(Frozen):
+    """A MONAI SwinUNETR (use_v2 = False) and what its constructor does not say.
+
+    Attributes:
+        patch_merging: order of the eight sub-grids; "monai_0.9.1" is what MONAI <= 0.9.1 concatenated and all published
+            checkpoints were trained with, "monai_1.5" what MONAI 1.x calls "merging" today.
+    """
+
+    feature_size: int
+    window_size_voxels: tuple[int, int, int] = (7, 7, 7)
+    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
+    num_heads: tuple[int, int, int, int] = (3, 6, 12, 24)
+    in_channels: int = 1
+    out_channels: int
+    patch_merging: Literal["monai_0.9.1", "monai_1.5"]
+
+
+class Scheme(Frozen):
+    """The pre-processing that the weights expect.
+
+    Attributes:
+        spacing_mm: (x, y, z) in RAS.
+        window_hu: clipped to these, then scaled to [0, 1].
+        patch_size_voxels: (x, y, z); volumes are padded to at least this.
+    """
+
+    orientation: Literal["RAS"] = "RAS"
+    spacing_mm: tuple[float, float, float]
+    window_hu: tuple[float, float]
+    patch_size_voxels: tuple[int, int, int]
+
+    @model_validator(mode="after")
+    def _check(self) -> Scheme:
+        if min(self.spacing_mm) <= 0:
+            raise ValueError(f"spacing_mm: expected three lengths above 0, found {self.spacing_mm}")
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError(f"window_hu: expected a lower and a higher end, found {self.window_hu}")
+        if min(self.patch_size_voxels) <= 0:
+            raise ValueError(f"patch_size_voxels: expected three lengths above 0, found {self.patch_size_voxels}")
+        return self
+
+    def require_network_patch(self) -> None:
+        """Raises ValueError unless a Swin UNETR can take the patch."""
+        if any(edge % GRID_DIVISOR for edge in self.patch_size_voxels):
+            raise ValueError(f"scheme.patch_size_voxels: expected multiples of {GRID_DIVISOR}, found {self.patch_size_voxels}")
+
+
+class Weights(Frozen):
+    """Where the weights come from.
+
+    Attributes:
+        packaged: file inside the package's plans folder, or None where the user must install them.
+        sha256: of the packaged file, or None.
+        expected_file: the file name people have when they download the published weights.
+        layout: which reader understands it.
+        origin: where to get it, in words with an address.
+    """
+
+    packaged: str | None = None
+    sha256: str | None = None
+    expected_file: str
+    layout: Literal["arena", "fseft", "suprem", "clip_driven", "monai", "ssl_swinvit"]
+    origin: str
+
+
+class FoundationPreset(Frozen):
+    """plans/NAME.json; plans/README.md explains every key.
+
+    Attributes:
+        head: activation of the pre-trained head; "none": there is no usable linear head.
+        structures: structure -> output channel of the head (softmax: channel 0 is the background, not listed);
+            without a head: the structures seen in pre-training, with any number.
+        pretrained_parts: "encoder" where the decoder must be trained always.
+        adaptation: the schedule that suits this foundation.
+        preference: which is taken when none is named: the highest of those installed.
+    """
+
+    name: str
+    title: str
+    architecture: Architecture
+    scheme: Scheme
+    head: Literal["sigmoid", "softmax", "none"]
+    structures: dict[str, int]
+    pretrained_parts: Literal["encoder_decoder", "encoder"] = "encoder_decoder"
+    weights: Weights
+    adaptation: AdaptationSettings = AdaptationSettings()
+    preference: int
+    licence: str
+    citation: str
+
+    @model_validator(mode="after")
+    def _check(self) -> FoundationPreset:
+        self.scheme.require_network_patch()
+        return self
+
+    def require_head(self) -> None:
+        """Raises FoundationError unless the head has one channel per structure (softmax: and channel 0 for the background)."""
+        if self.head == "none":
+            raise FoundationError(f"foundation {self.name}: its preset says head none; a network is pre-trained with a sigmoid or a softmax head")
+        wanted = list(range(self.head == "softmax", self.architecture.out_channels))
+        if not wanted or sorted(self.structures.values()) != wanted:
+            raise FoundationError(
+                f"foundation {self.name}: a {self.head} head of {self.architecture.out_channels} channels needs a structure for each of the channels "
+                f"{wanted}, found {self.structures}; correct structures or architecture.out_channels in its preset"
+            )
+
+
+class InstalledPreset(BaseModel):
+    """What is needed here of foundation.json, which has more keys."""
+
+    preset: FoundationPreset
+
+
+def preset_folder() -> Any:
+    """The folder of the presets: inside the wheel, or the checkout's plans/ in an editable install."""
+    packaged = resources.files("arena_pipeline") / "plans"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "plans"
+
+
+def preset_names(installed_root: Path | None = None) -> list[str]:
+    """The foundations that have a preset, sorted: the package's, then those of the user's own that are installed in `installed_root`."""
+    packaged = sorted(entry.name[:-5] for entry in preset_folder().iterdir() if entry.name.endswith(".json"))
+    records = installed_root.glob(f"*/{INSTALLED_RECORD}") if installed_root is not None else ()
+    return packaged + sorted({record.parent.name for record in records} - set(packaged))
+
+
+def load_preset(name: str, installed_root: Path | None = None) -> FoundationPreset:
+    """The preset of one of `preset_names`; FoundationError for an unknown name (listing the known) or an invalid file."""
+    if name in preset_names():
+        content = (preset_folder() / f"{name}.json").read_text(encoding="utf-8")
+        try:
+            return FoundationPreset.model_validate(json.loads(content))
+        except ValidationError as error:
+            raise FoundationError(f"plans/{name}.json: {error}") from None
+    if name not in preset_names(installed_root):
+        raise FoundationError(f"unknown foundation {name}; known: {', '.join(preset_names(installed_root))}")
+    path = Path(str(installed_root)) / name / INSTALLED_RECORD
+    advice = f"install the foundation again: arena_install_foundation {name}.json {name}.safetensors"
+    return read_model(path, InstalledPreset, FoundationError, "no such file", advice).preset
+
+
+def read_preset(path: Path) -> FoundationPreset:
+    """A preset of the user's own; plans/README.md explains its keys.
+
+    Raises:
+        FoundationError: no valid preset, one without a head of its own, or one with the name of a foundation of the package.
+    """
+    preset = read_model(path, FoundationPreset, FoundationError, "no such file; a preset is a JSON file", "plans/README.md explains the keys")
+    if OWN_NAME.fullmatch(preset.name) is None:
+        raise FoundationError(f"{path}: name {preset.name!r}; expected letters, digits, - and _ alone, since folders get this name")
+    if preset.name in preset_names():
+        raise FoundationError(f"{path}: {preset.name} is the name of a foundation of the package; give your own another name in the file")
+    if preset.weights.packaged is not None:
+        raise FoundationError(f"{path}: weights.packaged is {preset.weights.packaged!r}, expected null: nothing of your own is in the package")
+    preset.require_head()
+    return preset
+
+
+def find_preset(name_or_file: str, installed_root: Path | None = None) -> FoundationPreset:
+    """`read_preset` of what ends in .json, `load_preset` of anything else."""
+    return read_preset(Path(name_or_file)) if name_or_file.endswith(".json") else load_preset(name_or_file, installed_root)
+
+
+def installing(preset: FoundationPreset) -> list[str]:
+    """The command that installs its weights; a preset of one's own is named by its file."""
+    named = preset.name if preset.name in preset_names() else f"{preset.name}.json"
+    return ["arena_install_foundation", named, preset.weights.expected_file]
+
+
+def packaged_weights(preset: FoundationPreset) -> Path | None:
+    """The weights that come with the package, for a foundation that has some."""
+    return None if preset.weights.packaged is None else Path(str(preset_folder() / preset.weights.packaged))
+
+
+def weights_file(preset: FoundationPreset, installed: Path) -> Path:
+    """The safetensors file of this foundation: the packaged one, or the one in `installed` (workspace/foundations/NAME).
+
+    Raises:
+        FoundationError: neither exists; says which file is needed and how to install it.
+    """
+    packaged = packaged_weights(preset)
+    if packaged is not None:
+        return packaged
+    path = installed / "weights.safetensors"
+    if not path.is_file():
+        raise FoundationError(
+            f"foundation {preset.name} has no weights: expected {path}. Get {preset.weights.expected_file} ({preset.weights.origin}), "
+            f"then run: {' '.join(installing(preset))}"
+        )
+    return path
+
+
+def choose_foundation(installed_root: Path) -> tuple[str, str]:
+    """The foundation used when none is named, and why: of those with weights, the highest `preference`."""
+    available = []
+    for name in preset_names(installed_root):
+        preset = load_preset(name, installed_root)
+        if preset.weights.packaged is not None or (installed_root / name / "weights.safetensors").is_file():
+            available.append((preset.preference, name))
+    if not available:
+        raise FoundationError("no foundation has weights; the packaged one is missing, reinstall arena-pipeline")
+    name = max(available)[1]
+    others = ", ".join(n for _, n in sorted(available, reverse=True)[1:])
+    return name, f"{name} is the most preferred foundation with weights here" + (f" (also here: {others})" if others else "; no other is installed")

@@ -1,0 +1,143 @@
+"""arena_compare: every method on the same support sets and queries, and the tables that say which is better."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from arena_pipeline.adapt.job import PlannedDataset, read_planned_dataset
+from arena_pipeline.errors import ArenaError, DatasetError
+from arena_pipeline.evaluate.scores import Protocol
+from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.lock import locked
+from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.machine import limit_workers, usable_cores
+from arena_pipeline.model.device import pick_device
+from arena_pipeline.model.weights import load_foundation_network
+from arena_pipeline.planning import memory
+from arena_pipeline.preprocess.dataset import preprocess_dataset
+from arena_pipeline.records import note, stage
+from arena_pipeline.research.compare.grid import Asked, Grid, installed_methods
+from arena_pipeline.research.compare.outputs import Finished, gather, write_outputs
+from arena_pipeline.research.compare.report import write_report
+from arena_pipeline.research.compare.report_data import ReportData
+from arena_pipeline.research.compare.runs import Run, execute
+from arena_pipeline.stages.adapt import DEFAULT_FOLDS, describe_model
+from arena_pipeline.workspace import ComparisonFolder, Workspace
+
+logger = logging.getLogger(__name__)
+
+CORES_PER_RUN = 2
+"""A run gains from a second core; a third and fourth do more for another run."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`executed`: runs made now; `reused`: those found finished."""
+
+    folder: ComparisonFolder
+    data: ReportData
+    executed: int
+    reused: int
+
+
+def compare(
+    dataset_id: int,
+    shots: Sequence[int],
+    workspace: Workspace,
+    *,
+    methods: Sequence[str] | None = None,
+    structures: Sequence[str] | None = None,
+    folds: Sequence[int] = DEFAULT_FOLDS,
+    ranks: Sequence[int] = (),
+    rank: int | None = None,
+    max_epochs: int | None = None,
+    most_queries: int | None = None,
+    foundation: str | None = None,
+    protocol: Protocol = "native",
+    workers: int | None = None,
+    device: str = "auto",
+    finished_only: bool = False,
+    command: str = "",
+) -> Comparison:
+    """Makes every run that is not finished, then writes the tables of all finished ones below results/DATASET/FOUNDATION/comparison.
+
+    Runs are method x shots x task x fold, and for `ranks` also x rank, with LoRA and ARENA. A run that is finished and was made with the same
+    plans, settings, weights and queries is never repeated. The tables hold such runs of earlier commands too.
+
+    Args:
+        methods: None: all whose packages are installed.
+        structures: tasks; None: all that the plans have enough cases for.
+        most_queries: the first so many query cases of each task; None: all.
+        protocol: "native", or "published": Dice as the papers compute it (docs/method.md).
+        workers: runs at once, each in a process of its own; 0 and 1: one after the other in this process; None: by cores and memory.
+        finished_only: make no run.
+        command: as typed, for comparison.json.
+
+    Raises:
+        ArenaError: something is missing, or another command is at work on the comparison or the dataset, before the first run; or runs failed,
+            told after all others were made and the tables were written.
+    """
+    planned = read_planned_dataset(dataset_id, workspace, foundation)
+    note("device", str(pick_device(device)))
+    raw = RawDataset.open(workspace.raw_dataset(planned.plans.dataset_name))
+    folder = workspace.comparison(planned.plans.dataset_name, planned.preset.name)
+    chosen = None if structures is None else tuple(structures)
+    wanted = installed_methods() if methods is None else tuple(methods)
+    asked = Asked(tuple(shots), wanted, chosen, tuple(folds), tuple(ranks), rank, max_epochs, most_queries, protocol, device)
+    with locked(folder.root):
+        return _compare(Grid(planned, asked, folder, raw), workers, finished_only, command)
+
+
+def _compare(grid: Grid, workers: int | None, finished_only: bool, command: str) -> Comparison:
+    planned, folder, device = grid.planned, grid.folder, grid.asked.device
+    cases = grid.query_cases()
+    with stage("preprocess queries"), locked(planned.workspace.preprocessed_dataset(planned.plans.dataset_name)):
+        preprocess_dataset(grid.raw, planned.plans.scheme, planned.cases, planned.plans.workers.preprocess, cases)
+    runs = grid.runs
+    notes = grid.notes()
+    for note_ in notes:
+        logger.info("%s", note_)
+    todo = [] if finished_only else [run for run in runs if not run.is_whole()]
+    count = _workers(workers, planned, todo, device)
+    logger.info("%d runs: %d to make, %d at a time", len(runs), len(todo), max(count, 1))
+    failed = _execute(todo, count)
+    with stage("tables"):
+        found = [Finished(run, record) for run in [*runs, *grid.finished_elsewhere()] if (record := run.finished()) is not None]
+        if not found:
+            raise failed[0] if failed else DatasetError(f"{folder.root}: no finished run yet; leave out --finished_only to make them")
+        data = gather(found, command, notes)
+        write_outputs(folder, data)
+        write_report(folder, data)
+    if failed:
+        raise DatasetError(f"{len(failed)} of {len(runs)} runs failed, the tables in {folder.root} are without them: " + "; ".join(map(str, failed)))
+    return Comparison(folder, data, len(todo), len(found) - len(todo))
+
+
+def _execute(todo: Sequence[Run], workers: int) -> list[ArenaError]:
+    """Makes the runs; returns what went wrong, each with its run's name."""
+    if not todo:
+        return []
+    load_foundation_network(todo[0].planned.preset, todo[0].planned.weights)  # weights that do not fit are told before anything is written
+    for model in sorted({run.job.folder.parent.parent for run in todo if run.job is not None}):
+        describe_model(todo[0].planned, model)
+    threads = max(1, usable_cores() // workers) if workers > 1 else None
+    named = {f"{run.name} {run.task.name} fold {run.fold}": replace(run, threads=threads) for run in todo}
+    failed = []
+    with stage("runs"):
+        for name, error in map_cases(execute, named, workers, "compare", "run"):
+            if error is not None:
+                logger.error("%s: %s", name, error)
+                failed.append(error if str(error).startswith(name) else type(error)(f"{name}: {error}"))
+    return failed
+
+
+def _workers(asked: int | None, planned: PlannedDataset, runs: Sequence[Run], device: str) -> int:
+    """Runs at once: an accelerator takes one, a computer one for every two cores, as far as the memory goes."""
+    settings = planned.plans.adaptation
+    wanted = asked
+    if wanted is None:
+        wanted = 1 if pick_device(device).type != "cpu" else max(1, usable_cores() // CORES_PER_RUN)
+    bytes_each = memory.adaptation_bytes(planned.preset, settings.micro_batch or settings.patches_per_volume)
+    return min(limit_workers(wanted, bytes_each, "compare"), len(runs))

@@ -1,0 +1,89 @@
+"""The tables as Markdown, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from arena_pipeline.research.compare.tables import REFERENCE, column_names
+
+NONE = "-"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; a | inside a cell is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def interval(mean: float, low: float, high: float) -> str:
+    """0.812 [0.790, 0.830]; the mean alone without an interval."""
+    if pd.isna(mean):
+        return NONE
+    return f"{mean:.3f}" if pd.isna(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def dice_markdown(summary: pd.DataFrame, shots: int, source: str) -> str:
+    """Methods x structures with intervals, and the published figure in brackets where there is one."""
+    here = summary[summary["shots"] == shots].assign(column=column_names)
+    columns = list(here["column"].unique())
+    rows = []
+    for method, of_method in here.groupby("method", sort=False):
+        cells = {row.column: _dice_cell(row) for row in of_method.itertuples()}
+        rows.append([method, *(cells.get(column, NONE) for column in columns)])
+    notes = "Mean Dice over the folds and query cases, with its 95 % bootstrap interval over cases. An average is over the structures of its kind.\n"
+    if here["published_Dice"].notna().any():
+        notes += f"In brackets: the published figure ({source}).\n"
+    return f"# Dice, {shots} shots\n\n{markdown_table(['method', *columns], rows)}\n{notes}"
+
+
+def _dice_cell(row: object) -> str:
+    mean, low, high, published = (getattr(row, name) for name in ("Dice", "Dice_low", "Dice_high", "published_Dice"))
+    return interval(mean, low, high) + ("" if pd.isna(published) else f" ({published:.3f})")
+
+
+def contrasts_markdown(tests: pd.DataFrame) -> str:
+    """ARENA against each method."""
+    rows = [
+        [r.shots, r.structure if r.structure != "average" else f"{r.kind} average", r.method, r.cases, interval(r.difference, r.difference_low,
+         r.difference_high), _p(r.wilcoxon_p), _p(r.holm_p), r.verdict]
+        for r in tests.itertuples()
+    ]  # fmt: skip
+    header = ["shots", "structure", "method", "cases", f"Dice of {REFERENCE} minus method's", "p (Wilcoxon)", "p (Holm)", "verdict"]
+    notes = (
+        "Differences are paired by case, with their 95 % bootstrap interval over cases. p: Wilcoxon's signed-rank test over cases, two-sided;\n"
+        "Holm's correction is over the methods of a row's shots and structure. A verdict needs the interval to leave out 0 and the corrected p\n"
+        "below 0.05; with fewer than six cases none is possible.\n"
+    )
+    return f"# {REFERENCE} against the others\n\n{markdown_table(header, rows)}\n{notes}"
+
+
+def ranks_markdown(ranks: pd.DataFrame) -> str:
+    """Dice against the initial rank."""
+    rows = [
+        [r.shots, r.structure if r.structure != "average" else f"{r.kind} average", r.method, r.rank, interval(r.Dice, r.Dice_low, r.Dice_high),
+         f"{r.effective_rank:.1f} of {r.allocated_rank:.0f}", f"{r.trained_parameters:,.0f}"]
+        for r in ranks.itertuples()
+    ]  # fmt: skip
+    header = ["shots", "structure", "method", "rank", "Dice", "effective rank, sum over the layers", "trained parameters"]
+    return f"# Dice against the initial rank\n\n{markdown_table(header, rows)}\nMeans over folds; Dice with its 95 % bootstrap interval over cases.\n"
+
+
+def efficiency_markdown(efficiency: pd.DataFrame) -> str:
+    """Dice beside its cost."""
+    rows = [
+        [r.shots, r.structure if r.structure != "average" else f"{r.kind} average", r.method, interval(r.Dice, r.Dice_low, r.Dice_high),
+         _number(r.trained_parameters), _number(r.seconds), _number(r.epochs), _number(r.peak_memory_mib)]
+        for r in efficiency.itertuples()
+    ]  # fmt: skip
+    header = ["shots", "structure", "method", "Dice", "trained parameters", "seconds of adaptation", "epochs", "peak memory, MiB"]
+    return f"# Dice and its cost\n\n{markdown_table(header, rows)}\nMeans over the runs; peak memory is the highest of them.\n"
+
+
+def _number(value: float) -> str:
+    return NONE if pd.isna(value) else f"{value:,.0f}"
+
+
+def _p(value: float) -> str:
+    return NONE if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,63 @@
+"""The query set of a comparison: annotated cases that no support set is drawn from."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from arena_pipeline.errors import DatasetError
+from arena_pipeline.evaluate.cases import is_query
+from arena_pipeline.io.dataset import Case, DatasetJson, RawDataset
+from arena_pipeline.planning import TaskPlan
+from arena_pipeline.preprocess.store import read_case_record
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One annotated case; `structures`: those of the task that it is a query of and annotated in."""
+
+    case: str
+    image: Path
+    reference: Path
+    structures: tuple[str, ...]
+
+    def files(self, stored: Path) -> tuple[str | None, str | None, tuple[str, ...]]:
+        """What a score of this case depends on: the SHA-256 of both files as they were preprocessed into `stored`, and its structures."""
+        record = read_case_record(stored, self.case)
+        if record is None or record.source is None or record.source.segmentation is None:
+            return None, None, self.structures
+        return record.source.image.sha256, record.source.segmentation.sha256, self.structures
+
+
+def queries_of(task: TaskPlan, raw: RawDataset, most: int | None) -> tuple[Query, ...]:
+    """The test cases of the split in dataset.json where it has any, else all of imagesTs; sorted, the first `most` of them.
+
+    A case counts for a structure that somebody annotated in it.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    found = []
+    for name, case in sorted((raw.training | raw.queries).items()):
+        structures = tuple(one for one in task.structures if _asked_for(raw.json, name, one, name in raw.queries))
+        if structures and case.segmentation is not None and name not in task.candidates:
+            found.append(_query(case, structures))
+    if not found:
+        raise DatasetError(
+            f"{task.name}: no query in {raw.folder}, so nothing can be compared; put CTs that were kept apart into imagesTs and their segmentations "
+            "into labelsTs, under the same names"
+        )
+    return tuple(found[:most])
+
+
+def _asked_for(description: DatasetJson, case: str, structure: str, in_test_folder: bool) -> bool:
+    split = description.split.get(structure) or description.split.get("*")
+    listed = split is not None and bool(split.test)
+    return (in_test_folder or listed) and is_query(description, case, structure) and description.is_annotated(case, structure)
+
+
+def _query(case: Case, structures: tuple[str, ...]) -> Query:
+    return Query(case.identifier, case.image, Path(str(case.segmentation)), structures)

@@ -1,0 +1,5 @@
+"""report.html of a comparison: one file that needs nothing but itself."""
+
+from arena_pipeline.research.compare.report.page import write_report
+
+__all__ = ["write_report"]

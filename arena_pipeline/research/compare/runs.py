@@ -1,0 +1,238 @@
+"""One run of a comparison: adapt one method to one support set, predict the queries, score them, write it all down once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from pydantic_core import to_jsonable_python
+
+from arena_pipeline.adapt.checkpoint import read_fold_checkpoint
+from arena_pipeline.adapt.job import FoldJob, PlannedDataset
+from arena_pipeline.adapt.run import run_job
+from arena_pipeline.errors import AdapterError
+from arena_pipeline.evaluate.metrics import Status, largest_component
+from arena_pipeline.evaluate.scores import LabelPair, Protocol, native_scores, published_score
+from arena_pipeline.io.atomic import write_json
+from arena_pipeline.io.filestate import WrittenFile
+from arena_pipeline.io.images import read_segmentation, write_segmentation
+from arena_pipeline.model.adapted import AdaptedNetwork
+from arena_pipeline.model.adapter import AdapterRecord, read_adapter_record
+from arena_pipeline.model.allocator import keep_freed_memory
+from arena_pipeline.model.device import pick_device
+from arena_pipeline.planning import TaskPlan
+from arena_pipeline.predict.case import Extras, Task, predict_volume
+from arena_pipeline.predict.postprocess import postprocess_segmentation_
+from arena_pipeline.predict.predictors import adapted_task, case_settings, zero_shot_task
+from arena_pipeline.preprocess.store import StoredCase
+from arena_pipeline.research.compare.queries import Query
+from arena_pipeline.settings import Frozen
+from arena_pipeline.workspace import CHECKPOINT
+
+logger = logging.getLogger(__name__)
+
+MEASURES = ("Dice", "NSD_1mm", "NSD_2mm", "HD95_mm")
+ADAPTER_FACTS = {"epochs", "stop_reason", "final_loss", "seconds", "peak_memory_mib", "trained_parameters", "effective_rank"}
+
+
+class CaseScore(Frozen):
+    """One structure of one query; a measure that does not exist is None."""
+
+    case: str
+    structure: str
+    status: Status
+    measures: dict[str, float | None]
+
+
+class FinishedRun(Frozen):
+    """The record of a run. `identity`: all that its scores depend on; a run with another one has to be made again.
+
+    `adapter` is what adapter.json says of the adaptation; empty for zero-shot. `predictions`: the segmentations that were kept, by
+    their names; empty where none were, and in earlier records.
+    """
+
+    identity: dict[str, Any]
+    adapter: dict[str, Any]
+    predict_seconds: float
+    scores: tuple[CaseScore, ...]
+    predictions: dict[str, WrittenFile] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run to do; crosses to a worker process.
+
+    Attributes:
+        name: of its folders: method, shots and, in the rank sweep, rank.
+        job: its adaptation; None for zero-shot.
+        default_rank: False for what only the rank sweep needs.
+        query_files: what tells whether the queries are still the same.
+        record: the file that makes it finished.
+        predictions: where its segmentations are kept; None: not kept.
+        threads: of the worker; None leaves torch's own choice.
+    """
+
+    name: str
+    method: str
+    planned: PlannedDataset
+    task: TaskPlan
+    shots: int
+    fold: int
+    job: FoldJob | None
+    default_rank: bool
+    queries: tuple[Query, ...]
+    query_files: dict[str, Any]
+    protocol: Protocol
+    record: Path
+    predictions: Path | None
+    device: str
+    threads: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """In values that JSON has."""
+        own: dict[str, Any] = {"task": self.task.name, "foundation_sha256": self.planned.plans.foundation_sha256, "scheme": self.planned.plans.scheme}
+        if self.job is not None:
+            own = self.job.identity()
+        evaluation = {
+            "protocol": self.protocol,
+            "inference": self.planned.plans.inference,
+            "keep_largest": self.task.keep_largest,
+            "queries": self.query_files,
+        }
+        plain: dict[str, Any] = to_jsonable_python({"method": self.method} | own | evaluation)
+        return plain
+
+    def finished(self) -> FinishedRun | None:
+        """Its record, where that is whole and of this identity."""
+        found = read_finished(self.record)
+        return found if found is not None and found.identity == self.identity() else None
+
+    def is_whole(self) -> bool:
+        """Whether it is finished and the segmentations that it keeps are what was written."""
+        found = self.finished()
+        if found is None:
+            return False
+        damaged = self.damaged(found)
+        if damaged:
+            logger.info("%s %s fold %d: made again: %s damaged or gone", self.name, self.task.name, self.fold, ", ".join(damaged))
+        return not damaged
+
+    def damaged(self, found: FinishedRun) -> list[str]:
+        """Names of the segmentations in `predictions` that are gone, or not what was written; its scores hold without them."""
+        folder = self.predictions
+        return [] if folder is None else [name for name, file in found.predictions.items() if not file.is_still(folder / name, self.record)]
+
+
+def read_finished(path: Path) -> FinishedRun | None:
+    """The record of a run; None where there is none or it is damaged."""
+    try:
+        return FinishedRun.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+        logger.debug("no finished run in %s: %s", path, error)
+        return None
+
+
+def execute(run: Run) -> None:
+    """Adapts (unless that is done), predicts, scores and writes the run's record, which makes it finished. Runs in worker processes."""
+    identity = run.identity()  # now: a support case that is preprocessed again meanwhile makes another run
+    keep_freed_memory()
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    device = pick_device(run.device)
+    adapter: AdapterRecord | None = None
+    if run.job is not None:
+        if not run.job.is_done():
+            run_job(run.job, device, progress=False, continue_unfinished=_can_go_on(run.job))
+        adapter = read_adapter_record(run.job.folder)
+    if run.predictions is not None:
+        run.record.unlink(missing_ok=True)  # a run without its segmentations is not finished
+        shutil.rmtree(run.predictions, ignore_errors=True)  # those of an earlier run must not stand among this one's
+    started = time.perf_counter()
+    task = _task(run, adapter, device)
+    scores = [score for query in run.queries for score in _scored(run, query, task, device)]
+    seconds = (time.perf_counter() - started) / len(run.queries)
+    facts = {} if adapter is None else adapter.model_dump(mode="json", include=ADAPTER_FACTS)
+    kept = {} if run.predictions is None else {path.name: WrittenFile.of(path) for path in sorted(run.predictions.iterdir())}
+    finished = FinishedRun(identity=identity, adapter=facts, predict_seconds=round(seconds, 3), scores=tuple(scores), predictions=kept)
+    write_json(run.record, finished.model_dump(mode="json"))
+
+
+def _can_go_on(job: FoldJob) -> bool:
+    """Whether there is a checkpoint and it is of this very run: after a change of the plans nobody asks for the old one."""
+    path = job.folder / CHECKPOINT
+    if not path.is_file():
+        return False
+    try:
+        read_fold_checkpoint(path, job.checkpoint_identity())
+    except AdapterError as error:
+        logger.info("%s: adapted from the start (%s)", job.folder, str(error).rpartition("; ")[0])
+        return False
+    return True
+
+
+def _task(run: Run, adapter: AdapterRecord | None, device: torch.device) -> Task:
+    network = AdaptedNetwork(run.planned.preset, run.planned.weights, device)
+    if adapter is None or run.job is None:
+        return zero_shot_task(run.planned.preset, run.task.structures, network)
+    return adapted_task(adapter, (run.job.folder,), network)
+
+
+def _scored(run: Run, query: Query, task: Task, device: torch.device) -> list[CaseScore]:
+    plans, stored, masks = run.planned.plans, StoredCase.open(run.planned.cases, query.case), dict[str, np.ndarray]()
+    settings = case_settings(plans.scheme, plans.inference, plans.workers.export, device)
+    extras = Extras(mask=masks.__setitem__) if run.protocol == "published" else Extras()
+    segmentation = predict_volume(stored.image(), stored.grid, (task,), settings, extras)
+    postprocess_segmentation_(segmentation, run.task.structures, run.task.keep_largest)
+    reference = read_segmentation(query.reference)
+    if run.predictions is not None:
+        write_segmentation(run.predictions / f"{query.case}.nii.gz", segmentation, reference.geometry, run.task.structures)
+    labels = {name: label for name, label in run.task.structures.items() if name in query.structures}
+    if run.protocol == "published":
+        found = {name: _published(stored.segmentation() == label, masks[name], run.task) for name, label in labels.items()}
+    else:
+        pairs = {name: LabelPair(label, label) for name, label in labels.items()}
+        found = native_scores(reference.array, segmentation, pairs, reference.geometry.spacing_mm)
+    return [CaseScore(case=query.case, structure=name, status=status, measures=_plain(values)) for name, (status, values) in found.items()]
+
+
+def _published(reference: np.ndarray, mask: np.ndarray, task: TaskPlan) -> tuple[Status, dict[str, float]]:
+    """On the preprocessed grid; the reference of a binary task is reduced to its largest component."""
+    return published_score(largest_component(reference) if task.activation == "sigmoid" else reference, mask)
+
+
+def _plain(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(values[name]) else float(values[name]) for name in MEASURES if name in values}
+
+
+def row_values(run: Run, finished: FinishedRun, folder: str) -> list[dict[str, object]]:
+    """The rows of runs.csv; `folder`: of the adapter, as it is written there."""
+    settings, ranks = None if run.job is None else run.job.settings, finished.adapter.get("effective_rank", {})
+    of_run: dict[str, object] = {
+        "method": run.method,
+        "rank": settings.rank if settings is not None and ranks else None,
+        "default_rank": run.default_rank,
+        "shots": run.shots,
+        "kind": run.task.kind,
+        "task": run.task.name,
+        "fold": run.fold,
+        "predict_seconds": finished.predict_seconds,
+        "folder": folder,
+    }
+    costs = {name: finished.adapter.get(name, 0 if run.job is None else None) for name in ADAPTER_FACTS - {"effective_rank", "final_loss"}}
+    if run.job is None:
+        costs |= {"stop_reason": "not adapted", "peak_memory_mib": None}
+    total = {"effective_rank": sum(ranks.values()), "allocated_rank": len(ranks) * settings.rank} if settings is not None and ranks else {}
+    of_run |= costs | total | {"final_loss": finished.adapter.get("final_loss")}
+    return [
+        of_run | {"structure": score.structure, "case": score.case, "status": score.status, **dict.fromkeys(MEASURES), **score.measures}
+        for score in finished.scores
+    ]

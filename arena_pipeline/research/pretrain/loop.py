@@ -1,0 +1,166 @@
+"""The pre-training loop, resumable to the same result, by one process or several."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from arena_pipeline.errors import ArenaError
+from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.io.atomic import replace_when_done, write_text
+from arena_pipeline.io.damage import DAMAGED
+from arena_pipeline.io.space import telling_full_disk
+from arena_pipeline.research.pretrain.loss import CROSS_ENTROPY, sigmoid_loss, softmax_loss
+from arena_pipeline.research.pretrain.patches import Batch, PatchSteps, single_threaded
+from arena_pipeline.research.pretrain.processes import ALONE, Processes
+from arena_pipeline.research.pretrain.settings import PretrainSettings
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+CHECKPOINT_STEPS = 100
+GRADIENT_NORM = 12.0
+
+Loss = Callable[[Tensor, Batch], Tensor]
+
+
+def batch_loss(preset: FoundationPreset, settings: PretrainSettings, processes: Processes = ALONE) -> Loss:
+    """The loss of (logits, batch) for the foundation's head; of several processes, each gets its part of the whole batch's."""
+    cross_entropy = CROSS_ENTROPY[settings.loss]
+    if preset.head == "sigmoid":
+        return lambda logits, batch: sigmoid_loss(logits, batch.targets, batch.annotated, cross_entropy != "none", processes.total)
+    return lambda logits, batch: softmax_loss(logits, batch.targets, cross_entropy, processes.total)
+
+
+class Pretraining:
+    """The state of a run: network, optimizer, averaged weights and the number of steps done."""
+
+    def __init__(self, network: nn.Module, settings: PretrainSettings, processes: Processes = ALONE) -> None:
+        processes.copy_from_first_(parameter.detach() for parameter in network.parameters())
+        self.network = network
+        self.settings = settings
+        self.processes = processes
+        self.device, self.dtype = (parameter := next(network.parameters())).device, parameter.dtype
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.averaged = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+        self.done = 0
+
+    def step(self, batch: Batch, loss: Loss) -> float:
+        """One step of AdamW; returns the whole batch's loss before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * rate_factor(self.done, self.settings)
+        self.optimizer.zero_grad(set_to_none=True)
+        here = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.autocast):
+            logits = self.network(here.images.to(self.dtype, memory_format=torch.channels_last_3d))
+        part = loss(logits.float() if self.settings.autocast else logits, here)
+        part.backward()
+        self.processes.sum_(parameter.grad for parameter in self.network.parameters() if parameter.grad is not None)  # the parts add up
+        nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        self.optimizer.step()
+        self.done += 1
+        self._average_()
+        return float(self.processes.total(part.detach()))
+
+    @torch.no_grad()
+    def _average_(self) -> None:
+        # the average trusts young weights less: its memory grows to the asked-for length over the first steps
+        decay = min(self.settings.averaging, self.done / (10 + self.done))
+        for name, parameter in self.network.named_parameters():
+            self.averaged[name].lerp_(parameter.detach(), 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "averaged": self.averaged, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.averaged = state["averaged"]
+        self.done = state["done"]
+
+    def averaged_state(self) -> dict[str, Tensor]:
+        """The network's state dict with the averaged parameters, on the CPU."""
+        return {name: tensor.cpu() for name, tensor in {**self.network.state_dict(), **self.averaged}.items()}
+
+
+def rate_factor(step: int, settings: PretrainSettings) -> float:
+    """Of the learning rate: a linear warm-up, then a cosine to zero, or one until the cooldown falls linearly to zero."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    if settings.cooldown_steps is not None:
+        return min(1.0, (settings.steps - step) / max(1, settings.cooldown_steps))
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, folder: Path, workers: int) -> None:
+    """Trains until the settings' last step, from where the checkpoint in `folder` stands; logs a row per step to training_log.csv.
+
+    Raises:
+        ArenaError: the loss is not a number any more, or the checkpoint is damaged.
+    """
+    settings, checkpoint = run.settings, folder / CHECKPOINT
+    if checkpoint.is_file():
+        _resume_(run, checkpoint)
+        logger.info("continues at step %d of %d", run.done, settings.steps)
+    loader = DataLoader(
+        Subset(steps, range(run.done, settings.steps)),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=(4 if workers == 1 else 2) if workers else None,
+        pin_memory=run.device.type == "cuda",
+        worker_init_fn=single_threaded,
+    )
+    loss = batch_loss(preset, settings, run.processes)
+    bar = tqdm(total=settings.steps, initial=run.done, desc=preset.name, unit="step", disable=None if run.processes.is_first else True)
+    write = training_log(folder / "training_log.csv", run)
+    with bar:
+        for batch in loader:
+            value = run.step(batch, loss)
+            if not math.isfinite(value):
+                raise ArenaError(f"foundation {preset.name}: the loss of step {run.done} is {value}; start again with a lower --learning_rate")
+            write(value)
+            bar.set_postfix(loss=f"{value:.3f}")
+            bar.update()
+            if run.done % CHECKPOINT_STEPS == 0 or run.done == settings.steps:
+                _save(run, checkpoint)
+    run.processes.wait()
+
+
+def _resume_(run: Pretraining, checkpoint: Path) -> None:
+    try:
+        run.load_state_dict(torch.load(checkpoint, map_location=run.device, weights_only=True))
+    except (*DAMAGED, pickle.UnpicklingError, TypeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ArenaError(f"{checkpoint}: can't be continued from ({reason}); delete it to start from the first step, or restore it") from None
+
+
+def _save(run: Pretraining, checkpoint: Path) -> None:
+    if run.processes.is_first:
+        with replace_when_done(checkpoint) as temporary:
+            torch.save(run.state_dict(), temporary)
+
+
+def training_log(path: Path, run: Pretraining) -> Callable[[float], None]:
+    """What writes a step's row, after dropping those behind the checkpoint, whose steps run again. Nothing but in the first process."""
+    if not run.processes.is_first:
+        return lambda _: None
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    write_text(path, "".join(["step,loss\n", *rows[1 : run.done + 1]]))
+
+    def write(value: float) -> None:
+        with telling_full_disk(path), path.open("a", newline="", encoding="utf-8") as file:  # closed each time: no checkpoint without its rows
+            csv.writer(file).writerow([run.done, f"{value:.5f}"])
+
+    return write

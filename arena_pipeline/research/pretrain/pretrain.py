@@ -1,0 +1,194 @@
+"""arena_pretrain: makes a foundation's weights from annotated datasets, from phantoms, or from both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors.torch import save_file
+from torch import Tensor
+
+from arena_pipeline.errors import DatasetError, FoundationError
+from arena_pipeline.foundations import FoundationPreset, Weights, find_preset
+from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_json
+from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.filestate import file_sha256
+from arena_pipeline.io.json_files import read_model
+from arena_pipeline.io.lock import all_locked, locked
+from arena_pipeline.io.workers import telling_loader_deaths
+from arena_pipeline.model.allocator import keep_freed_memory
+from arena_pipeline.model.network import build_network, to_device
+from arena_pipeline.model.weights import load_foundation_network
+from arena_pipeline.records import note, stage, versions
+from arena_pipeline.research.pretrain.loop import Pretraining, pretrain
+from arena_pipeline.research.pretrain.patches import PatchSteps
+from arena_pipeline.research.pretrain.processes import process_group
+from arena_pipeline.research.pretrain.settings import PretrainSettings, make_settings
+from arena_pipeline.research.pretrain.volumes import (
+    Volumes,
+    check_annotations,
+    dataset_volumes,
+    fingerprint,
+    make_phantoms,
+    open_datasets,
+    phantom_volumes,
+    preprocess_volumes,
+    warn_of_empty_structures,
+)
+from arena_pipeline.settings import Frozen
+from arena_pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+PHANTOMS = "phantoms"
+
+
+def pretrain_foundation(
+    foundation: str,
+    output: Path,
+    workspace: Workspace,
+    dataset_ids: Sequence[int] = (),
+    phantoms: int = 0,
+    changes: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    workers: int = 2,
+    phantom_seed: int | None = None,
+    pretrained_weights: Path | None = None,
+) -> Path:
+    """Trains `foundation`'s network; returns output/NAME.safetensors, with its preset beside it as NAME.json.
+
+    A run that was interrupted goes on where its last checkpoint stands. Started by torchrun, the processes share every batch,
+    and train as one process would with the same batches.
+
+    Args:
+        foundation: name of a preset, or the JSON file of one's own.
+        dataset_ids: raw datasets in `workspace`, each drawn from as often as the others. A structure of the foundation counts in the
+            volumes where it is annotated.
+        phantoms: synthetic torsos to train on, as one more dataset.
+        changes: of the recipe that goes with the foundation's head; see `make_settings`.
+        device: auto, cpu, cuda or mps.
+        workers: processes that make the volumes; later all but one of them, which is this one, draw the patches. Of torchrun's each has as many.
+        phantom_seed: of the phantoms; None: the run's own seed.
+        pretrained_weights: safetensors of an earlier pre-training of this network to start from, instead of random weights.
+
+    Raises:
+        ArenaError: `output` holds another run, the data can't train this head, a setting makes no sense, or the weights are not this network's.
+    """
+    preset = find_preset(foundation, workspace.foundations)
+    preset.require_head()
+    raws = open_datasets(dataset_ids, workspace)
+    if not raws and not phantoms:
+        raise DatasetError("nothing to train on: name datasets of the workspace with -d, or a number of --phantoms")
+    start = None if pretrained_weights is None else load_foundation_network(preset, pretrained_weights)  # refused before any work
+    keep_freed_memory()
+    with process_group(device) as (processes, own_device), locked(output) if processes.is_first else nullcontext():
+        volumes = {raw.folder.name: dataset_volumes(raw, preset, workspace) for raw in raws}
+        if phantoms:
+            volumes[PHANTOMS] = phantom_volumes(output / PHANTOMS, preset, range(phantoms))
+        check_annotations(preset, volumes)
+        settings = make_settings(preset.head, sum(map(len, volumes.values())), changes or {})
+        batches = PatchSteps(list(volumes.values()), preset.scheme.patch_size_voxels, settings, processes.places(settings.batch_size))
+        if processes.is_first:
+            with stage("preprocess"), all_locked([workspace.preprocessed_dataset(raw.folder.name) for raw in raws]):
+                for raw in raws:
+                    preprocess_volumes(raw, preset, volumes[raw.folder.name], workers)
+            _store(preset, settings, raws, volumes, output, (phantom_seed, pretrained_weights), workers)
+        processes.wait()
+        note("device", str(own_device))
+        torch.manual_seed(settings.seed)  # MONAI initialises from the global generator
+        network = build_network(preset.architecture) if start is None else start
+        run = Pretraining(to_device(network, own_device), settings, processes)
+        with stage("pretrain"), telling_loader_deaths(f"pre-training {preset.name}"):
+            pretrain(preset, run, batches, output, workers=max(0, workers - 1))
+        if processes.is_first:
+            _write(preset, run, volumes, output)
+    return output / f"{preset.name}.safetensors"
+
+
+def _store(
+    preset: FoundationPreset,
+    settings: PretrainSettings,
+    raws: list[RawDataset],
+    volumes: dict[str, Volumes],
+    output: Path,
+    origin: tuple[int | None, Path | None],
+    workers: int,
+) -> None:
+    """Makes the phantoms that are not stored yet, after checking that `output` is free for this run on the volumes that are."""
+    for folder in (output, output / PHANTOMS):
+        remove_unfinished(folder)
+    phantom_seed, start = origin
+    wanted = Description(
+        preset=preset.model_dump(mode="json", exclude={"weights", "adaptation"}),
+        settings=settings,
+        phantoms=len(volumes.get(PHANTOMS, ())),
+        phantom_seed=phantom_seed,
+        pretrained_weights=None if start is None else file_sha256(start),
+        datasets={raw.folder.name: fingerprint(volumes[raw.folder.name]) for raw in raws},
+    )
+    _claim(output, wanted)
+    if wanted.phantoms:
+        with stage("phantoms"):
+            seed = settings.seed if phantom_seed is None else phantom_seed
+            make_phantoms(output / PHANTOMS, preset, range(wanted.phantoms), seed, workers)
+    warn_of_empty_structures(preset, volumes)
+
+
+class Description(Frozen):
+    """run.json: what a run is, so that nothing but the same run goes on in its folder.
+
+    Attributes:
+        preset: the foundation, without what has nothing to do with its pre-training.
+        phantom_seed: of the phantoms; None: the run's own.
+        pretrained_weights: SHA-256 of the weights that it starts from; None: random ones.
+        datasets: folder name -> `fingerprint` of what is drawn from it.
+    """
+
+    preset: dict[str, Any]
+    settings: PretrainSettings
+    phantoms: int
+    phantom_seed: int | None = None
+    pretrained_weights: str | None = None
+    datasets: dict[str, str] = Field(default_factory=dict)
+
+
+def _claim(output: Path, wanted: Description) -> None:
+    """Writes down what the run is, or checks that the run that is there is the same."""
+    path = output / "run.json"
+    if path.is_file():
+        found = read_model(path, Description, FoundationError, "no such file", "give another -o")
+        differing = ", ".join(name for name in Description.model_fields if getattr(found, name) != getattr(wanted, name))
+        if differing:
+            raise FoundationError(
+                f"{path}: this folder holds a run with other settings (differing: {differing}); give another -o, or the same settings to continue"
+            )
+    write_json(path, wanted.model_dump())
+
+
+def _write(preset: FoundationPreset, run: Pretraining, volumes: dict[str, Volumes], output: Path) -> None:
+    """The weights, the preset that installs them, and the record of how they came to be."""
+    weights = output / f"{preset.name}.safetensors"
+    with replace_when_done(weights) as temporary:
+        save_file(_halved(run.averaged_state()), temporary)
+    origin = Weights(expected_file=weights.name, layout="arena", origin="trained with arena_pretrain; pretraining.json beside it says on what")
+    write_json(output / f"{preset.name}.json", preset.model_copy(update={"weights": origin}).model_dump(mode="json"))
+    record = {
+        "foundation": preset.name,
+        "sha256": file_sha256(weights),
+        "volumes": {name: len(entries) for name, entries in volumes.items()},
+        "settings": run.settings.model_dump(),
+        "processes": run.processes.size,
+        "device": str(run.device),
+        "versions": versions(),
+    }
+    write_json(output / "pretraining.json", record)
+
+
+def _halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Floats in half precision: the file is half as large, and loading widens them again to the very same values everywhere."""
+    return {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in state.items()}

@@ -1,0 +1,1 @@
+"""Adapted models as files that are given away: packing, checking and installing them."""
