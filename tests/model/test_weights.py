@@ -67,7 +67,7 @@ def test_weights_that_are_not_the_presets_are_refused(change: dict[str, Tensor],
 
 def test_changed_weights_of_the_package_are_refused_when_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(str(preset_folder()), tmp_path / "plans")
-    monkeypatch.setattr("arena_pipeline.foundations.preset_folder", lambda: tmp_path / "plans")
+    monkeypatch.setattr("arena_pipeline.foundations.presets.preset_folder", lambda: tmp_path / "plans")
     preset = load_preset("arena_mini")
     path = packaged_weights(preset)
     assert path is not None and path.is_relative_to(tmp_path)

@@ -359,7 +359,7 @@ def test_a_foundation_that_is_not_here_yet_is_told(
     preset["weights"] |= {"packaged": None, "sha256": None}
     (tmp_path / "presets").mkdir()
     (tmp_path / "presets" / f"{FOUNDATION}.json").write_text(json.dumps(preset))
-    monkeypatch.setattr("arena_pipeline.foundations.preset_folder", lambda: tmp_path / "presets")
+    monkeypatch.setattr("arena_pipeline.foundations.presets.preset_folder", lambda: tmp_path / "presets")
     assert install_command.main([str(package), "-w", str(other.root)]) == 0
     printed = capsys.readouterr().out
     assert "its foundation is not here yet: arena_mini" in printed and "next: arena_install_foundation arena_mini" in printed

@@ -261,7 +261,7 @@ def tiny_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("fseft", "suprem_swinunetr", "ssl_swinvit"):
         (folder / f"{name}.json").write_text(tiny(name).model_dump_json())
     (folder / "arena_mini.json").write_text((preset_folder() / "arena_mini.json").read_text())
-    monkeypatch.setattr("arena_pipeline.foundations.preset_folder", lambda: folder)
+    monkeypatch.setattr("arena_pipeline.foundations.presets.preset_folder", lambda: folder)
 
 
 def test_the_command_shows_counts_and_licence(tiny_presets: None, workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

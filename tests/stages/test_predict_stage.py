@@ -109,7 +109,7 @@ def _lively_foundation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The packaged preset with a small patch and random weights: noise gives all structures, whatever the shipped weights know."""
     from safetensors.torch import save_file
 
-    import arena_pipeline.foundations as foundations
+    import arena_pipeline.foundations.presets as foundations
     from arena_pipeline.model.network import build_network
 
     folder = tmp_path / "presets"

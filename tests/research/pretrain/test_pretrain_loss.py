@@ -78,6 +78,7 @@ def test_autocast_runs_the_network_in_half_precision_and_the_loss_in_single() ->
 
 
 def test_the_whole_network_runs_under_autocast() -> None:
+    torch.manual_seed(0)
     architecture = Architecture(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=2, patch_merging="monai_1.5")
     network = to_device(build_network(architecture), torch.device("cpu"))
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
