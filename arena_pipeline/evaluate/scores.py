@@ -25,6 +25,7 @@ import pandas as pd
 from scipy import ndimage
 
 from arena_pipeline.evaluate.metrics import STATUSES, Overlap, Status, overlap, surface_distances, volume_error
+from arena_pipeline.io.geometry import Geometry
 
 Protocol = Literal["native", "published"]
 COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")
@@ -54,13 +55,13 @@ class LabelPair:
 
 
 def native_scores(
-    reference: np.ndarray, prediction: np.ndarray, labels: dict[str, LabelPair], spacing_mm: tuple[float, float, float]
+    reference: np.ndarray, prediction: np.ndarray, labels: dict[str, LabelPair], grid: Geometry
 ) -> dict[str, tuple[Status, dict[str, float]]]:
     """Status and all native metrics of every structure in `labels`.
 
     Args:
         reference, prediction: (x, y, z) integer, on one grid.
-        spacing_mm: voxel size along (x, y, z).
+        grid: of both; its volume per voxel is |det| of the affine, also where the axes are not at right angles.
     """
     reference_boxes, prediction_boxes = ndimage.find_objects(reference), ndimage.find_objects(prediction)
     scores = {}
@@ -68,8 +69,8 @@ def native_scores(
         box = _union(_box_of(reference_boxes, label.reference), _box_of(prediction_boxes, label.prediction))
         reference_mask, prediction_mask = reference[box] == label.reference, prediction[box] == label.prediction
         counts = overlap(reference_mask, prediction_mask, outside=reference.size - reference_mask.size)
-        distances = surface_distances(reference_mask, prediction_mask, spacing_mm)
-        error_ml, error_percent = volume_error(counts, math.prod(spacing_mm) / 1000)
+        distances = surface_distances(reference_mask, prediction_mask, grid.spacing_mm)
+        error_ml, error_percent = volume_error(counts, grid.voxel_volume_ml)
         scores[structure] = (
             counts.status,
             {

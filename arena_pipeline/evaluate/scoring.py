@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from arena_pipeline.evaluate.scores import LabelPair, Protocol, StructureScore, 
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import grid_difference, read_segmentation
+from arena_pipeline.io.segmentations import aligned, check_segment_names
 from arena_pipeline.preprocess.case import preprocess_segmentation
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.masks import masks_file, read_masks
@@ -22,6 +24,9 @@ from arena_pipeline.preprocess.orientation import AxisOrder, to_ras
 from arena_pipeline.preprocess.resample import resample_nearest
 from arena_pipeline.words import without_advice
 
+logger = logging.getLogger(__name__)
+
+TILTED = "the axes do not stand at right angles (a tilted gantry?); volumes are right, surface distances are measured as if they did"
 Scores = dict[str, tuple[Status, dict[str, float]]]
 
 
@@ -64,11 +69,12 @@ def score_case(case: EvaluationCase, scoring: Scoring) -> list[StructureScore]:
     """
     found: Scores = {structure: ("not_annotated", not_annotated_metrics(scoring.protocol)) for structure in case.not_annotated}
     if case.structures:
+        check_segment_names(case.identifier, case.reference, scoring.reference_labels)
         reference = read_segmentation(case.reference)
         if scoring.protocol == "published" and scoring.scheme is None:
             found |= _from_masks(case, scoring, reference)
         else:
-            prediction = _read_prediction(case.prediction)
+            prediction = aligned(_read_prediction(case.prediction), reference.geometry)
             _check_pair(case, scoring, reference, prediction)
             found |= _from_segmentations(case, scoring, reference, prediction)
     return [StructureScore(case.identifier, structure, *found[structure]) for structure in scoring.labels if structure in found]
@@ -84,7 +90,9 @@ def _read_prediction(path: Path) -> Image:
 def _from_segmentations(case: EvaluationCase, scoring: Scoring, reference: Image, prediction: Image) -> Scores:
     labels = {structure: scoring.labels[structure] for structure in case.structures}
     if scoring.scheme is None:
-        return native_scores(reference.array, prediction.array, labels, reference.geometry.spacing_mm)
+        if not reference.geometry.is_orthonormal:
+            logger.warning("%s: %s", case.identifier, TILTED)
+        return native_scores(reference.array, prediction.array, labels, reference.geometry)
     on_grid = [_resampled(image, scoring.scheme) for image in (reference, prediction)]
     return {s: _published(on_grid[0] == pair.reference, on_grid[1] == pair.prediction, scoring) for s, pair in labels.items()}
 
@@ -92,22 +100,25 @@ def _from_segmentations(case: EvaluationCase, scoring: Scoring, reference: Image
 def _from_masks(case: EvaluationCase, scoring: Scoring, reference: Image) -> Scores:
     path = masks_file(case.prediction.parent, case.identifier)
     masks, grid = read_masks(path, case.structures)
-    _check_made_for(case, path, grid, reference.geometry)
+    grid = _for_reference(case, path, grid, reference.geometry)
     _check_labels(case, scoring.reference_labels, reference.array, case.reference)
     segmentation = preprocess_segmentation(reference.array, grid)
     return {s: _published(segmentation == scoring.labels[s].reference, mask, scoring) for s, mask in masks.items()}
 
 
-def _check_made_for(case: EvaluationCase, path: Path, grid: GridMap, reference: Geometry) -> None:
+def _for_reference(case: EvaluationCase, path: Path, grid: GridMap, reference: Geometry) -> GridMap:
+    """`grid` for the reference's own axes, which may run in another order than the CT's over the same voxels."""
     order = AxisOrder.of(reference.affine)
-    spacing = tuple(reference.spacing_mm[axis] for axis in order.axes)
-    same_spacing = np.allclose(grid.native_spacing_mm, spacing, rtol=1e-3)
-    if grid.native_shape != reference.shape or grid.axis_order != order or not same_spacing:
+    spacing, shape = (tuple(values[axis] for axis in order.axes) for values in (reference.spacing_mm, reference.shape))
+    expected = tuple(grid.native_shape[axis] for axis in grid.axes)
+    if shape != expected or not np.allclose(grid.native_spacing_mm, spacing, rtol=1e-3):
         raise DatasetError(
-            f"{case.identifier}: {path} was made for a volume of shape {grid.native_shape}, spacing {_rounded(grid.native_spacing_mm)} mm (RAS), "
-            f"the reference {case.reference} has shape {reference.shape}, spacing {_rounded(spacing)} mm (RAS), orientation {reference.orientation}; "
-            "predict the image that the reference was drawn on"
+            f"{path} was made for a volume of {expected} voxels, spacing {_rounded(grid.native_spacing_mm)} mm (RAS), the reference "
+            f"{case.reference} has {shape} voxels, spacing {_rounded(spacing)} mm (RAS)",
+            case=case.identifier,
+            advice="predict the image that the reference was drawn on",
         )
+    return grid.model_copy(update={"native_shape": reference.shape, "axes": order.axes, "flips": order.flips})
 
 
 def _published(reference: np.ndarray, prediction: np.ndarray, scoring: Scoring) -> tuple[Status, dict[str, float]]:

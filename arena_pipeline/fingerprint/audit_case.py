@@ -10,18 +10,15 @@ from typing import Literal
 import numpy as np
 
 from arena_pipeline.errors import ArenaError
-from arena_pipeline.fingerprint.case import LOWEST_TISSUE_HU, check_labels, looks_like_hu
+from arena_pipeline.fingerprint.case import LOWEST_TISSUE_HU, check_annotated, looks_like_hu
 from arena_pipeline.fingerprint.findings import not_hu_sentence
 from arena_pipeline.io import nifti
 from arena_pipeline.io.dataset import Case
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.io.images import check_same_grid, is_stored_as_float, read_image, read_segmentation, write_segmentation
-from arena_pipeline.io.labels import count_labels
+from arena_pipeline.io.images import read_image, write_segmentation
+from arena_pipeline.io.segmentations import ROUNDING_MM, read_case_segmentation
 from arena_pipeline.settings import Frozen
 
-ROUNDING_MM = 0.01
-"""At the volume's corners: what headers differ by that were rounded in different ways. A label on such a grid lies on the CT's."""
-EQUAL_MM = 1e-4
 Level = Literal["error", "warning", "fixed", "info"]
 Part = Literal["Tr", "Ts"]
 
@@ -137,32 +134,21 @@ def _look_at_image(image: Image, path: Path, found: _Findings) -> None:
 def _check_segmentation(job: AuditJob, path: Path, grid: Geometry, found: _Findings) -> tuple[int, ...]:
     """The labels present. Raises ArenaError for a segmentation that can't be used."""
     case = job.case
-    segmentation = read_segmentation(path)
-    check_same_grid(case.identifier, grid, segmentation.geometry, path)
-    voxels = count_labels(segmentation.array, len(job.labels) + 1)
-    check_labels(case, job.labels, job.annotated, voxels)
+    segmentation = read_case_segmentation(case.identifier, path, grid, job.labels)
+    voxels = segmentation.voxels
+    check_annotated(case, job.labels, job.annotated, voxels)
     if job.part == "Tr" and not job.annotated:
         found.add("warning", path, "no structure is annotated: it can't be a support case; take it out of imagesTr or annotate it")
     elif job.part == "Tr" and not voxels[1:].any():
         found.add("warning", path, "the segmentation is empty: it can't be a support case; annotate it, or take it out of imagesTr")
-    if _mended(path, grid, segmentation, found) and job.corrected is not None:
+    for sentence in segmentation.fixes:
+        found.add("fixed", path, sentence)
+    if segmentation.off_grid_mm > ROUNDING_MM:
+        sentence = f"its grid is up to {segmentation.off_grid_mm:.3g} mm off the CT's, less than a tenth of a voxel"
+        found.add("warning", path, f"{sentence}; used on the CT's grid, re-export it to be sure")
+    if segmentation.fixes and job.corrected is not None:
         write_segmentation(job.corrected, segmentation.array, grid)
     return tuple(int(label) for label in np.flatnonzero(voxels) if label)
-
-
-def _mended(path: Path, grid: Geometry, segmentation: Image, found: _Findings) -> bool:
-    """Whether reading mends a small fault of this file, which is told."""
-    before = len(found.entries)
-    if is_stored_as_float(path):
-        found.add("fixed", path, f"stored as fractions, all of them whole numbers; read as {segmentation.array.dtype}")
-    distance = nifti.largest_distance_mm(grid, segmentation.geometry.affine)
-    if EQUAL_MM < distance <= ROUNDING_MM:
-        found.add("fixed", path, f"its grid is up to {distance:.4f} mm off the CT's, by rounding; read on the CT's grid")
-    mended = len(found.entries) > before
-    if distance > ROUNDING_MM:
-        sentence = f"its grid is up to {distance:.3g} mm off the CT's, less than a tenth of a voxel; used on the CT's grid, re-export it to be sure"
-        found.add("warning", path, sentence)
-    return mended
 
 
 def _digest(array: np.ndarray) -> str:

@@ -13,14 +13,14 @@ from arena_pipeline.errors import DatasetError
 from arena_pipeline.fingerprint.models import CaseFacts
 from arena_pipeline.io.dataset import Case
 from arena_pipeline.io.geometry import Geometry
-from arena_pipeline.io.images import check_same_grid, read_image, read_segmentation
+from arena_pipeline.io.images import read_image
 from arena_pipeline.io.labels import count_labels
+from arena_pipeline.io.segmentations import read_case_segmentation
 
 INTENSITY_SEED = 1234
 LOWEST_TISSUE_HU = -50.0  # fat and air lie below in every CT
 SMALLEST_RANGE_HU = 100.0  # even a window of soft tissue alone is wider
 HIGHEST_HU = 32767.0
-NAMED_LABELS = 8
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,9 @@ def measure_case(job: CaseJob) -> CaseMeasurement:
     if case.segmentation is None:
         raise DatasetError(f"{case.identifier}: no segmentation; every training case needs one in labelsTr")
     image = read_image(case.image)
-    segmentation = read_segmentation(case.segmentation)
-    check_same_grid(case.identifier, image.geometry, segmentation.geometry, case.segmentation)
-    voxels = count_labels(segmentation.array, len(job.labels) + 1)
-    check_labels(job.case, job.labels, job.annotated, voxels)
+    segmentation = read_case_segmentation(case.identifier, case.segmentation, image.geometry, job.labels)
+    voxels = segmentation.voxels
+    check_annotated(case, job.labels, job.annotated, voxels)
     low, high = job.window_hu
     clipped = (image.array < low) | (image.array > high)
     facts = _case_facts(image.array, image.geometry, float(clipped.mean()), voxels)
@@ -110,21 +109,13 @@ def ras_axes(geometry: Geometry) -> tuple[int, int, int]:
     return int(x), int(y), int(z)
 
 
-def check_labels(case: Case, labels: dict[str, int], annotated: tuple[str, ...], voxels: np.ndarray) -> None:
-    """Raises DatasetError for labels that dataset.json does not have, or says are not annotated in this case.
+def check_annotated(case: Case, labels: dict[str, int], annotated: tuple[str, ...], voxels: np.ndarray) -> None:
+    """Raises DatasetError for voxels of structures that dataset.json says are not annotated in this case.
 
     Args:
         labels: structure -> integer.
         voxels: number of voxels of each label.
     """
-    known = {0, *labels.values()}
-    foreign = [int(label) for label in np.flatnonzero(voxels) if label not in known]
-    if foreign:
-        more = f" and {len(foreign) - NAMED_LABELS} more" if len(foreign) > NAMED_LABELS else ""
-        raise DatasetError(
-            f"{case.identifier}: labels {foreign[:NAMED_LABELS]}{more} in {case.segmentation}, dataset.json has only {min(known)}..{max(known)}; "
-            f"name them under labels in dataset.json, or set those voxels to 0"
-        )
     unexpected = [name for name, label in labels.items() if voxels[label] and name not in annotated]
     if unexpected:
         raise DatasetError(

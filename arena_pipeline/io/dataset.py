@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,12 +17,14 @@ from arena_pipeline.errors import DatasetError, UnknownStructure
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.geometry import broken_link
 from arena_pipeline.io.json_files import read_model, similar
+from arena_pipeline.io.label_names import BACKGROUND, check_labels, refuse_other_forms
 
 Objective = Literal["binary", "multiclass"]
 CHANNEL_SUFFIX = "_0000"
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 NAMED_FAULTS = 10
+LONGEST_CASE_BYTES = 200  # a file's name may have 255: CASE_probabilities.npz, and while it is written more
 
 
 class DatasetJson(BaseModel):
@@ -32,7 +32,7 @@ class DatasetJson(BaseModel):
 
     Attributes:
         channel_names: one channel, {"0": "CT"}.
-        labels: structure name -> integer, background 0, consecutive.
+        labels: structure name -> integer, background 0, consecutive; "ignore", if there, has the highest: voxels that nobody annotated.
         numTraining: number of cases in imagesTr.
         file_ending: of images and labels, e.g. ".nii.gz".
         objective: one binary task per structure, or one multi-class task of all. nnU-Net has no such key: multiclass then.
@@ -56,15 +56,8 @@ class DatasetJson(BaseModel):
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _check_kind(cls, labels: object) -> object:
-        """What people and other programs write here instead, in words."""
-        if not isinstance(labels, dict):
-            return labels
-        if labels and all(str(key).isdecimal() and isinstance(value, str) for key, value in labels.items()):
-            turned = ", ".join(f'"{name}": {key}' for key, name in labels.items())
-            raise ValueError(f"number -> name, expected name -> number; write {{{turned}}}")
-        if regions := [name for name, value in labels.items() if isinstance(value, list)]:
-            raise ValueError(f"{', '.join(regions)}: regions of nnU-Net (lists of labels) are not supported; give every structure one integer")
+    def _check_form(cls, labels: object) -> object:
+        refuse_other_forms(labels)
         return labels
 
     @model_validator(mode="after")
@@ -75,7 +68,7 @@ class DatasetJson(BaseModel):
             )
         if self.file_ending not in IMAGE_ENDINGS:
             raise ValueError(f"file_ending: expected one of {', '.join(IMAGE_ENDINGS)}, found {self.file_ending!r}")
-        _check_labels(self.labels)
+        check_labels(self.labels)
         for case, names in self.annotated.items():
             unknown = sorted(set(names) - set(self.labels))
             if unknown:
@@ -90,7 +83,7 @@ class DatasetJson(BaseModel):
     @property
     def structures(self) -> dict[str, int]:
         """The labels without the background."""
-        return {name: label for name, label in self.labels.items() if label}
+        return {name: label for name, label in self.labels.items() if name != BACKGROUND}
 
     def is_annotated(self, case: str, structure: str) -> bool:
         return case not in self.annotated or structure in self.annotated[case]
@@ -110,23 +103,6 @@ class DatasetJson(BaseModel):
         write_json(path, self.model_dump(exclude_defaults=True))
 
 
-def check_structure_names(names: Iterable[str]) -> None:
-    """Raises ValueError for a name that a folder can't have: results/.../STRUCTURE/fold_0."""
-    if wrong := [name for name in names if not name or name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name]:
-        raise ValueError(f"labels: {', '.join(map(repr, wrong))} can't name a structure's folder; leave out /, \\, dots in front and line breaks")
-
-
-def _check_labels(labels: dict[str, int]) -> None:
-    if labels.get("background") != 0:
-        raise ValueError("labels: expected 'background': 0")
-    shared = {label for label, count in Counter(labels.values()).items() if count > 1}
-    if names := [name for name, label in labels.items() if label in shared]:
-        raise ValueError(f"labels: {', '.join(names)} share the integer {', '.join(map(str, sorted(shared)))}; give each its own")
-    if sorted(labels.values()) != list(range(len(labels))):
-        raise ValueError(f"labels: expected consecutive integers 0..{len(labels) - 1}, found {sorted(labels.values())}")
-    check_structure_names(labels)
-
-
 class StructureSplit(BaseModel):
     """Case ids, in the order that the support-set rule draws from."""
 
@@ -134,6 +110,15 @@ class StructureSplit(BaseModel):
 
     train: tuple[str, ...]
     test: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> StructureSplit:
+        if both := [case for case in dict.fromkeys(self.test) if case in self.train]:
+            more = f" and {len(both) - NAMED_FAULTS} more" if len(both) > NAMED_FAULTS else ""
+            raise ValueError(
+                f"{', '.join(both[:NAMED_FAULTS])}{more} under train and under test: a case adapted on can't be a query, take it out of one"
+            )
+        return self
 
 
 DatasetJson.model_rebuild()
@@ -189,6 +174,8 @@ class RawDataset:
 
 def check_case_name(identifier: str, file: Path) -> None:
     """Raises DatasetError for no name, or one that can't be written to a log, a JSON file or a progress bar."""
+    if len(os.fsencode(identifier)) > LONGEST_CASE_BYTES:
+        raise DatasetError(f"{str(file)!r}: a case's name may have {LONGEST_CASE_BYTES} bytes, files made of it have more; rename the file")
     if not identifier or not identifier.isprintable():
         if identifier and os.fsencode(identifier).decode("utf-8", "surrogateescape").isprintable():
             found = f"a name in UTF-8, in a locale of {sys.getfilesystemencoding()}"

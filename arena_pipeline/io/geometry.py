@@ -92,14 +92,19 @@ def not_there(path: Path) -> str:
     return broken_link(path) or "no such file"
 
 
-def check_geometry(path: Path, geometry: Geometry) -> None:
-    """Raises ImageError for a grid that no scan of a person has: axes in one plane, numbers that are none, voxels of no size or of metres."""
-    affine = geometry.affine
-    with np.errstate(all="ignore"):  # what overflows here is refused
+def spans_volume(affine: np.ndarray) -> bool:
+    """Whether the affine is finite and its axes do not lie in one plane."""
+    with np.errstate(all="ignore"):  # what overflows spans no volume
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
-        spans = np.isfinite(affine).all() and min(lengths) > 0 and abs(np.linalg.det(affine[:3, :3] / lengths)) >= 1e-3
-    if not spans:
+        return bool(np.isfinite(affine).all() and min(lengths) > 0 and abs(np.linalg.det(affine[:3, :3] / lengths)) >= 1e-3)
+
+
+def check_geometry(path: Path, geometry: Geometry) -> None:
+    """Raises ImageError for a grid that no scan of a person has: axes in one plane, NaN or infinity, voxels of no size or of metres."""
+    affine = geometry.affine
+    if not spans_volume(affine):
         raise ImageError(f"{path}: the header's affine spans no volume ({affine[:3].tolist()}); export it again with its orientation")
+    lengths = np.asarray(geometry.spacing_mm)
     if min(lengths) < SMALLEST_SPACING_MM or max(lengths * geometry.shape) > LARGEST_EXTENT_MM:
         size, voxels = " x ".join(f"{length:.3g}" for length in lengths), " x ".join(map(str, geometry.shape))
         raise ImageError(f"{path}: {voxels} voxels of {size} mm are no scan of a person; correct the voxel size in the header")

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 NAMED_VALUES = 5
 READABLE_ENDINGS = nifti.ENDINGS + itk.ENDINGS
+SLOPE_ROUNDING = 1e-6  # relative: NIfTI holds a slope in float32
 GRID_TOLERANCE_VOXELS = 0.1  # headers are rounded in many ways; a tenth of a voxel is no other grid
 
 
@@ -47,36 +48,49 @@ def read_image(path: str | Path, warn: bool = True) -> Image:
 
 
 def read_segmentation(path: str | Path) -> Image:
-    """A label map: (x, y, z), uint8 or, with labels above 255, uint16. Float files are fine as long as their values are whole numbers.
+    """A label map: (x, y, z), uint8 or, with labels above 255, uint16.
+
+    Float files are fine as long as their values are whole numbers, and so are integers stored with a slope as long as their values are whole
+    within the slope's rounding: nibabel writes a mask held as floats into a file of integers so.
 
     Raises:
         ImageError: as read_image, or values that are no labels (fractions, negative, above 65,535).
     """
     path = Path(path)
+    tolerance = 0.0
     if _is_nifti(path):
         stored, slope, intercept, geometry = nifti.read_nifti(path)
         if (slope, intercept) != (1.0, 0.0):
             stored = stored * slope + intercept
+            tolerance = (abs(slope) / 2 if abs(slope) < 1 else 0) + SLOPE_ROUNDING * max(1.0, float(np.abs(stored).max()))
     else:
         stored, geometry = itk.read_itk(path)
     if stored.dtype == np.uint8:
         return Image(stored, geometry)
-    low, high = stored.min(), stored.max()
-    if not (low >= 0 and high <= np.iinfo(np.uint16).max):
-        raise ImageError(f"{path}: values from {low} to {high}; a segmentation holds whole numbers from 0 to 65,535, is this the CT itself?")
-    labels = stored.astype(np.uint8 if high <= 255 else np.uint16)
-    if stored.dtype.kind == "f" and not np.array_equal(labels, stored):
-        found = ", ".join(f"{value:.6g}" for value in np.unique(stored[labels != stored])[:NAMED_VALUES])
+    if not (stored.min() >= -tolerance and stored.max() <= np.iinfo(np.uint16).max):
+        found = f"values from {stored.min()} to {stored.max()}"
+        raise ImageError(f"{path}: {found}; a segmentation holds whole numbers from 0 to 65,535, is this the CT itself?")
+    whole = np.rint(stored) if stored.dtype.kind == "f" else stored
+    if stored.dtype.kind == "f" and (fractions := np.abs(whole - stored) > tolerance).any():
+        found = ", ".join(f"{value:.6g}" for value in np.unique(stored[fractions])[:NAMED_VALUES])
         raise ImageError(f"{path}: values that are not whole numbers ({found}); a segmentation holds labels, export it without interpolation")
-    return Image(labels, geometry)
+    return Image(whole.astype(np.uint8 if whole.max() <= 255 else np.uint16), geometry)
 
 
-def is_stored_as_float(path: Path) -> bool:
-    """Whether the file's voxels are no integers, from its header alone. Raises ImageError as read_image."""
+def storage_fix(path: Path) -> str | None:
+    """What reading a segmentation mends in how its numbers are stored, in a sentence, from its header alone; None for plain integers.
+
+    Raises ImageError as read_image.
+    """
     if _is_nifti(path):
         header = nifti.read_nifti_geometry(path).header
-        return header is not None and header.get_data_dtype().kind == "f"
-    return itk.is_stored_as_float(path)
+        as_float = header is not None and header.get_data_dtype().kind == "f"
+        slope, intercept = (1.0, 0.0) if header is None else nifti.scaling(header)
+    else:
+        as_float, slope, intercept = itk.is_stored_as_float(path), 1.0, 0.0
+    if (slope, intercept) != (1.0, 0.0):
+        return f"stored with a slope of {slope:.6g} and an intercept of {intercept:.6g}, whose rounding is taken off"
+    return "stored as fractions, all of them whole numbers" if as_float else None
 
 
 def read_geometry(path: str | Path) -> Geometry:

@@ -18,6 +18,7 @@ META_ENDINGS = (".mha", ".mhd")
 META_HEADER_BYTES = 4096
 NDIMS = re.compile(rb"^\s*NDims\s*=\s*(\d{1,9})\s*$", re.MULTILINE)
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+SEGMENT_FIELD = re.compile(r"Segment\d+_(Name|LabelValue)")
 POSITION_TAG = "0020|0032"  # Image Position (Patient)
 
 
@@ -27,6 +28,17 @@ def read_itk_geometry(path: Path) -> Geometry:
         return read_itk(path)[1]
     reader = _read_header(path)
     return _geometry(path, reader)
+
+
+def segment_names(path: Path) -> dict[str, int]:
+    """Name -> integer of the segments that 3D Slicer wrote into the header of a .nrrd file; empty for every other file."""
+    if not path.name.lower().endswith(".nrrd"):
+        return {}
+    header = _read_header(path)
+    fields = {key: header.GetMetaData(key) for key in header.GetMetaDataKeys() if SEGMENT_FIELD.fullmatch(key)}
+    names = {key.removesuffix("_Name"): text for key, text in fields.items() if key.endswith("_Name")}
+    values = {segment: fields.get(f"{segment}_LabelValue", "") for segment in names}
+    return {names[segment]: int(value) for segment, value in values.items() if value.strip().isdecimal()}
 
 
 def is_stored_as_float(path: Path) -> bool:

@@ -19,7 +19,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory, not_there
+from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory, not_there, spans_volume
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ HEADER_BYTES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 OTHER_UNITS = {1: "metre", 3: "micrometre"}  # NIfTI's codes; 0 is unknown, 2 is the millimetre
 MAXIMAL_DEFLATE_RATIO = 1032  # what one byte of a deflate stream can expand to at most
 LARGEST_OFFSET = 2**40
+SIZE_TOLERANCE = 1e-3  # of the voxel size: what sform and pixdim differ by that were rounded in different ways
 OTHER_FILES = {  # first bytes -> what it is
     b"\xff\xd8\xff": "a JPEG picture",
     b"\x89PNG": "a PNG picture",
@@ -72,7 +73,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
         stored = np.empty(geometry.shape, dtype, order="F")
         stream.seek(offset)
         _fill(stream, memoryview(stored.reshape(-1, order="F").view(np.uint8).data), path)
-    slope, intercept = _scaling(header, path)
+    slope, intercept = scaling(header)
     if not dtype.isnative:
         stored = stored.astype(dtype.newbyteorder("="))
     return stored, slope, intercept, geometry
@@ -133,13 +134,7 @@ def oddities(geometry: Geometry) -> list[str]:
         found.append("the axes do not stand at right angles; they are taken as if they did, and the file's own affine is kept on output")
     if header is None:
         return found
-    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    if sform_code <= 0 and qform_code <= 0:
-        found.append("the header has neither sform nor qform; the first axis is taken to point to the left, as nibabel does")
-    if sform_code > 0 and qform_code > 0 and geometry.is_orthonormal:
-        distance = _distance_to_qform_mm(geometry, header)
-        if not distance <= 0.1 * min(geometry.spacing_mm):
-            found.append(f"sform and qform place voxels up to {distance:.1f} mm apart; the sform is used (SimpleITK may use the qform)")
+    found += _oddities_of_forms(geometry, header)
     if not np.isfinite(header["scl_slope"]):
         found.append(f"the header's slope is {float(header['scl_slope'])}; the values are taken as they are stored")
     unit = OTHER_UNITS.get(int(header["xyzt_units"]) % 8)
@@ -148,8 +143,25 @@ def oddities(geometry: Geometry) -> list[str]:
     return found
 
 
+def _oddities_of_forms(geometry: Geometry, header: nib.Nifti1Header) -> list[str]:
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    if sform_code <= 0:
+        return [] if qform_code > 0 else ["the header has neither sform nor qform; the first axis is taken to point to the left, as nibabel does"]
+    if not spans_volume(header.get_sform()):
+        return ["the sform spans no volume (zeros or NaN); the qform is used instead"]
+    sizes = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    if not np.allclose(sizes, geometry.spacing_mm, rtol=SIZE_TOLERANCE, atol=0):
+        used, other = (" x ".join(f"{mm:.4g}" for mm in lengths) for lengths in (geometry.spacing_mm, sizes))
+        return [f"voxels of {used} mm by the sform, of {other} mm by pixdim; the sform is used (SimpleITK uses pixdim), correct the wrong one"]
+    if qform_code > 0 and geometry.is_orthonormal:
+        distance = _distance_to_qform_mm(geometry, header)
+        if not distance <= 0.1 * min(geometry.spacing_mm):
+            return [f"sform and qform place voxels up to {distance:.1f} mm apart; the sform is used (SimpleITK may use the qform)"]
+    return []
+
+
 def _distance_to_qform_mm(geometry: Geometry, header: nib.Nifti1Header) -> float:
-    """NaN for a qform that is none."""
+    """NaN for an invalid qform."""
     try:
         with np.errstate(all="ignore"):
             return largest_distance_mm(geometry, header.get_qform())
@@ -223,27 +235,26 @@ def _shape(header: nib.Nifti1Header, path: Path) -> tuple[int, ...]:
 
 
 def _affine(header: nib.Nifti1Header, path: Path) -> np.ndarray:
-    """The sform where there is one, else the qform, else the voxel size alone; of a header with nothing invalid in it."""
+    """The sform where there is one that spans a volume, else the qform, else the voxel size alone; of a header with nothing invalid in it."""
     offset = float(header["vox_offset"])
     try:
         if not float(header["sizeof_hdr"]) <= offset < LARGEST_OFFSET:
             raise HeaderDataError(f"voxels from byte {offset:g}")
         header.check_fix(logger=logger, error_level=40)
-        with np.errstate(all="ignore"):  # numbers that are none are found when the grid is checked
+        with np.errstate(all="ignore"):  # NaN and infinity are found when the grid is checked
+            if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0 and not spans_volume(header.get_sform()):
+                return np.asarray(header.get_qform(), dtype=np.float64)
             return np.asarray(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
         raise ImageError(f"{path}: the NIfTI header is invalid ({error}); export it again") from None
 
 
-def _scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:
+def scaling(header: nib.Nifti1Header) -> tuple[float, float]:
     """Slope and intercept. TotalSegmentator has files with slope 1 and intercept NaN, which nibabel itself refuses: NaN means 0, as in SimpleITK."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not np.isfinite(slope):
         return 1.0, 0.0
-    if not np.isfinite(intercept):
-        logger.info("%s: the header's intercept is %s, taken as 0", path, intercept)
-        return slope, 0.0
-    return slope, intercept
+    return slope, intercept if np.isfinite(intercept) else 0.0
 
 
 def _check_promise(path: Path, promised: int, compressed: bool) -> None:

@@ -10,8 +10,9 @@ from pydantic import Field, model_validator
 from arena_pipeline.errors import PlansError, UnknownStructure
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import write_json
-from arena_pipeline.io.dataset import Objective, check_structure_names
+from arena_pipeline.io.dataset import Objective
 from arena_pipeline.io.json_files import read_model
+from arena_pipeline.io.label_names import check_structure_names
 from arena_pipeline.settings import AdaptationSettings, Frozen
 
 MULTICLASS_TASK = "multiclass"

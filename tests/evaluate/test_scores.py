@@ -17,8 +17,9 @@ from arena_pipeline.evaluate.scores import (
     structure_table,
     summarise,
 )
+from arena_pipeline.io.geometry import Geometry
 
-SPACING_MM = (1.0, 1.0, 2.0)
+GRID = Geometry((20, 20, 20), np.diag([1.0, 1.0, 2.0, 1.0]))
 
 
 def label_maps() -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +36,7 @@ LABELS = {"liver": LabelPair(1, 2), "spleen": LabelPair(2, 1), "kidney": LabelPa
 
 
 def test_native_scores() -> None:
-    scores = native_scores(*label_maps(), LABELS, SPACING_MM)
+    scores = native_scores(*label_maps(), LABELS, GRID)
     assert {name: status for name, (status, _) in scores.items()} == {
         "liver": "scored",
         "spleen": "missed",
@@ -59,7 +60,7 @@ def test_native_scores() -> None:
 
 def test_missed_false_positive_and_absent() -> None:
     """8 voxels of 2 mm3 are 0.016 ml."""
-    scores = {name: metrics for name, (_, metrics) in native_scores(*label_maps(), LABELS, SPACING_MM).items()}
+    scores = {name: metrics for name, (_, metrics) in native_scores(*label_maps(), LABELS, GRID).items()}
     missed, invented, absent = scores["spleen"], scores["kidney"], scores["aorta"]
     for metrics in (missed, invented):
         assert [metrics[m] for m in ("Dice", "IoU", "NSD_1mm", "NSD_2mm")] == [0, 0, 0, 0]
@@ -113,3 +114,13 @@ def test_structure_table() -> None:
     assert table.loc["all structures", "Dice"] == pytest.approx(0.525)
     assert table.loc["all structures", "scored"] == 2
     assert len(structure_table(SCORES[:3], "native")) == 1  # no row for all where there is one
+
+
+def test_volumes_under_a_tilted_gantry_are_those_of_the_determinant() -> None:
+    tilted = GRID.affine.copy()
+    tilted[:3, 2] = (0, 4 * math.sin(math.radians(30)), 4 * math.cos(math.radians(30)))  # columns of 4 mm, voxels of 3.46 mm3
+    reference, prediction = np.zeros((20, 20, 20), np.uint8), np.zeros((20, 20, 20), np.uint8)
+    reference[2:12, 2:12, 2:12] = 1
+    prediction[2:12, 2:12, 2:7] = 1
+    _, metrics = native_scores(reference, prediction, {"liver": LabelPair(1, 1)}, Geometry((20, 20, 20), tilted))["liver"]
+    assert metrics["volume_error_ml"] == pytest.approx(-500 * 2 * math.sqrt(3) / 1000)

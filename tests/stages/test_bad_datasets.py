@@ -218,6 +218,8 @@ ROWS = [
     # grids
     Row("sform and qform at odds", two_forms, "warning", "sform and qform place voxels up to 50.0 mm apart; the sform is used"),
     Row("not orthonormal", both(np.array, at((0, 1, 0.3))), "warning", "the axes do not stand at right angles; they are taken as if they did"),
+    Row("two voxel sizes", patch(IMAGE, 80, "<3f", 1, 1, 1), "warning", "voxels of 1.5 x 1.5 x 1.5 mm by the sform, of 1 x 1 x 1 mm by pixdim"),
+    Row("no sform", patch(IMAGE, 280, "<12f", *[0.0] * 12), "error", "spans no volume"),
     Row("left-handed", both(np.array, at((0, 0, -1.5))), "info", "stored left-handed, .*read right"),
     Row("no spacing", patch(IMAGE, 80, "<3f", 0, 1.5, 1.5), "error", r"the voxels have no volume .*correct the header's voxel size"),
     Row("spacing NaN", patch(IMAGE, 80, "<3f", 1.5, np.nan, 1.5), "error", "the voxels have no volume"),
@@ -229,6 +231,7 @@ ROWS = [
     Row("another grid", save(LABEL, np.array, np.diag([1.5, 1.5, 3, 1])), "error", r"spacing \(1.5, 1.5, 1.5\) vs \(1.5, 1.5, 3.0\) mm", LABEL),
     Row("another shape", save(LABEL, lambda array: array[1:]), "error", r"shape \(16, 16, 16\) vs \(15, 16, 16\).*re-export it", LABEL),
     Row("flipped", save(LABEL, np.array, at((0, 0, -1.5))), "error", "label grid differs from the CT: direction RAS .* vs LAS", LABEL),
+    Row("turned", save(LABEL, lambda array: array[::-1], at((0, 0, -1.5), (0, 3, 22.5))), "fixed", "axes run LAS where .* RAS, over the same", LABEL),
     Row("moved by a voxel", save(LABEL, np.array, at((2, 3, 1.5))), "error", r"origin .* vs \(0.0, 0.0, 1.5\) mm .*\(the CT's comes first", LABEL),
     Row("off by rounding", save(LABEL, np.array, at((2, 3, 0.005))), "fixed", "up to 0.0050 mm off the CT's, by rounding", LABEL),
     Row("off by more", save(LABEL, np.array, at((2, 3, 0.05))), "warning", "up to 0.05 mm off the CT's, less than a tenth of a voxel", LABEL),

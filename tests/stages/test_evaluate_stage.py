@@ -264,3 +264,22 @@ def test_command(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str],
     assert (tmp_path / "scores" / "first_metrics.csv").is_file()
     assert main([*arguments, "--structures", "livver"]) == 2
     assert "error: unknown structure livver" in capsys.readouterr().err
+
+
+def test_predictions_stored_with_other_axes_over_the_same_voxels_score_the_same(folders: tuple[Path, Path], write_nifti: WriteNifti) -> None:
+    expected = evaluate(*folders, workers=1).scores
+    turned = np.diag([-1.0, 1, 2, 1])
+    turned[0, 3] = 15
+    write_nifti(folders[1] / "a.nii.gz", liver_and_spleen(shift=1)[::-1], turned)
+    assert [score.metrics["Dice"] for score in evaluate(*folders, workers=1).scores] == [score.metrics["Dice"] for score in expected]
+
+
+def test_a_tilted_gantry_is_told(folders: tuple[Path, Path], write_nifti: WriteNifti, caplog: pytest.LogCaptureFixture) -> None:
+    tilted = np.diag([1.0, 1, 2, 1])
+    tilted[1, 2] = 1
+    for folder in folders:
+        write_nifti(folder / "a.nii.gz", liver_and_spleen(), tilted)
+    evaluate(*folders, workers=1)
+    assert [message for message in caplog.messages if "right angles" in message] == [
+        "a: the axes do not stand at right angles (a tilted gantry?); volumes are right, surface distances are measured as if they did"
+    ]

@@ -24,7 +24,8 @@ from arena_pipeline.evaluate.metrics import Status, largest_component
 from arena_pipeline.evaluate.scores import LabelPair, Protocol, native_scores, published_score
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.filestate import WrittenFile
-from arena_pipeline.io.images import read_segmentation, write_segmentation
+from arena_pipeline.io.images import read_geometry, read_segmentation, write_segmentation
+from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter_record
 from arena_pipeline.model.allocator import keep_freed_memory
@@ -192,7 +193,7 @@ def _scored(run: Run, query: Query, task: Task, device: torch.device) -> list[Ca
     extras = Extras(mask=masks.__setitem__) if run.protocol == "published" else Extras()
     segmentation = predict_volume(stored.image(), stored.grid, (task,), settings, extras)
     postprocess_segmentation_(segmentation, run.task.structures, run.task.keep_largest)
-    reference = read_segmentation(query.reference)
+    reference = aligned(read_segmentation(query.reference), read_geometry(query.image))
     if run.predictions is not None:
         write_segmentation(run.predictions / f"{query.case}.nii.gz", segmentation, reference.geometry, run.task.structures)
     labels = {name: label for name, label in run.task.structures.items() if name in query.structures}
@@ -200,7 +201,7 @@ def _scored(run: Run, query: Query, task: Task, device: torch.device) -> list[Ca
         found = {name: _published(stored.segmentation() == label, masks[name], run.task) for name, label in labels.items()}
     else:
         pairs = {name: LabelPair(label, label) for name, label in labels.items()}
-        found = native_scores(reference.array, segmentation, pairs, reference.geometry.spacing_mm)
+        found = native_scores(reference.array, segmentation, pairs, reference.geometry)
     return [CaseScore(case=query.case, structure=name, status=status, measures=_plain(values)) for name, (status, values) in found.items()]
 
 

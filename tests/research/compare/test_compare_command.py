@@ -81,7 +81,7 @@ def test_files_and_figures(ready: Workspace) -> None:
     assert arena["trained_parameters"] == 11_520 + 128 + 15 * 13 and arena["peak_memory_mib"] > 100  # A and B, v, 15 rows of 12 + 1
     reference = read_segmentation(ready.raw / DATASET / "labelsTs" / "query_0.nii.gz")
     kept = read_segmentation(folder.predictions("arena_1shots", "liver", 0) / "query_0.nii.gz")
-    _, measures = native_scores(reference.array, kept.array, {"liver": LabelPair(1, 1)}, reference.geometry.spacing_mm)["liver"]
+    _, measures = native_scores(reference.array, kept.array, {"liver": LabelPair(1, 1)}, reference.geometry)["liver"]
     assert arena[["Dice", "NSD_2mm", "HD95_mm"]].tolist() == pytest.approx([measures[name] for name in ("Dice", "NSD_2mm", "HD95_mm")], rel=1e-5)
     for name in ("dice_1shots", "tests", "efficiency"):
         assert "| arena |" in folder.markdown(name).read_text() or "| zero_shot |" in folder.markdown(name).read_text()
