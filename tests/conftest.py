@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -17,6 +18,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import nibabel
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.workspace import ENVIRONMENT_VARIABLE, Workspace
@@ -113,3 +116,53 @@ def tiny_dataset(workspace: Workspace, write_nifti: Callable[..., Path], rng: np
         return folder
 
     return make
+
+
+class SliceWriter(Protocol):
+    def __call__(self, folder: Path, hu: np.ndarray, **changes: object) -> list[Path]: ...
+
+
+@pytest.fixture
+def write_ct_series() -> SliceWriter:
+    return _write_ct_series
+
+
+def _write_ct_series(
+    folder: Path,
+    hu: np.ndarray,
+    spacing_mm: tuple[float, float, float] = (0.8, 0.9, 2.5),
+    orientation: tuple[float, ...] = (1, 0, 0, 0, 1, 0),
+    origin: tuple[float, float, float] = (-5, 7, 3),
+    shift_mm: tuple[float, float, float] = (0, 0, 0),
+    edit: Callable[[int, Dataset], None] = lambda index, dataset: None,
+    study: str = "1.2.826.0.1.3680043.8.498.1",
+) -> list[Path]:
+    """hu (x, y, z) as a CT series, slice z in file z.dcm: spacing along columns, rows and slices; `shift_mm` (LPS) is added per slice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    files = []
+    for index, plane in enumerate(np.moveaxis(hu, 2, 0)):
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, f"{study}.2.{index + 1}"
+        dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = study, f"{study}.2", f"{study}.3"
+        dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate, dataset.PatientSex = "Mustermann^Erika", "4711-0815", "19640812", "F"
+        dataset.Modality, dataset.ImageType, dataset.SeriesNumber, dataset.InstanceNumber = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], 2, 100 - index
+        dataset.StudyID, dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber = "5", "20240229", "101112", "ACC99887"
+        dataset.ReferringPhysicianName, dataset.Manufacturer, dataset.PatientPosition = "", "Maker", "HFS"
+        dataset.PositionReferenceIndicator = ""
+        dataset.ImageOrientationPatient = [float(x) for x in orientation]
+        position = np.array(origin) + index * (np.cross(row, column) * spacing_mm[2] + np.array(shift_mm))
+        dataset.ImagePositionPatient = [float(x) for x in position]
+        dataset.PixelSpacing, dataset.SliceThickness = [spacing_mm[1], spacing_mm[0]], spacing_mm[2]
+        dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = 1, -1024, "HU"
+        dataset.Columns, dataset.Rows = plane.shape
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
+        dataset.PixelData = (plane.T + 1024).astype("<u2").tobytes()
+        edit(index, dataset)
+        files.append(folder / f"{index}.dcm")
+        dataset.save_as(files[-1], enforce_file_format=True)
+    return files

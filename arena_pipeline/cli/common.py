@@ -133,9 +133,9 @@ def check_first(workspace: Workspace, dataset_ids: Sequence[int] = (), device: s
         workspace.dataset_name(dataset_id)
     check_device_name(device)
     if inputs is not None:
-        from arena_pipeline.predict.inputs import find_inputs  # not for -h: it imports the readers of images
+        from arena_pipeline.predict.inputs import check_inputs  # not for -h: it imports the readers of images
 
-        find_inputs(inputs)
+        check_inputs(inputs)
 
 
 def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Namespace, command: str, output: Path | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Images and segmentations in and out: NIfTI by nibabel; NRRD, MetaImage and DICOM folders by SimpleITK."""
+"""Images and segmentations in and out: NIfTI by nibabel; NRRD and MetaImage by SimpleITK; DICOM series."""
 
 from __future__ import annotations
 
@@ -11,27 +11,33 @@ import numpy as np
 
 from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io import itk, nifti
+from arena_pipeline.io.dicom import CTSeries, only_series, read_series, series_geometry
 from arena_pipeline.io.geometry import Geometry, Image
 
 logger = logging.getLogger(__name__)
 
 NAMED_VALUES = 5
+ImageSource = Path | CTSeries
 READABLE_ENDINGS = nifti.ENDINGS + itk.ENDINGS
 SLOPE_ROUNDING = 1e-6  # relative: NIfTI holds a slope in float32
 GRID_TOLERANCE_VOXELS = 0.1  # headers are rounded in many ways; a tenth of a voxel is no other grid
 
 
-def read_image(path: str | Path, warn: bool = True) -> Image:
+def read_image(path: str | Path | CTSeries, warn: bool = True) -> Image:
     """A CT as it is stored: (x, y, z), int16 where all values are such whole numbers (HU usually are), else float32.
 
     Args:
-        path: .nii, .nii.gz, .nrrd, .mha, .mhd, or the folder of one DICOM series.
+        path: .nii, .nii.gz, .nrrd, .mha, .mhd, a DICOM series, or a folder that holds one.
         warn: log the oddities of its header.
 
     Raises:
         ImageError: unreadable, cut short, not one 3D volume of numbers, or NaN or infinity in it.
     """
+    if isinstance(path, CTSeries):
+        return read_series(path)
     path = Path(path)
+    if path.is_dir() and not path.name.lower().endswith(READABLE_ENDINGS):
+        return read_series(only_series(path))
     if _is_nifti(path):
         stored, slope, intercept, geometry = nifti.read_nifti(path)
         array = _as_hu(stored, slope, intercept)
@@ -93,9 +99,13 @@ def storage_fix(path: Path) -> str | None:
     return "stored as fractions, all of them whole numbers" if as_float else None
 
 
-def read_geometry(path: str | Path) -> Geometry:
-    """The grid alone, without reading voxels (a DICOM folder excepted). Raises ImageError as read_image."""
+def read_geometry(path: str | Path | CTSeries) -> Geometry:
+    """The grid alone, without reading voxels. Raises ImageError as read_image."""
+    if isinstance(path, CTSeries):
+        return series_geometry(path)
     path = Path(path)
+    if path.is_dir() and not path.name.lower().endswith(READABLE_ENDINGS):
+        return series_geometry(only_series(path))
     return nifti.read_nifti_geometry(path) if _is_nifti(path) else itk.read_itk_geometry(path)
 
 
@@ -177,7 +187,7 @@ def _is_nifti(path: Path) -> bool:
         raise ImageError(f"{path}: a pipe or a device, which would be waited for; expected a file")
     if path.is_dir() and path.name.lower().endswith(READABLE_ENDINGS):
         raise ImageError(f"{path}: a folder where a file was expected; if the file is in it, move it out, else rename or remove the folder")
-    if path.is_dir() or path.name.lower().endswith(itk.ENDINGS):
+    if path.name.lower().endswith(itk.ENDINGS):
         return False
     if path.name.lower().endswith(nifti.ENDINGS):
         return True

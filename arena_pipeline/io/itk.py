@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files and DICOM series folders, through SimpleITK; ITK's LPS becomes RAS here."""
+"""NRRD and MetaImage files, through SimpleITK; ITK's LPS becomes RAS here."""
 
 from __future__ import annotations
 
@@ -19,15 +19,11 @@ META_HEADER_BYTES = 4096
 NDIMS = re.compile(rb"^\s*NDims\s*=\s*(\d{1,9})\s*$", re.MULTILINE)
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 SEGMENT_FIELD = re.compile(r"Segment\d+_(Name|LabelValue)")
-POSITION_TAG = "0020|0032"  # Image Position (Patient)
 
 
 def read_itk_geometry(path: Path) -> Geometry:
-    """Raises ImageError, as read_itk. The grid of a DICOM folder needs its slices read."""
-    if path.is_dir():
-        return read_itk(path)[1]
-    reader = _read_header(path)
-    return _geometry(path, reader)
+    """Raises ImageError, as read_itk."""
+    return _geometry(path, _read_header(path))
 
 
 def segment_names(path: Path) -> dict[str, int]:
@@ -42,28 +38,24 @@ def segment_names(path: Path) -> dict[str, int]:
 
 
 def is_stored_as_float(path: Path) -> bool:
-    """From the header alone; DICOM holds integers. Raises ImageError as read_itk."""
-    return not path.is_dir() and _read_header(path).GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64)
+    """From the header alone. Raises ImageError as read_itk."""
+    return _read_header(path).GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64)
 
 
 def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Voxels (x, y, z) and grid of a file or of the one DICOM series in a folder.
+    """Voxels (x, y, z) and grid of a file.
 
     Raises:
-        ImageError: unreadable, not one 3D volume, no or several series in the folder, or slices missing.
+        ImageError: unreadable, or not one 3D volume.
     """
-    if not path.is_dir():
-        _check_size(path, _read_header(path))
+    _check_size(path, _read_header(path))
     try:
-        image, step = _read_dicom_folder(path) if path.is_dir() else (sitk.ReadImage(str(path)), None)
+        image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise ImageError(_unreadable(path, error)) from None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(_not_a_volume(path, image.GetDimension(), image.GetNumberOfComponentsPerPixel()))
-    geometry = _geometry(path, image)
-    if step is not None:
-        geometry.affine[:3, 2] = LPS_TO_RAS @ step
-    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), geometry
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), _geometry(path, image)
 
 
 def write_itk(path: Path, array: np.ndarray, geometry: Geometry) -> None:
@@ -127,29 +119,3 @@ def _geometry(path: Path, source: sitk.Image | sitk.ImageFileReader) -> Geometry
     geometry = Geometry((x, y, z), affine)
     check_geometry(path, geometry)
     return geometry
-
-
-def _read_dicom_folder(folder: Path) -> tuple[sitk.Image, np.ndarray | None]:
-    """The volume and the step from slice to slice (LPS mm), which a tilted gantry shears."""
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # lines of C++; what matters is an error here
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not series:
-        raise ImageError(f"{folder}: no DICOM series in this folder; expected the slices of one CT series")
-    if len(series) > 1:
-        raise ImageError(f"{folder}: {len(series)} DICOM series ({', '.join(series)}); put each into a folder of its own")
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    reader.MetaDataDictionaryArrayUpdateOn()
-    reader.LoadPrivateTagsOff()
-    image = reader.Execute()
-    slices = image.GetSize()[2] if image.GetDimension() == 3 else 0
-    if slices < 2 or not all(reader.HasMetaDataKey(i, POSITION_TAG) for i in range(slices)):
-        return image, None
-    positions = np.array([[float(x) for x in reader.GetMetaData(i, POSITION_TAG).split("\\")] for i in range(slices)])
-    steps = np.diff(positions, axis=0)
-    step = steps.mean(axis=0)
-    if np.abs(steps - step).max() > 0.1 * np.linalg.norm(step):
-        lengths = np.linalg.norm(steps, axis=1)
-        found = f"slices {lengths.min():.2f} to {lengths.max():.2f} mm apart"
-        raise ImageError(f"{folder}: {found}; some are missing or doubled, export the whole series again")
-    return image, step

@@ -1,14 +1,19 @@
-"""Which volumes a prediction is asked for: one file or a folder, with nnU-Net's _0000 or without."""
+"""Which volumes a prediction is asked for: one file or a folder, with nnU-Net's _0000 or without, or DICOM series."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, IMAGE_ENDINGS, check_case_name
+from arena_pipeline.io.dicom import NO_DICOM, find_series, in_words
+from arena_pipeline.io.images import ImageSource
+
+logger = logging.getLogger(__name__)
 
 SEGMENTATION_ENDING = ".nii.gz"
 OTHER_CHANNEL = re.compile(r"(.+)_00(?!00)\d\d")
@@ -22,23 +27,37 @@ def split_name(path: Path) -> tuple[str, str] | None:
     return None
 
 
-def find_inputs(path: Path) -> dict[str, Path]:
-    """Case identifier -> image file, sorted by identifier.
+def find_inputs(path: Path) -> dict[str, ImageSource]:
+    """Case identifier -> image file or DICOM series, sorted by identifier.
 
     Args:
-        path: an image file, or a folder whose images are taken (not those in folders inside it).
+        path: an image file, or a folder whose images are taken (not those in folders inside it); of a folder without images, the CT series in
+            it and in the folders inside it.
 
     Raises:
         DatasetError: nothing there, no image, two images of one case, or a second channel.
     """
+    if path.is_dir() and not _image_files(path) and (series := _dicom_series(path)):
+        return series
+    return {**find_images(path)}
+
+
+def check_inputs(path: Path) -> None:
+    """Raises what `find_inputs` would, but for DICOM, whose files take a while to look through."""
+    if not path.is_dir() or _image_files(path) or not any(entry.is_dir() or entry.is_file() for entry in path.iterdir()):
+        find_images(path)
+
+
+def find_images(path: Path) -> dict[str, Path]:
+    """Case identifier -> image file, as `find_inputs`, without DICOM."""
     _require_there(path)
     if path.is_file() and split_name(path) is None:
-        raise DatasetError(f"{path}: not an image this reads; expected one of {', '.join(IMAGE_ENDINGS)}")
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if split_name(p) and not p.is_dir())
+        raise DatasetError(f"{path}: not an image this reads; expected one of {', '.join(IMAGE_ENDINGS)}, or a folder of DICOM series")
+    files = [path] if path.is_file() else _image_files(path)
     if not files:
         inside = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
         others = ", ".join(IMAGE_ENDINGS[1:])
-        raise DatasetError(f"{path}: no image in this folder; expected CASE.nii.gz or CASE_0000.nii.gz (or {others}), found {inside}")
+        raise DatasetError(f"{path}: no image in this folder; expected CASE.nii.gz or CASE_0000.nii.gz (or {others}) or DICOM slices, found {inside}")
     cases: dict[str, Path] = {}
     for file in files:
         case = _identifier(file)
@@ -47,6 +66,29 @@ def find_inputs(path: Path) -> dict[str, Path]:
         cases[case] = file
     _refuse_second_channels(cases)
     return dict(sorted(cases.items()))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if split_name(p) and not p.is_dir())
+
+
+def _dicom_series(folder: Path) -> dict[str, ImageSource]:
+    """The CT series below a folder, with a word on what else is there; nothing where no file is DICOM.
+
+    Raises:
+        DatasetError: DICOM files, but no slices of a CT.
+    """
+    found, left_out = find_series(folder)
+    others = [entry for entry in left_out if entry.kind != NO_DICOM]
+    if others and not found:
+        raise DatasetError(f"no CT slices, found {in_words(others)}", file=folder, advice="give the folder of a CT series")
+    if found:
+        logger.info("%s: %s", folder, "; ".join(map(str, found)))
+    if found and left_out:
+        logger.warning("%s: no slices of a CT, left out: %s", folder, in_words(left_out))
+    for series in found:
+        check_case_name(series.name, series.folder)
+    return {series.name: series for series in found}
 
 
 def _identifier(file: Path) -> str:
@@ -74,22 +116,23 @@ def _refuse_second_channels(cases: dict[str, Path]) -> None:
             raise DatasetError(f"{other.group(1)}: {seen} looks like a second channel; a CT has one, so keep {first} only")
 
 
-def take_part(cases: dict[str, Path], part: int, parts: int) -> dict[str, Path]:
+def take_part(cases: dict[str, ImageSource], part: int, parts: int) -> dict[str, ImageSource]:
     """Every `parts`-th case from number `part` (0 .. parts - 1), so that several machines can share a folder."""
     if not 0 <= part < parts:
         raise DatasetError(f"part {part} of {parts}: -part_id counts from 0 to {parts - 1} (-num_parts minus 1)")
     return dict(list(cases.items())[part::parts])
 
 
-def output_files(cases: Sequence[str], output_folder: Path, inputs: dict[str, Path]) -> dict[str, Path]:
+def output_files(cases: Sequence[str], output_folder: Path, inputs: Mapping[str, ImageSource]) -> dict[str, Path]:
     """Case -> OUT/CASE.nii.gz. Raises DatasetError where that is an input, or lies among the inputs: it would be taken for a CT."""
     if output_folder.exists() and not output_folder.is_dir():
         raise DatasetError(f"{output_folder}: a file; -o takes a folder, choose another name")
     outputs = {case: output_folder / f"{case}{SEGMENTATION_ENDING}" for case in cases}
-    sources = {os.path.realpath(file) for file in inputs.values()}  # Path.resolve raises where links lead in a circle
+    files = [entry for entry in inputs.values() if isinstance(entry, Path)]
+    sources = {os.path.realpath(file) for file in files}  # Path.resolve raises where links lead in a circle
     for case, file in outputs.items():
         if os.path.realpath(file) in sources:
             raise DatasetError(f"{case}: the segmentation would overwrite the image {file}; choose another output folder")
-    if any(os.path.realpath(file.parent) == os.path.realpath(output_folder) for file in inputs.values()):
+    if any(os.path.realpath(file.parent) == os.path.realpath(output_folder) for file in files):
         raise DatasetError(f"{output_folder}: the CTs lie there, segmentations beside them would be taken for CTs; choose another output folder")
     return outputs

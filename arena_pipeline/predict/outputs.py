@@ -11,7 +11,7 @@ from pathlib import Path
 from arena_pipeline.errors import ArenaError, DatasetError, ImageError
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.damage import damage
-from arena_pipeline.io.images import check_same_grid, read_geometry, read_segmentation
+from arena_pipeline.io.images import ImageSource, check_same_grid, read_geometry, read_segmentation
 from arena_pipeline.io.lock import locked, numbered_part
 from arena_pipeline.io.space import require_space
 from arena_pipeline.predict.preview import PREVIEW_FOLDER
@@ -41,7 +41,7 @@ def held(folder: Path, cases: Sequence[str], part: int, parts: int) -> Iterator[
         yield
 
 
-def require_room(folder: Path, inputs: Mapping[str, Path], outputs: Mapping[str, Path], probability_maps: int) -> None:
+def require_room(folder: Path, inputs: Mapping[str, ImageSource], outputs: Mapping[str, Path], probability_maps: int) -> None:
     """Checks the disk for the segmentations that are not there yet, each with so many maps of probabilities.
 
     Raises:
@@ -52,7 +52,7 @@ def require_room(folder: Path, inputs: Mapping[str, Path], outputs: Mapping[str,
     require_space(folder, int(each * sum(_voxels(source) for source in missing)), f"predicting {counted(len(missing), 'case')}")
 
 
-def is_complete(case: str, source: Path, output: Path, others: Sequence[Path]) -> bool:
+def is_complete(case: str, source: ImageSource, output: Path, others: Sequence[Path]) -> bool:
     """Whether the segmentation and everything else asked for is there and whole: files are read, not just looked at."""
     if not all(path.is_file() for path in (output, *others)):
         return False
@@ -67,7 +67,7 @@ def is_complete(case: str, source: Path, output: Path, others: Sequence[Path]) -
     return not damaged
 
 
-def _voxels(source: Path) -> int:
+def _voxels(source: ImageSource) -> int:
     """0 for an image whose header can't be read, which is told when its turn comes."""
     try:
         return math.prod(read_geometry(source).shape)

@@ -13,7 +13,7 @@ from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.images import labels_present, read_segmentation, write_segmentation
 from arena_pipeline.io.lock import locked
 from arena_pipeline.planning import Plans
-from arena_pipeline.predict.inputs import SEGMENTATION_ENDING, find_inputs
+from arena_pipeline.predict.inputs import SEGMENTATION_ENDING, find_images
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
 from arena_pipeline.predict.postprocess import postprocess_segmentation_
 from arena_pipeline.records import stage
@@ -37,7 +37,7 @@ def postprocess(
         raise PlansError("say which structures to treat: either -plans PLANS.json or -m MODEL_FOLDER")
     rules = Plans.read(Path(plans) if plans is not None else Path(str(model_folder)) / "plans.json")
     source, out = Path(input_folder), Path(output_folder)
-    inputs = find_inputs(source)
+    inputs = find_images(source)
     if out.resolve() in {path.parent.resolve() for path in inputs.values()}:
         raise DatasetError(f"{out}: input and output are the same folder; choose another output folder")
     labels = _labels(source, rules)

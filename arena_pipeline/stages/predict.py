@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from arena_pipeline.fingerprint.case import looks_like_hu
 from arena_pipeline.fingerprint.findings import not_hu_sentence
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.io.images import read_geometry, read_image, write_segmentation
+from arena_pipeline.io.images import ImageSource, read_geometry, read_image, write_segmentation
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.model.device import pick_device
@@ -177,7 +177,7 @@ def _check_same_model(out: Path, label_map: LabelMap) -> None:
         raise PlansError(f"{out}: its segmentations have no {JSON_NAME} beside them, which says what made them; put it back, {mend}")
 
 
-def _predict_all(inputs: dict[str, Path], outputs: dict[str, Path], job: PredictionJob, continue_prediction: bool) -> PredictionSummary:
+def _predict_all(inputs: Mapping[str, ImageSource], outputs: dict[str, Path], job: PredictionJob, continue_prediction: bool) -> PredictionSummary:
     summary = PredictionSummary(job.folder, {}, {}, job.setup.labels)
     failed: list[str] = []  # in words: an error holds the arrays of the functions that it came through
     with tqdm(inputs.items(), unit="case", disable=None) as bar:
@@ -204,7 +204,7 @@ def _predict_all(inputs: dict[str, Path], outputs: dict[str, Path], job: Predict
     return summary
 
 
-def predict_file(case: str, source: Path, output: Path, job: PredictionJob) -> None:
+def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJob) -> None:
     """One CT file to its segmentation and what else is asked for. The segmentation is written last: it marks the case as done."""
     job = _with_room(case, source, job)
     with stage("read"):
@@ -229,7 +229,7 @@ def predict_file(case: str, source: Path, output: Path, job: PredictionJob) -> N
     _report(case, segmentation, image.geometry, labels)
 
 
-def _with_room(case: str, source: Path, job: PredictionJob) -> PredictionJob:
+def _with_room(case: str, source: ImageSource, job: PredictionJob) -> PredictionJob:
     """Says what the case will take, and runs one window at a time where the memory that is free would not take more."""
     setup, settings = job.setup, job.setup.settings
     channels = max(task.out_channels for task in setup.tasks)

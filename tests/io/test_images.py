@@ -342,40 +342,6 @@ def test_a_volume_larger_than_the_memory_is_refused_before_it_is_made(tmp_path: 
         read_image(path)
 
 
-def write_dicom(folder: Path, positions_mm: list[float], series: str = "1.2.3") -> None:
-    folder.mkdir(exist_ok=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for index, z in enumerate(positions_mm):
-        piece = sitk.GetImageFromArray(np.full((6, 5), 10 * index, np.int16))
-        piece.SetSpacing((0.8, 0.9))
-        tags = {"0008|0060": "CT", "0020|000e": series, "0020|0032": f"-5\\7\\{z}", "0020|0037": "1\\0\\0\\0\\1\\0"}
-        tags |= {"0020|0013": str(index), "0008|0018": f"{series}.{index}", "0020|000d": "1.2"}
-        for key, value in tags.items():
-            piece.SetMetaData(key, value)
-        writer.SetFileName(str(folder / f"{series}_{index}.dcm"))
-        writer.Execute(piece)
-
-
-def test_a_dicom_folder_is_one_volume(tmp_path: Path) -> None:
-    write_dicom(tmp_path / "series", [0, 2.5, 5, 7.5])
-    image = read_image(tmp_path / "series")
-    assert image.array.shape == (5, 6, 4)
-    assert image.geometry.orientation == "LPS"
-    assert np.allclose(image.geometry.spacing_mm, (0.8, 0.9, 2.5))
-    assert np.allclose(image.geometry.affine[:3, 3], (5, -7, 0))
-    assert image.array[0, 0].tolist() == [0, 10, 20, 30]
-    write_dicom(tmp_path / "gap", [0, 2.5, 7.5, 10])
-    with pytest.raises(ImageError, match="missing or doubled"):
-        read_image(tmp_path / "gap")
-    write_dicom(tmp_path / "series", [0, 2.5], series="1.2.4")
-    with pytest.raises(ImageError, match="2 DICOM series"):
-        read_image(tmp_path / "series")
-    (tmp_path / "nothing").mkdir()
-    with pytest.raises(ImageError, match="no DICOM series"):
-        read_image(tmp_path / "nothing")
-
-
 def test_another_grid_is_named_with_what_differs() -> None:
     ct = Geometry(SHAPE, affine_of(np.eye(3)))
     nearly = ct.affine.copy()

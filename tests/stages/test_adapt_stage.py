@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from arena_pipeline.adapt import run as stage
 from arena_pipeline.cli.adapt import main
 from arena_pipeline.errors import PlansError, SupportSetError, UnknownStructure
 from arena_pipeline.io.splits import draw_support_set
 from arena_pipeline.model.adapter import read_adapter
 from arena_pipeline.model.model_folder import load_model
-from arena_pipeline.adapt import run as stage
 from arena_pipeline.stages.adapt import adapt_dataset
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.workspace import Workspace, fold_folder

@@ -1,0 +1,203 @@
+"""The slices of one CT series -> a volume in HU on a straight grid, or a refusal that names the slices.
+
+A reader that fills gaps or takes the mean distance for the spacing makes every volume wrong from then on: what is no regular grid is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+
+from arena_pipeline.errors import ImageError
+from arena_pipeline.io.dicom.decoders import decoded
+from arena_pipeline.io.dicom.series import CTSeries, read_header
+from arena_pipeline.io.geometry import Geometry, Image, check_geometry, check_memory
+
+AIR_HU = -1024
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+NEEDED = ("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "BitsAllocated", "PixelRepresentation")
+STEP_TOLERANCE = 0.02  # of the slice distance, on top of what headers round
+ROUNDING_MM = 0.02
+TILT_TOLERANCE_DEGREES = 0.5
+
+
+def read_series(series: CTSeries) -> Image:
+    """The volume of a series: (x, y, z) in HU, int16 where all are whole numbers, else float32; padding and all below -1024 HU are air.
+
+    Each slice has its own slope, intercept and stored type; slices are sorted along the normal of their plane.
+
+    Raises:
+        ImageError: it is no regular, straight grid of slices (missing, doubled or uneven ones, a tilted gantry, other sizes), or a slice can't be
+            decoded or is not known to be in HU.
+    """
+    ordered, headers, geometry = _sorted_slices(series)
+    return Image(_voxels(series, ordered, headers, geometry), geometry)
+
+
+def series_geometry(series: CTSeries) -> Geometry:
+    """The grid alone, from the headers. Raises ImageError as `read_series`."""
+    return _sorted_slices(series)[2]
+
+
+def sorted_files(series: CTSeries) -> list[Path]:
+    """The files in the order of the volume's z axis. Raises ImageError as `read_series`."""
+    return _sorted_slices(series)[0]
+
+
+def _sorted_slices(series: CTSeries) -> tuple[list[Path], list[Dataset], Geometry]:
+    headers = [_header(path) for path in series.files]
+    if len(headers) < 2:
+        raise ImageError("one slice is no volume", file=series.files[0], advice="export the whole series")
+    _require_same(series, headers, "Rows", "Columns", "PixelSpacing")
+    row, column = _axes(series, headers)
+    normal = np.cross(row, column)
+    positions = np.array([_numbers(header, "ImagePositionPatient", 3) for header in headers])
+    order = np.argsort(positions @ normal, kind="stable")
+    ordered, positions = [series.files[i] for i in order], positions[order]
+    step = _step(series, ordered, [headers[i] for i in order], positions, normal)
+    row_mm, column_mm = _numbers(headers[0], "PixelSpacing", 2)  # distance between rows, between columns
+    affine = np.eye(4)
+    affine[:3, :3] = LPS_TO_RAS @ np.column_stack([row * column_mm, column * row_mm, normal * step])
+    affine[:3, 3] = LPS_TO_RAS @ positions[0]
+    geometry = Geometry((int(headers[0].Columns), int(headers[0].Rows), len(headers)), affine)
+    check_geometry(series.folder, geometry)
+    return ordered, [headers[i] for i in order], geometry
+
+
+def _header(path: Path) -> Dataset:
+    header = read_header(path)
+    if header is None:
+        raise ImageError("no readable DICOM file", file=path, advice="export the series again")
+    missing = [tag for tag in NEEDED if header.get(tag) in (None, "")]
+    if missing:
+        raise ImageError(f"a slice without {', '.join(missing)}", file=path, advice="export the original series, not a derived one")
+    return header
+
+
+def _numbers(header: Dataset, tag: str, count: int) -> np.ndarray:
+    try:
+        values = np.array([float(value) for value in header[tag].value])
+    except (TypeError, ValueError, KeyError):
+        values = np.empty(0)
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise ImageError(f"{tag}: expected {count} numbers, found {header.get(tag)}", file=header.filename, advice="export the series again")
+    return values
+
+
+def _require_same(series: CTSeries, headers: Sequence[Dataset], *tags: str) -> None:
+    for tag in tags:
+        values = Counter(str(header.get(tag)) for header in headers)
+        if len(values) > 1:
+            usual = values.most_common(1)[0][0]
+            odd = [path.name for path, header in zip(series.files, headers, strict=True) if str(header.get(tag)) != usual]
+            raise ImageError(f"{tag} {usual} in most slices, another in {_some(odd)}", file=series.folder, advice="export one series without them")
+
+
+def _axes(series: CTSeries, headers: Sequence[Dataset]) -> tuple[np.ndarray, np.ndarray]:
+    """Unit directions (LPS) in which the column index and the row index grow."""
+    orientations = np.array([_numbers(header, "ImageOrientationPatient", 6) for header in headers])
+    usual = np.median(orientations, axis=0)
+    odd = [path.name for path, own in zip(series.files, orientations, strict=True) if np.abs(own - usual).max() > 1e-3]
+    if odd:
+        raise ImageError(f"slices of other orientations: {_some(odd)}", file=series.folder, advice="put each orientation into a folder of its own")
+    row, column = usual[:3], usual[3:]
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if np.abs(np.array(lengths) - 1).max() > 1e-2 or abs(row @ column) > 1e-3:
+        found = f"ImageOrientationPatient {usual.tolist()} is not two directions at right angles"
+        raise ImageError(found, file=series.folder, advice="export the series again")
+    return row / lengths[0], column / lengths[1]
+
+
+def _step(series: CTSeries, files: Sequence[Path], headers: Sequence[Dataset], positions: np.ndarray, normal: np.ndarray) -> float:
+    """The distance between slices in mm, the same everywhere."""
+    along = positions @ normal
+    steps = np.diff(along)
+    usual = float(np.median(steps))
+    doubled = [files[i + 1].name for i in np.flatnonzero(steps < ROUNDING_MM).tolist()]
+    if doubled:
+        phases = {str(header.get(tag)) for header in headers for tag in ("AcquisitionNumber", "TemporalPositionIdentifier") if tag in header}
+        what = f"{len(phases)} acquisitions in one series" if len(phases) > 1 else "two slices in one place"
+        raise ImageError(f"{what}: {_some(doubled)}", file=series.folder, advice="put each acquisition or phase into a folder of its own")
+    _refuse_tilt(series, positions, normal, usual)
+    uneven = np.flatnonzero(np.abs(steps - usual) > STEP_TOLERANCE * usual + ROUNDING_MM).tolist()
+    if uneven:
+        gaps = [f"{steps[i]:.2f} mm between {files[i].name} and {files[i + 1].name}" for i in uneven[:3]]
+        more = f" and {len(uneven) - 3} more" if len(uneven) > 3 else ""
+        missing = np.allclose(steps[uneven] / usual, np.round(steps[uneven] / usual), atol=0.05)
+        what = "slices are missing" if missing else "slices are unevenly spaced"
+        raise ImageError(
+            f"{what}: expected {usual:.2f} mm everywhere, found {'; '.join(gaps)}{more}", file=series.folder, advice="export the whole series again"
+        )
+    return float(along[-1] - along[0]) / (len(along) - 1)
+
+
+def _refuse_tilt(series: CTSeries, positions: np.ndarray, normal: np.ndarray, step: float) -> None:
+    sideways = np.diff(positions, axis=0)
+    sideways -= np.outer(sideways @ normal, normal)
+    if np.linalg.norm(sideways, axis=1).max() <= max(ROUNDING_MM, np.tan(np.radians(TILT_TOLERANCE_DEGREES)) * step):
+        return
+    mean = sideways.mean(axis=0)
+    degrees = np.degrees(np.arctan2(np.linalg.norm(mean), step))
+    if np.linalg.norm(sideways - mean, axis=1).max() < 0.1 * np.linalg.norm(mean):
+        raise ImageError(
+            f"a gantry tilted by {degrees:.1f} degrees: the slices are no straight grid",
+            file=series.folder,
+            advice="resample it to a straight grid first (dcm2niix does, into a file that ends with _Tilt), and give that file",
+        )
+    raise ImageError("the slices are shifted against each other", file=series.folder, advice="export one series whose slices lie in one stack")
+
+
+def _voxels(series: CTSeries, files: Sequence[Path], headers: Sequence[Dataset], geometry: Geometry) -> np.ndarray:
+    whole = all(_rescale(header)[i] == int(_rescale(header)[i]) for header in headers for i in (0, 1))
+    columns, rows, slices = geometry.shape
+    check_memory(series.folder, columns * rows * slices * (2 if whole else 4))
+    array = np.empty((slices, rows, columns), np.float32)
+    for index, path in enumerate(files):
+        array[index] = _slice_hu(path, (rows, columns))
+    low, high = float(array.min()), float(array.max())
+    if whole and np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max:
+        array = array.astype(np.int16)
+    return array.transpose(2, 1, 0)
+
+
+def _rescale(header: Dataset) -> tuple[float, float]:
+    try:
+        slope, intercept = float(header.RescaleSlope), float(header.RescaleIntercept)
+    except (AttributeError, TypeError, ValueError):
+        raise ImageError(
+            "no RescaleSlope and RescaleIntercept, so nobody knows its HU", file=header.filename, advice="export the original series"
+        ) from None
+    kind = str(header.get("RescaleType", "HU")) or "HU"
+    if kind not in ("HU", "US") or slope == 0:
+        raise ImageError(f"values in {kind} with slope {slope:g}, expected HU", file=header.filename, advice="export the original CT series")
+    return slope, intercept
+
+
+def _slice_hu(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """One slice in HU, (rows, columns) float32; PixelPaddingValue (to PixelPaddingRangeLimit) and all below -1024 HU are air."""
+    try:
+        dataset = pydicom.dcmread(path, force=True)
+        stored = decoded(dataset)
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001  decoders raise what they like on damaged pixels
+        reason = " ".join(str(error).split())[:200]
+        raise ImageError(f"its pixels can't be decoded ({type(error).__name__}: {reason})", file=path, advice="export the series again") from None
+    if stored.shape != shape:
+        raise ImageError(f"pixels of shape {stored.shape}, expected {shape}", file=path, advice="export the series again")
+    slope, intercept = _rescale(dataset)
+    hu = (stored * np.float64(slope) + intercept).astype(np.float32)
+    padding = dataset.get("PixelPaddingValue")
+    if padding is not None and str(padding) != "":
+        limit = int(dataset.get("PixelPaddingRangeLimit") or padding)
+        hu[(stored >= min(int(padding), limit)) & (stored <= max(int(padding), limit))] = AIR_HU
+    return np.maximum(hu, AIR_HU, out=hu)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
