@@ -14,13 +14,14 @@ DESCRIPTION = """Segments CTs with an adapted model, or with the foundation as i
     arena_predict -i scan.nii.gz -o out/ -d 101 -shots 5        a certain one
     arena_predict -i in/ -o out/ --zero_shot spleen liver       without adaptation
 
-Takes .nii, .nii.gz, .nrrd, .mha and .mhd, named CASE or CASE_0000. Writes CASE.nii.gz on each CT's own grid, previews/CASE.png, and labels.json
+Takes .nii, .nii.gz, .nrrd, .mha and .mhd, named CASE or CASE_0000, and folders of DICOM series, whose
+cases are named after the folders and get a DICOM-SEG too. Writes CASE.nii.gz on each CT's own grid, previews/CASE.png, and labels.json
 (names, integers, colours) with labels.txt (the same for ITK-SNAP)."""
 
 
 def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
-    options.add_argument("-i", dest="input", type=Path, required=True, metavar="CT", help="a CT, or a folder of CTs")
+    options.add_argument("-i", dest="input", type=Path, required=True, metavar="CT", help="a CT, or a folder of CTs or of DICOM series")
     options.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")
     _add_choice_of_model(options)
     text = "predict these base structures without adaptation; with -d they get that dataset's integers"
@@ -58,6 +59,12 @@ def _add_outputs(options: argparse.ArgumentParser) -> None:
     options.add_argument("--continue_prediction", action="store_true", help="keep segmentations that are there and whole")
     options.add_argument("--no_postprocessing", action="store_true", help="keep all components of every structure")
     options.add_argument("--no_previews", action="store_true", help="no pictures")
+    seg = options.add_mutually_exclusive_group()
+    text = "also CASE.seg.dcm, the segmentation as DICOM-SEG over the series (done anyhow where the CT is a DICOM series; insists on that)"
+    seg.add_argument("--dicom_seg", action="store_true", default=None, help=text)
+    seg.add_argument("--no_dicom_seg", dest="dicom_seg", action="store_false", default=None, help="no DICOM-SEG")
+    text = "the DICOM-SEG as one label map: much smaller for many structures, but not every viewer takes it"
+    options.add_argument("--labelmap", action="store_true", help=text)
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -81,6 +88,8 @@ def _predict(args: argparse.Namespace) -> None:
         save_preprocessed=args.save_preprocessed,
         no_postprocessing=args.no_postprocessing,
         no_previews=args.no_previews,
+        dicom_seg=args.dicom_seg,
+        labelmap=args.labelmap,
         continue_prediction=args.continue_prediction,
         step_size=args.step_size,
         num_parts=args.num_parts,

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-FactName = Literal["few_shot_splits", "published_dice", "structures", "totalsegmentator_classes", "totalsegmentator_defects"]
+FactName = Literal["few_shot_splits", "published_dice", "snomed_codes", "structures", "totalsegmentator_classes", "totalsegmentator_defects"]
 
 
 @cache

@@ -16,6 +16,7 @@ from arena_pipeline.errors import ArenaError, DatasetError, NoSpace, PlansError
 from arena_pipeline.fingerprint.case import looks_like_hu
 from arena_pipeline.fingerprint.findings import not_hu_sentence
 from arena_pipeline.io.dataset import DatasetJson
+from arena_pipeline.io.dicom import CTSeries
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import ImageSource, read_geometry, read_image, write_segmentation
 from arena_pipeline.io.labels import count_labels
@@ -24,6 +25,8 @@ from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.model_folder import choose_model, load_model
 from arena_pipeline.model.out_of_memory import telling_out_of_memory
 from arena_pipeline.predict.case import Extras, predict_case
+from arena_pipeline.predict.dicom_seg import ENDING as DICOM_SEG_ENDING
+from arena_pipeline.predict.dicom_seg import write_dicom_seg
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING, find_inputs, output_files, take_part
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
 from arena_pipeline.predict.memory import case_parts, in_words
@@ -49,6 +52,8 @@ class Extra:
     save_preprocessed: bool = False
     postprocess: bool = True
     previews: bool = True
+    dicom_seg: bool = True
+    labelmap: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +71,13 @@ class PredictionJob:
     def preview(self, case: str) -> Path:
         return self.folder / PREVIEW_FOLDER / f"{case}.png"
 
-    def others(self, case: str) -> list[Path]:
+    def dicom_seg(self, case: str) -> Path:
+        return self.folder / f"{case}{DICOM_SEG_ENDING}"
+
+    def others(self, case: str, source: ImageSource) -> list[Path]:
         """Files asked for besides the segmentation."""
         files = {
+            self.dicom_seg(case): self.extra.dicom_seg and isinstance(source, CTSeries),
             self.probabilities(case): self.extra.save_probabilities,
             masks_file(self.folder, case): self.extra.save_preprocessed,
             self.preview(case): self.extra.previews,
@@ -103,6 +112,8 @@ def predict(
     save_preprocessed: bool = False,
     no_postprocessing: bool = False,
     no_previews: bool = False,
+    dicom_seg: bool | None = None,
+    labelmap: bool = False,
     continue_prediction: bool = False,
     step_size: float | None = None,
     num_parts: int = 1,
@@ -119,6 +130,7 @@ def predict(
         structures: those predicted; None: all.
         zero_shot: base structures that the foundation predicts as it is. With `dataset_id` they get that dataset's integers.
         save_probabilities, save_preprocessed: also CASE_probabilities.npz (for `ensemble`), preprocessed/CASE.npz (for the published protocol).
+        dicom_seg: CASE.seg.dcm beside each segmentation of a DICOM series; None: where the CT is one. `labelmap`: of the type LABELMAP, not BINARY.
         continue_prediction: keep segmentations that are there, whole and on the CT's grid, with all else that is asked for.
         step_size: of the sliding window, as a share of the patch; None: 1 - the planned overlap.
         num_parts, part_id: only every num_parts-th case, from number part_id.
@@ -128,8 +140,11 @@ def predict(
             has no room. A case that can't be read or predicted does not stop the others;
             the error at the end names all of them.
     """
-    out, extra = Path(output_folder), Extra(save_probabilities, save_preprocessed, not no_postprocessing, not no_previews)
+    out, extra = Path(output_folder), Extra(save_probabilities, save_preprocessed, not no_postprocessing, not no_previews, dicom_seg is not False)
+    extra = replace(extra, labelmap=labelmap)
     inputs = take_part(find_inputs(Path(input_path)), part_id, num_parts)
+    if (dicom_seg or labelmap) and not all(isinstance(source, CTSeries) for source in inputs.values()):
+        raise DatasetError("a DICOM-SEG refers to the slices of a DICOM series, found an image file", file=input_path, advice="give the DICOM folder")
     outputs = output_files(list(inputs), out, inputs)
     with held(out, list(inputs), part_id, num_parts):
         target = pick_device(device)
@@ -184,7 +199,7 @@ def _predict_all(inputs: Mapping[str, ImageSource], outputs: dict[str, Path], jo
         for case, source in bar:
             bar.set_description(case)
             try:
-                if continue_prediction and is_complete(case, source, outputs[case], job.others(case)):
+                if continue_prediction and is_complete(case, source, outputs[case], job.others(case, source)):
                     summary.kept[case] = outputs[case]
                     continue
                 with telling_out_of_memory(f"the prediction of {case}"):
@@ -224,6 +239,8 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
         if job.extra.previews:
             colours = {name: (label, job.label_map.colours_rgb[name]) for name, label in labels.items()}
             write_preview(job.preview(case), case, image, segmentation, colours, job.setup.settings.scheme.window_hu)
+        if isinstance(source, CTSeries) and job.extra.dicom_seg:
+            write_dicom_seg(job.dicom_seg(case), segmentation, source, job.label_map, job.extra.labelmap)
         job.label_map.write(job.folder)
         write_segmentation(output, segmentation, image.geometry, labels)
     _report(case, segmentation, image.geometry, labels)

@@ -46,7 +46,8 @@ class CTSeries:
         return self.files[0].parent
 
     def __str__(self) -> str:
-        return f"{self.name} ({len(self.files)} slices in {self.folder})"
+        """Without the folder, which may bear the patient's name and must not get into logs."""
+        return f"{self.name} ({len(self.files)} slices)"
 
 
 @dataclass(frozen=True)
