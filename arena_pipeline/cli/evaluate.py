@@ -12,7 +12,8 @@ Scores predicted segmentations against reference segmentations: Dice, IoU, NSD a
 structure, on the image's own grid. Files are matched by case, structures by name. Writes nnU-Net's summary.json and a CSV.
 
 A structure that is in neither segmentation is "absent": it has no score, and is not counted as 0. One that only the reference has
-is "missed" (Dice 0), one that only the prediction has a "false_positive" (Dice 0).
+is "missed" (Dice 0), one that only the prediction has a "false_positive" (Dice 0). The table's Dice counts all three,
+Dice_present leaves the false positives out. Cases that the model was adapted on are marked and left out of the means.
 
   arena_evaluate -ref arena_workspace/raw/Dataset101_NAME/labelsTs -pred out"""
 
@@ -25,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     options = common.parser(DESCRIPTION)
     add = options.add_argument
-    add("-ref", "--reference", type=Path, required=True, metavar="FOLDER", help="reference segmentations, e.g. labelsTs of a raw dataset")
-    add("-pred", "--prediction", type=Path, required=True, metavar="FOLDER", help="predictions to score, e.g. the -o of arena_predict")
+    add("-ref", "--reference", type=Path, required=True, metavar="PATH", help="reference segmentations, e.g. labelsTs of a raw dataset; or one file")
+    add("-pred", "--prediction", type=Path, required=True, metavar="PATH", help="predictions to score, e.g. the -o of arena_predict; or one file")
     described = options.add_mutually_exclusive_group()
     described.add_argument(
         "-d", dest="dataset_id", type=common.dataset_number, metavar="ID", help="dataset whose dataset.json names the labels (default: beside -ref)"
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     scheme.add_argument("-foundation", "--foundation", metavar="NAME", help="foundation whose preprocessing --approximate uses")
     add("--chill", action="store_true", help="leave out cases that have no prediction instead of failing")
     add("--ignore_split", action="store_true", help="score training cases of the dataset's split too, not only its test cases")
+    add("--include_support", action="store_true", help="count cases that the model was adapted on in the means")
     return options
 
 

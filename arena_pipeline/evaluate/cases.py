@@ -13,6 +13,7 @@ from arena_pipeline.evaluate.scores import LabelPair
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.images import READABLE_ENDINGS
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
+from arena_pipeline.preprocess.masks import masks_file
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class EvaluationCase:
     Attributes:
         structures: those to score.
         not_annotated: those that were asked for, but that nobody annotated in this case.
+        in_support: those whose model was adapted on this case.
     """
 
     identifier: str
@@ -34,25 +36,52 @@ class EvaluationCase:
     prediction: Path
     structures: tuple[str, ...]
     not_annotated: tuple[str, ...]
+    in_support: tuple[str, ...] = ()
+
+    @property
+    def masks(self) -> Path:
+        """The masks on the preprocessed grid that belong to the prediction."""
+        return masks_file(self.prediction.parent, case_name(self.prediction))
 
 
-def check_folders(reference: Path, prediction: Path, workspace: Workspace) -> None:
-    """Refuses folders that can't be meant, before scores are written among the reference segmentations.
+@dataclass(frozen=True)
+class Predictions:
+    """What is there to be scored.
+
+    Attributes:
+        path: the folder, or the one segmentation.
+        labels: structure -> integer, without the background.
+        support_ids: structure -> the cases that the model was adapted on, as far as they are known.
+    """
+
+    path: Path
+    labels: dict[str, int]
+    support_ids: dict[str, tuple[str, ...]]
+
+    @property
+    def folder(self) -> Path:
+        return _folder(self.path)
+
+
+def check_paths(reference: Path, prediction: Path, workspace: Workspace) -> None:
+    """Refuses what can't be meant, before scores are written among the reference segmentations.
 
     Raises:
-        DatasetError: one is not there, both are the same, or the predictions lie in a raw dataset of the workspace.
+        DatasetError: one is not there, one is a file and the other a folder, both are the same, or the predictions lie in a raw dataset
+            of the workspace.
     """
-    for flag, folder in (("-ref", reference), ("-pred", prediction)):
-        if not folder.is_dir():
-            raise DatasetError(f"{folder}: no such folder; {flag} takes a folder of segmentations")
-    swapped = SWAPPED if (reference / JSON_NAME).is_file() else ""
+    for flag, path in (("-ref", reference), ("-pred", prediction)):
+        if not path.exists():
+            raise DatasetError("no such file or folder", file=path, advice=f"{flag} takes a segmentation or a folder of segmentations")
+    if reference.is_file() != prediction.is_file():
+        found = "-ref is a file and -pred a folder" if reference.is_file() else "-ref is a folder and -pred a file"
+        raise DatasetError(f"{found} ({reference}, {prediction})", advice="give two files or two folders")
+    swapped = SWAPPED if (_folder(reference) / JSON_NAME).is_file() else ""
     if os.path.realpath(reference) == os.path.realpath(prediction):
-        raise DatasetError(f"{prediction}: -ref and -pred are the same folder; -pred takes the folder that arena_predict wrote with -o")
+        raise DatasetError("-ref and -pred are the same", file=prediction, advice="-pred takes what arena_predict wrote with -o")
     if Path(os.path.realpath(workspace.raw)) in Path(os.path.realpath(prediction)).parents:
-        raise DatasetError(
-            f"{prediction}: lies in a raw dataset, and scores are written beside the predictions; {swapped}-pred takes the folder that arena_predict "
-            "wrote with -o"
-        )
+        found = "lies in a raw dataset, and scores are written beside the predictions"
+        raise DatasetError(found, file=prediction, advice=f"{swapped}-pred takes what arena_predict wrote with -o")
 
 
 def read_description(reference: Path, dataset_id: int | None, dataset_json: Path | None, workspace: Workspace) -> DatasetJson:
@@ -67,17 +96,16 @@ def read_description(reference: Path, dataset_id: int | None, dataset_json: Path
         return DatasetJson.read(workspace.raw_dataset(workspace.dataset_name(dataset_id)) / "dataset.json")
     if dataset_json is not None:
         return DatasetJson.read(dataset_json)
-    beside = reference.absolute().parent / "dataset.json"
+    beside = _folder(reference.absolute()).parent / "dataset.json"
     if not beside.is_file():
-        swapped = SWAPPED if (reference / JSON_NAME).is_file() else ""
-        raise DatasetError(
-            f"{reference}: the names of its labels are unknown (no {beside}); {swapped}give the dataset with -d NUMBER or -djfile FILE"
-        )
+        swapped = SWAPPED if (_folder(reference) / JSON_NAME).is_file() else ""
+        found, advice = f"the names of its labels are unknown (no {beside})", f"{swapped}give the dataset with -d NUMBER or -djfile FILE"
+        raise DatasetError(found, file=reference, advice=advice)
     return DatasetJson.read(beside)
 
 
-def predicted_labels(predictions: Path, description: DatasetJson) -> dict[str, int]:
-    """The predictions' structure -> integer, without the background.
+def read_predictions(path: Path, description: DatasetJson) -> Predictions:
+    """What the integers of the predictions mean, and which cases their model has seen.
 
     From labels.json (written by arena_predict) or dataset.json (nnU-Net copies it there) in their folder; without either, the
     predictions are taken to use the dataset's integers.
@@ -85,12 +113,14 @@ def predicted_labels(predictions: Path, description: DatasetJson) -> dict[str, i
     Raises:
         ArenaError: a subclass saying which of the files is unreadable.
     """
-    if (predictions / JSON_NAME).is_file():
-        return LabelMap.read(predictions).structures
-    if (predictions / "dataset.json").is_file():
-        return DatasetJson.read(predictions / "dataset.json").structures
-    logger.info("%s has no %s: its integers are taken to mean what they mean in the dataset", predictions, JSON_NAME)
-    return description.structures
+    folder = _folder(path)
+    if (folder / JSON_NAME).is_file():
+        label_map = LabelMap.read(folder)
+        return Predictions(path, label_map.structures, label_map.support_ids)
+    if (folder / "dataset.json").is_file():
+        return Predictions(path, DatasetJson.read(folder / "dataset.json").structures, {})
+    logger.info("%s has no %s: its integers are taken to mean what they mean in the dataset", folder, JSON_NAME)
+    return Predictions(path, description.structures, {})
 
 
 def match_labels(predicted: dict[str, int], description: DatasetJson, structures: Sequence[str] | None) -> dict[str, LabelPair]:
@@ -113,40 +143,66 @@ def match_labels(predicted: dict[str, int], description: DatasetJson, structures
     return {name: LabelPair(description.labels[name], predicted[name]) for name in wanted if name in predicted}
 
 
+def find_pair(reference: Path, predictions: Predictions, description: DatasetJson, structures: Sequence[str]) -> EvaluationCase:
+    """The case of two files, whatever their names and whether or not it is a test case."""
+    return _case(case_name(reference), reference, predictions, predictions.path, description, structures)
+
+
 def find_cases(
-    reference: Path, predictions: Path, description: DatasetJson, structures: Sequence[str], chill: bool, ignore_split: bool
+    reference: Path, predictions: Predictions, description: DatasetJson, structures: Sequence[str], chill: bool, ignore_split: bool
 ) -> tuple[list[EvaluationCase], list[str]]:
-    """The cases to evaluate, by identifier, and the identifiers whose prediction is missing (only with `chill`).
+    """The cases of two folders, by identifier, and the identifiers whose prediction is missing (only with `chill`).
 
     A reference that is no test case of any asked-for structure needs no prediction and is left out.
 
     Raises:
         DatasetError: no reference, none of them a test case, or a missing prediction without `chill`.
     """
-    references, predicted = _images_in(reference, (description.file_ending,)), _images_in(predictions, READABLE_ENDINGS)
+    folder = predictions.folder
+    references, predicted = _images_in(reference, (description.file_ending,)), _images_in(folder, READABLE_ENDINGS)
     if not references:
-        raise DatasetError(f"{reference}: no segmentation CASE{description.file_ending} in it; -ref is the folder of the reference segmentations")
+        found, advice = f"no segmentation CASE{description.file_ending} in it", "-ref is the folder of the reference segmentations"
+        raise DatasetError(found, file=reference, advice=advice)
     cases, missing = [], []
     for identifier, path in references.items():
         asked = tuple(s for s in structures if ignore_split or is_query(description, identifier, s))
         if not asked:
             continue
-        annotated = tuple(s for s in asked if description.is_annotated(identifier, s))
         if identifier in predicted:
-            not_annotated = tuple(s for s in asked if s not in annotated)
-            cases.append(EvaluationCase(identifier, path, predicted[identifier], annotated, not_annotated))
-        elif annotated:
+            cases.append(_case(identifier, path, predictions, predicted[identifier], description, asked))
+        elif any(description.is_annotated(identifier, s) for s in asked):
             missing.append(identifier)
-    _report_missing(predictions, missing, found=len(cases), chill=chill)
+    _report_missing(folder, missing, found=len(cases), chill=chill)
     if not cases:
-        raise DatasetError(f"{reference}: none of its {len(references)} cases is a test case in dataset.json; score all with --ignore_split")
+        raise DatasetError(
+            f"none of its {len(references)} cases is a test case in dataset.json", file=reference, advice="score all with --ignore_split"
+        )
     skipped = len(references) - len(cases) - len(missing)
     if skipped:
         logger.info("%d cases are not among the test cases of dataset.json's split and are left out", skipped)
     extra = sorted(set(predicted) - set(references))
     if extra:
-        logger.warning("%s: no reference for %s; they are left out", predictions, _shortened(extra))
+        logger.warning("%s: no reference for %s; they are left out", folder, _shortened(extra))
     return cases, missing
+
+
+def _case(
+    identifier: str, reference: Path, predictions: Predictions, prediction: Path, description: DatasetJson, asked: Sequence[str]
+) -> EvaluationCase:
+    names = {identifier, case_name(prediction)}
+    annotated = tuple(s for s in asked if description.is_annotated(identifier, s))
+    not_annotated = tuple(s for s in asked if s not in annotated)
+    in_support = tuple(s for s in asked if names & set(predictions.support_ids.get(s, ())))
+    return EvaluationCase(identifier, reference, prediction, annotated, not_annotated, in_support)
+
+
+def warn_of_support(cases: Sequence[EvaluationCase], include: bool) -> None:
+    """Says aloud which cases are not unseen ones."""
+    seen = [case.identifier for case in cases if case.in_support]
+    if seen:
+        what = "counted all the same (--include_support)" if include else "left out of the means (--include_support counts them)"
+        told = "the model was adapted on them, so their scores say nothing about unseen scans"
+        logger.warning("%d of %d cases are support cases: %s; %s: %s", len(seen), len(cases), told, what, _shortened(seen))
 
 
 def _report_missing(predictions: Path, missing: list[str], found: int, chill: bool) -> None:
@@ -170,15 +226,23 @@ def _images_in(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
         raise DatasetError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        # The longest ending first: CASE.nii.gz is CASE, not CASE.nii.
-        ending = next((e for e in sorted(endings, key=len, reverse=True) if path.name.endswith(e)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file():
+        if not path.name.endswith(tuple(endings)) or path.name.startswith(".") or not path.is_file():
             continue
-        identifier = path.name[: -len(ending)]
+        identifier = case_name(path)
         if identifier in found:
             raise DatasetError(f"{identifier}: two files, {found[identifier]} and {path.name}; keep the one to evaluate")
         found[identifier] = path
     return dict(sorted(found.items()))
+
+
+def case_name(path: Path) -> str:
+    """The file's name without its ending: CASE.nii.gz is CASE, not CASE.nii."""
+    ending = max((e for e in READABLE_ENDINGS if path.name.endswith(e)), key=len, default="")
+    return path.name.removesuffix(ending)
+
+
+def _folder(path: Path) -> Path:
+    return path.parent if path.is_file() else path
 
 
 def _shortened(names: Sequence[str]) -> str:

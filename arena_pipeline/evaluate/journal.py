@@ -18,7 +18,6 @@ from arena_pipeline.evaluate.scores import StructureScore
 from arena_pipeline.evaluate.scoring import Scoring
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.space import telling_full_disk
-from arena_pipeline.preprocess.masks import masks_file
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def _key(self, case: EvaluationCase) -> str:
-        files = [path for path in (case.reference, case.prediction, masks_file(case.prediction.parent, case.identifier)) if path.is_file()]
+        files = [path for path in (case.reference, case.prediction, case.masks) if path.is_file()]
         states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         return hashlib.sha256(json.dumps([self._scoring, asdict(case), states], default=_plain).encode()).hexdigest()
 

@@ -10,12 +10,16 @@ Absent is NaN and says so: every score has a status, and a mean is over the scor
     not_annotated   NaN              NaN    NaN                           (the counts too)
 
 So a missed structure lowers the mean Dice and NSD; HD95 has no value there (one infinite value would erase all others from
-the mean), which is why the table gives the number of missed and false positive cases beside it.
+the mean), which is why the table gives the number of missed and false positive cases beside it, and beside "Dice", where a false
+positive counts as 0, "Dice_present", the mean over the cases whose reference has the structure.
+
+A case that the model was adapted on is scored, marked, and left out of the means, unless they are asked to include it.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,16 +38,23 @@ METRICS: dict[Protocol, tuple[str, ...]] = {
     "published": ("Dice", *COUNTS),
 }
 FOREGROUND_AVERAGE = "all structures"
+IN_SUPPORT = "in_support"
 
 
 @dataclass(frozen=True)
 class StructureScore:
-    """One structure of one case. `metrics` has the protocol's METRICS as keys; nnU-Net's where it has the metric."""
+    """One structure of one case.
+
+    Attributes:
+        metrics: with the protocol's METRICS as keys; nnU-Net's names where it has the metric.
+        in_support: whether the model was adapted on this case.
+    """
 
     case: str
     structure: str
     status: Status
     metrics: dict[str, float]
+    in_support: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,9 @@ def count_metrics(counts: Overlap) -> dict[str, float]:
     }
 
 
-def summarise(scores: Sequence[StructureScore], labels: dict[str, int], files: dict[str, tuple[str, str]], protocol: Protocol) -> dict[str, Any]:
+def summarise(
+    scores: Sequence[StructureScore], labels: dict[str, int], files: dict[str, tuple[str, str]], protocol: Protocol, include_support: bool = False
+) -> dict[str, Any]:
     """nnU-Net's summary.json: foreground_mean, mean per label, metric_per_case; and the status of every score.
 
     Labels are keyed by their integer in the reference, as text, as nnU-Net does. A label that is not evaluated in a case (not
@@ -119,12 +132,13 @@ def summarise(scores: Sequence[StructureScore], labels: dict[str, int], files: d
     Args:
         labels: structure -> integer in the reference, of the evaluated structures.
         files: case -> (reference file, prediction file).
+        include_support: whether the means include cases that the model was adapted on.
     """
     by_key = {(score.case, score.structure): score for score in scores}
     empty = not_annotated_metrics(protocol)
     mean = {}
     for structure, label in labels.items():
-        values = [score.metrics for score in scores if score.structure == structure]
+        values = [score.metrics for score in scores if score.structure == structure and (include_support or not score.in_support)]
         mean[str(label)] = {metric: _mean([v[metric] for v in values]) for metric in METRICS[protocol]}
     per_case = []
     for case, (reference_file, prediction_file) in files.items():
@@ -135,6 +149,7 @@ def summarise(scores: Sequence[StructureScore], labels: dict[str, int], files: d
                 "prediction_file": prediction_file,
                 "metrics": {label: score.metrics if score else empty for label, score in found.items()},
                 "status": {label: score.status if score else "not_evaluated" for label, score in found.items()},
+                IN_SUPPORT: {label: score is not None and score.in_support for label, score in found.items()},
             }
         )
     return {
@@ -142,33 +157,52 @@ def summarise(scores: Sequence[StructureScore], labels: dict[str, int], files: d
         "mean": mean,
         "metric_per_case": per_case,
         "structures": {str(label): structure for structure, label in labels.items()},
+        "means_include_support": include_support,
     }
 
 
 def score_table(scores: Sequence[StructureScore], protocol: Protocol) -> pd.DataFrame:
-    """One row per case and structure: case, structure, status, then the metrics; counts as whole numbers, empty where there is none."""
-    rows = [{"case": s.case, "structure": s.structure, "status": s.status, **s.metrics} for s in scores]
-    table = pd.DataFrame(rows, columns=["case", "structure", "status", *METRICS[protocol]])
-    return table.astype(dict.fromkeys(COUNTS, "Int64"))
+    """One row per case and structure: case, structure, status, in_support, then the metrics; counts as whole numbers, empty where there is none."""
+    rows = [{"case": s.case, "structure": s.structure, "status": s.status, IN_SUPPORT: s.in_support, **s.metrics} for s in scores]
+    table = pd.DataFrame(rows, columns=["case", "structure", "status", IN_SUPPORT, *METRICS[protocol]])
+    return table.astype({**dict.fromkeys(COUNTS, "Int64"), IN_SUPPORT: bool})
 
 
-def structure_table(scores: Sequence[StructureScore], protocol: Protocol) -> pd.DataFrame:
+def structure_table(scores: Sequence[StructureScore], protocol: Protocol, include_support: bool = False) -> pd.DataFrame:
     """One row per structure: mean and median Dice, the means of the other measures, and the number of cases of each status.
 
-    The last row, when there are several structures, averages the structures' values and adds up their cases.
+    "Dice" counts a false positive as 0; "Dice_present" is over the cases whose reference has the structure. "in_support" counts the
+    cases that the model was adapted on and that are left out of all else. The last row, when there are several structures,
+    averages the structures' values and adds up their cases.
     """
     table = score_table(scores, protocol)
     measures = [m for m in METRICS[protocol] if m not in COUNTS]
+    if not include_support:
+        table["status"] = table["status"].where(~table[IN_SUPPORT], IN_SUPPORT)
+        table[measures] = table[measures].where(~table[IN_SUPPORT])
+    table["Dice_present"] = table["Dice"].where(table["status"].isin(["scored", "missed"]))
     grouped = table.groupby("structure", sort=False)
     result = grouped[measures].mean()
     result.insert(1, "Dice_median", grouped["Dice"].median())
-    for status in STATUSES:
+    result.insert(2, "Dice_present", grouped["Dice_present"].mean())
+    numbers = [*STATUSES, IN_SUPPORT]
+    for status in numbers:
         result[status] = grouped["status"].apply(lambda column, status=status: int((column == status).sum()))
     if len(result) > 1:
         averages = result.mean()
-        averages[list(STATUSES)] = result[list(STATUSES)].sum()
+        averages[numbers] = result[numbers].sum()
         result.loc[FOREGROUND_AVERAGE] = averages
-    return result.astype(dict.fromkeys(STATUSES, int))
+    return result.astype(dict.fromkeys(numbers, int))
+
+
+def nothing_scored(scores: Sequence[StructureScore], include_support: bool = False) -> str | None:
+    """In a sentence why there is no mean at all; None where there is one."""
+    numbers = Counter(IN_SUPPORT if s.in_support and not include_support else s.status for s in scores)
+    if any(numbers[status] for status in ("scored", "missed", "false_positive")):
+        return None
+    reasons = {"absent": "in neither segmentation", "not_annotated": "not annotated", IN_SUPPORT: "in the support set, left out of the means"}
+    found = ", ".join(f"{numbers[status]} {reason}" for status, reason in reasons.items() if numbers[status])
+    return f"nothing was scored, so there are no means: of {len(scores)} structures in all cases, {found}"
 
 
 def _box_of(boxes: list[tuple[slice, ...] | None], label: int) -> tuple[slice, ...] | None:

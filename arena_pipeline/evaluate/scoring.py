@@ -19,7 +19,7 @@ from arena_pipeline.io.images import grid_difference, read_segmentation
 from arena_pipeline.io.segmentations import aligned, check_segment_names
 from arena_pipeline.preprocess.case import preprocess_segmentation
 from arena_pipeline.preprocess.grid import GridMap
-from arena_pipeline.preprocess.masks import masks_file, read_masks
+from arena_pipeline.preprocess.masks import read_masks
 from arena_pipeline.preprocess.orientation import AxisOrder, to_ras
 from arena_pipeline.preprocess.resample import resample_nearest
 from arena_pipeline.words import without_advice
@@ -77,7 +77,7 @@ def score_case(case: EvaluationCase, scoring: Scoring) -> list[StructureScore]:
             prediction = aligned(_read_prediction(case.prediction), reference.geometry)
             _check_pair(case, scoring, reference, prediction)
             found |= _from_segmentations(case, scoring, reference, prediction)
-    return [StructureScore(case.identifier, structure, *found[structure]) for structure in scoring.labels if structure in found]
+    return [StructureScore(case.identifier, name, *found[name], name in case.in_support) for name in scoring.labels if name in found]
 
 
 def _read_prediction(path: Path) -> Image:
@@ -98,7 +98,7 @@ def _from_segmentations(case: EvaluationCase, scoring: Scoring, reference: Image
 
 
 def _from_masks(case: EvaluationCase, scoring: Scoring, reference: Image) -> Scores:
-    path = masks_file(case.prediction.parent, case.identifier)
+    path = case.masks
     masks, grid = read_masks(path, case.structures)
     grid = _for_reference(case, path, grid, reference.geometry)
     _check_labels(case, scoring.reference_labels, reference.array, case.reference)

@@ -28,11 +28,14 @@ class LabelMap(Frozen):
         labels: structure -> integer in the segmentations, background 0.
         colours_rgb: structure -> 0..255 each; also those of the previews and of labels.txt.
         source: what made the segmentations, in words and a path; --continue_prediction compares it.
+        support_ids: structure -> the cases that its adapters were adapted on, so that nobody takes their scores for those of unseen cases.
+            Empty for zero-shot, and for an exported model, whose support cases have no names.
     """
 
     labels: dict[str, int]
     colours_rgb: dict[str, RGB]
     source: dict[str, str] = Field(default_factory=dict)
+    support_ids: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> LabelMap:
@@ -41,9 +44,10 @@ class LabelMap(Frozen):
         return self
 
     @classmethod
-    def of(cls, labels: Mapping[str, int], source: Mapping[str, str]) -> LabelMap:
+    def of(cls, labels: Mapping[str, int], source: Mapping[str, str], support_ids: Mapping[str, tuple[str, ...]] | None = None) -> LabelMap:
         named = {"background": 0, **{name: label for name, label in labels.items() if label}}
-        return cls(labels=named, colours_rgb={name: colour(label) for name, label in named.items() if label}, source=dict(source))
+        colours = {name: colour(label) for name, label in named.items() if label}
+        return cls(labels=named, colours_rgb=colours, source=dict(source), support_ids=dict(support_ids or {}))
 
     @property
     def structures(self) -> dict[str, int]:

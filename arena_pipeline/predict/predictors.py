@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.machine import usable_cores
 from arena_pipeline.model.adapted import AdaptedNetwork
-from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter
+from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter, read_adapter_record
 from arena_pipeline.model.model_folder import AdaptedModel
 from arena_pipeline.planning import InferencePlan
 from arena_pipeline.planning.memory import window_bytes
@@ -25,6 +25,7 @@ from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+CASES_NAMED = 10
 ZERO_SHOT_INFERENCE = InferencePlan(window_batch=1)
 
 
@@ -36,6 +37,7 @@ class Setup:
         labels: structure -> integer in the written segmentations.
         keep_largest: structure -> whether only its largest component stays.
         source: in words, for labels.json.
+        support_ids: structure -> the cases that its adapters were adapted on; for labels.json.
         window_bytes: main memory that the network takes for one window; 0 where it runs elsewhere.
     """
 
@@ -45,6 +47,7 @@ class Setup:
     keep_largest: dict[str, bool]
     source: dict[str, str]
     window_bytes: int = 0
+    support_ids: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspace: Workspace, device: torch.device) -> Setup:
@@ -59,7 +62,24 @@ def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspa
     source = {"model": str(model.path.resolve()), "foundation": preset.name, "licence": preset.licence} | folds
     keep = {name: flag for task in model.tasks for name, flag in model.keep_largest.items() if name in task.record.structures}
     settings = case_settings(model.scheme, model.inference, model.export_workers, device)
-    return Setup(tasks, settings, _labels(tasks), keep, source, _window_bytes(preset, device))
+    return Setup(tasks, settings, _labels(tasks), keep, source, _window_bytes(preset, device), _support_ids(model))
+
+
+def _support_ids(model: AdaptedModel) -> dict[str, tuple[str, ...]]:
+    """Structure -> the cases of all its folds' support sets, sorted."""
+    found: dict[str, tuple[str, ...]] = {}
+    for task in model.tasks:
+        cases = sorted({case for folder in task.folds.values() for case in read_adapter_record(folder).support_ids})
+        found |= {structure: tuple(cases) for structure in task.record.structures}
+    return found
+
+
+def warn_of_support_cases(cases: Iterable[str], support_ids: dict[str, tuple[str, ...]]) -> None:
+    """Says aloud which of the cases the model was adapted on: their segmentations look better than those of other scans will."""
+    adapted_on = {case for ids in support_ids.values() for case in ids}
+    if seen := [case for case in cases if case in adapted_on]:
+        names = ", ".join(seen[:CASES_NAMED]) + (f" and {len(seen) - CASES_NAMED} more" if len(seen) > CASES_NAMED else "")
+        logger.warning("the model was adapted on %s: do not judge it by their segmentations (arena_evaluate leaves them out of its means)", names)
 
 
 def adapted_task(record: AdapterRecord, folds: Sequence[Path], network: AdaptedNetwork, structures: Sequence[str] | None = None) -> Task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,7 +13,7 @@ from arena_pipeline.io.images import read_geometry, write_segmentation
 from arena_pipeline.io.lock import locked
 from arena_pipeline.predict.ensemble import ensemble_segmentation
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING
-from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.labels import JSON_NAME, LabelMap
 from arena_pipeline.predict.probabilities import SUFFIX, ProbabilityFile
 from arena_pipeline.records import stage
 
@@ -53,9 +53,15 @@ def _one_case(case: str, folders: list[Path], out: Path) -> Path:
         raise ImageError(f"{case}: {member} has shape {geometry.shape}, its probabilities {segmentation.shape}; predict this case again")
     labels = files[0].description.labels
     target = out / member.name
-    LabelMap.of(labels, {"ensemble of": ", ".join(str(folder) for folder in folders)}).write(out)
+    LabelMap.of(labels, {"ensemble of": ", ".join(str(folder) for folder in folders)}, _support_ids(labels, folders)).write(out)
     write_segmentation(target, segmentation, geometry, labels)
     return target
+
+
+def _support_ids(labels: Iterable[str], folders: list[Path]) -> dict[str, tuple[str, ...]]:
+    """Structure -> the cases that any member was adapted on, as far as the members' label maps say."""
+    members = [LabelMap.read(folder).support_ids for folder in folders if (folder / JSON_NAME).is_file()]
+    return {name: tuple(sorted({case for member in members for case in member.get(name, ())})) for name in labels}
 
 
 def _common_cases(folders: list[Path]) -> list[str]:

@@ -7,14 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from arena_pipeline.errors import ArenaError, DatasetError
-from arena_pipeline.evaluate.cases import EvaluationCase, check_folders, find_cases, match_labels, predicted_labels, read_description
+from arena_pipeline.evaluate.cases import (
+    EvaluationCase,
+    case_name,
+    check_paths,
+    find_cases,
+    find_pair,
+    match_labels,
+    read_description,
+    read_predictions,
+    warn_of_support,
+)
 from arena_pipeline.evaluate.journal import Journal
-from arena_pipeline.evaluate.scores import Protocol, StructureScore, score_table, structure_table, summarise
+from arena_pipeline.evaluate.scores import Protocol, StructureScore, nothing_scored, score_table, structure_table, summarise
 from arena_pipeline.evaluate.scoring import Scoring, score_case
 from arena_pipeline.foundations import Scheme, load_preset
 from arena_pipeline.io.atomic import replace_when_done, write_json
@@ -22,7 +31,6 @@ from arena_pipeline.io.lock import locked
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.machine import workers_for
 from arena_pipeline.planning import Plans
-from arena_pipeline.preprocess.masks import masks_file
 from arena_pipeline.records import stage
 from arena_pipeline.workspace import Workspace
 
@@ -64,45 +72,72 @@ def evaluate(
     foundation: str | None = None,
     chill: bool = False,
     ignore_split: bool = False,
+    include_support: bool = False,
     workspace: Workspace | None = None,
 ) -> Evaluation:
     """Scores every case and structure, and writes nnU-Net's summary.json and a CSV. Interrupted, the same call goes on where it stopped.
 
+    What an earlier evaluation wrote there is removed first: it may be of other predictions.
+
     Args:
-        reference, prediction: folders with one segmentation per case; files match by case identifier, structures by name.
+        reference, prediction: folders with one segmentation per case, whose files match by case identifier; or two files. Structures match
+            by name.
         dataset_id, dataset_json: where label names, partial annotation and split come from; default: dataset.json beside `reference`.
-        output: the summary; default PREDICTION/summary.json (summary_published.json). The CSV lies beside it, "metrics" for "summary".
+        output: the summary; default PREDICTION/summary.json (summary_published.json), of two files CASE_summary.json. The CSV lies beside it,
+            "metrics" for "summary".
         structures: a subset; default: all that were predicted.
         protocol: "native": all metrics on the image's own grid. "published": section 8 of docs/method.md, Dice on the preprocessed grid, from
             the masks that arena_predict --save_preprocessed keeps.
         approximate: with "published", resample the native predictions to the scheme of `model` or `foundation` instead.
         chill: leave out cases that have no prediction, and say so, instead of failing.
         ignore_split: evaluate the training cases of dataset.json's split too.
+        include_support: count cases that the model was adapted on in the means; they are marked in the CSV either way.
 
     Raises:
         ArenaError: a subclass naming the case, the file and what to do.
     """
     workspace = workspace or Workspace.find()
-    check_folders(reference, prediction, workspace)
+    check_paths(reference, prediction, workspace)
     description = read_description(reference, dataset_id, dataset_json, workspace)
-    predicted = predicted_labels(prediction, description)
-    labels = match_labels(predicted, description, structures)
-    cases, missing = find_cases(reference, prediction, description, list(labels), chill, ignore_split)
+    predictions = read_predictions(prediction, description)
+    labels = match_labels(predictions.labels, description, structures)
+    if prediction.is_file():
+        cases, missing = [find_pair(reference, predictions, description, list(labels))], list[str]()
+    else:
+        cases, missing = find_cases(reference, predictions, description, list(labels), chill, ignore_split)
+    warn_of_support(cases, include_support)
     scheme = _scheme(protocol, approximate, model, foundation, workspace)
     if protocol == "published" and scheme is None:
-        _require_masks(prediction, cases)
-    scoring = Scoring(labels, description.structures, predicted, protocol, scheme, largest_component=description.objective == "binary")
-    path = output or prediction / ("summary.json" if protocol == "native" else "summary_published.json")
+        _require_masks(cases)
+    scoring = Scoring(labels, description.structures, predictions.labels, protocol, scheme, largest_component=description.objective == "binary")
+    path = output or _default_output(prediction, protocol)
+    csv_file = _csv_file(path)
     with locked(path.parent, f"_{path.stem}"):
+        for old in (path, csv_file):
+            old.unlink(missing_ok=True)
         journal = Journal(path, scoring)
         with stage("evaluate"):
             scores = _score(cases, scoring, workers, journal)
         files = {case.identifier: (str(case.reference), str(case.prediction)) for case in cases}
-        summary = summarise(scores, {name: pair.reference for name, pair in labels.items()}, files, protocol)
+        summary = summarise(scores, {name: pair.reference for name, pair in labels.items()}, files, protocol, include_support)
         summary |= {"protocol": scoring.sentence, "missing_predictions": missing}
-        csv_file = _write(path, summary, score_table(scores, protocol))
+        with replace_when_done(csv_file) as temporary:
+            score_table(scores, protocol).to_csv(temporary, index=False)
+        write_json(path, summary)
         journal.remove()
-    return Evaluation(scores, structure_table(scores, protocol), scoring.sentence, missing, path, csv_file)
+    nothing = nothing_scored(scores, include_support)
+    if nothing is not None:
+        logger.warning("%s", nothing)
+    return Evaluation(scores, structure_table(scores, protocol, include_support), scoring.sentence, missing, path, csv_file)
+
+
+def _default_output(prediction: Path, protocol: Protocol) -> Path:
+    name = "summary.json" if protocol == "native" else "summary_published.json"
+    return prediction.with_name(f"{case_name(prediction)}_{name}") if prediction.is_file() else prediction / name
+
+
+def _csv_file(summary: Path) -> Path:
+    return summary.with_name(f"{summary.stem.replace('summary', 'metrics') if 'summary' in summary.stem else f'{summary.stem}_metrics'}.csv")
 
 
 def _scheme(protocol: Protocol, approximate: bool, model: Path | None, foundation: str | None, workspace: Workspace) -> Scheme | None:
@@ -116,13 +151,14 @@ def _scheme(protocol: Protocol, approximate: bool, model: Path | None, foundatio
     return Plans.read(model / "plans.json").scheme if model is not None else load_preset(str(foundation), workspace.foundations).scheme
 
 
-def _require_masks(predictions: Path, cases: list[EvaluationCase]) -> None:
-    lacking = [case.identifier for case in cases if case.structures and not masks_file(predictions, case.identifier).is_file()]
+def _require_masks(cases: list[EvaluationCase]) -> None:
+    lacking = [case for case in cases if case.structures and not case.masks.is_file()]
     if lacking:
         raise DatasetError(
-            f"{lacking[0]}: no {masks_file(predictions, lacking[0])} ({len(lacking)} of {len(cases)} cases lack it), and the published protocol is "
-            "computed on the preprocessed grid; predict again with --save_preprocessed, or accept resampled native predictions with "
-            "--approximate and -m MODEL_FOLDER (or -foundation NAME)"
+            f"no {lacking[0].masks} ({len(lacking)} of {len(cases)} cases lack it), and the published protocol is computed on the preprocessed grid",
+            case=lacking[0].identifier,
+            advice="predict again with --save_preprocessed, or accept resampled native predictions with --approximate and -m MODEL_FOLDER "
+            "(or -foundation NAME)",
         )
 
 
@@ -147,13 +183,3 @@ def _score(cases: list[EvaluationCase], scoring: Scoring, workers: int | None, j
     if failed:
         raise DatasetError(f"{len(failed)} of {len(cases)} cases can't be evaluated: " + " | ".join(str(error) for error in failed))
     return [score for case in cases for score in results[case.identifier]]
-
-
-def _write(path: Path, summary: dict[str, Any], table: pd.DataFrame) -> Path:
-    name = path.stem.replace("summary", "metrics") if "summary" in path.stem else f"{path.stem}_metrics"
-    csv_file = path.with_name(f"{name}.csv")
-    with replace_when_done(csv_file) as temporary:
-        table.to_csv(temporary, index=False)
-    write_json(path, summary)
-    logger.debug("wrote %s and %s", path, csv_file)  # the command says where they are
-    return csv_file

@@ -32,7 +32,7 @@ from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
 from arena_pipeline.predict.memory import case_parts, in_words
 from arena_pipeline.predict.outputs import held, is_complete, require_room
 from arena_pipeline.predict.postprocess import postprocess_segmentation_
-from arena_pipeline.predict.predictors import Setup, adapted_setup, zero_shot_setup
+from arena_pipeline.predict.predictors import Setup, adapted_setup, warn_of_support_cases, zero_shot_setup
 from arena_pipeline.predict.preview import PREVIEW_FOLDER, write_preview
 from arena_pipeline.predict.probabilities import SUFFIX, Description, write_probabilities
 from arena_pipeline.preprocess.grid import GridMap
@@ -160,9 +160,10 @@ def predict(
                 setup = adapted_setup(load_model(path, folds, structures), structures, workspace, target)
         if step_size is not None:
             setup = replace(setup, settings=replace(setup.settings, overlap=1 - step_size))
-        label_map = LabelMap.of(setup.labels, setup.source)
+        label_map = LabelMap.of(setup.labels, setup.source, {name: ids for name, ids in setup.support_ids.items() if name in setup.labels})
         if continue_prediction:
             _check_same_model(out, label_map)
+        warn_of_support_cases(inputs, setup.support_ids)
         job = PredictionJob(out, setup, label_map, extra)
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
         return _predict_all(inputs, outputs, job, continue_prediction)

@@ -107,6 +107,13 @@ def test_means_are_over_the_scores_there_are() -> None:
     assert last["status"] == {"1": "absent", "2": "not_evaluated"}
 
 
+def test_false_positives_are_told_apart_from_missed_structures() -> None:
+    """(0.9 + 0 + 0) / 3 with the false positive, (0.9 + 0) / 2 over the cases that have the structure."""
+    invented = score("d", "liver", "false_positive", 0.0)
+    row = structure_table([*SCORES[:3], invented], "native").loc["liver"]
+    assert row[["Dice", "Dice_present", "false_positive"]].tolist() == pytest.approx([0.3, 0.45, 1])
+
+
 def test_structure_table() -> None:
     table = structure_table(SCORES, "native")
     assert table.loc["liver", ["scored", "absent", "missed", "false_positive", "not_annotated"]].tolist() == [1, 1, 1, 0, 0]

@@ -168,15 +168,15 @@ def test_unknown_structure_and_no_dataset_json(folders: tuple[Path, Path]) -> No
 
 def test_folders_that_can_not_be_meant(folders: tuple[Path, Path], tmp_path: Path) -> None:
     reference, prediction = folders
-    with pytest.raises(DatasetError, match="nowhere: no such folder; -ref"):
+    with pytest.raises(DatasetError, match="nowhere: no such file or folder; -ref"):
         evaluate(tmp_path / "nowhere", prediction)
-    with pytest.raises(DatasetError, match="nowhere: no such folder; -pred"):
+    with pytest.raises(DatasetError, match="nowhere: no such file or folder; -pred"):
         evaluate(reference, tmp_path / "nowhere")
     (tmp_path / "link").symlink_to(reference)
-    with pytest.raises(DatasetError, match="-ref and -pred are the same folder"):
+    with pytest.raises(DatasetError, match="-ref and -pred are the same"):
         evaluate(reference, tmp_path / "link")
     (tmp_path / "raw").symlink_to(tmp_path)
-    with pytest.raises(DatasetError, match="labelsTs: lies in a raw dataset, .*; -pred takes the folder"):
+    with pytest.raises(DatasetError, match="labelsTs: lies in a raw dataset, .*; -pred takes what"):
         evaluate(prediction, reference, workspace=Workspace(tmp_path))
     (prediction / "labels.json").touch()
     with pytest.raises(DatasetError, match="labelsTs: lies in a raw dataset, .* swapped"):
@@ -191,6 +191,47 @@ def test_a_damaged_prediction_is_predicted_again_and_a_reference_copied(folders:
         with pytest.raises(DatasetError, match=rf"{folder.name}/a.nii.gz: cut short or damaged \([^;]*\); {advice}$"):
             evaluate(*folders, workers=0)
         (folder / "a.nii.gz").write_bytes(whole)
+
+
+def test_support_cases_are_marked_and_left_out_of_the_means(folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    """The liver's model has seen b (Dice 1): its mean is a's 0.75. The spleen's has not: (1 + 0) / 2."""
+    LabelMap.of({"liver": 1, "spleen": 2}, {}, {"liver": ("b", "elsewhere")}).write(folders[1])
+    result = evaluate(*folders, workers=0)
+    assert "1 of 2 cases are support cases" in caplog.text
+    table = pd.read_csv(result.csv_file)
+    assert table[table.in_support][["case", "structure"]].values.tolist() == [["b", "liver"]]
+    assert result.table.loc[["liver", "spleen"], "Dice"].tolist() == [0.75, 0.5]
+    assert result.table.loc["liver", ["scored", "in_support"]].tolist() == [1, 1]
+    summary = json.loads(result.summary_file.read_text())
+    assert (summary["mean"]["1"]["Dice"], summary["mean"]["2"]["Dice"]) == (0.75, 0.5)
+    assert summary["metric_per_case"][1]["metrics"]["1"]["Dice"] == 1  # there, if not in the mean
+    assert evaluate(*folders, workers=0, include_support=True).table.loc["liver", "Dice"] == 0.875
+
+
+def test_nothing_scored_is_said(folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    LabelMap.of({"liver": 1, "spleen": 2}, {}, {"liver": ("a", "b"), "spleen": ("a", "b")}).write(folders[1])
+    assert evaluate(*folders, workers=0).table["Dice"].isna().all()
+    assert "nothing was scored, so there are no means: of 4 structures in all cases, 4 in the support set" in caplog.text
+
+
+def test_two_files(folders: tuple[Path, Path]) -> None:
+    """Names need not match, and a split is no reason to leave the case out; the folder's own summary stays untouched."""
+    reference, prediction = folders
+    describe(reference, split={"*": StructureSplit(train=("a", "b"), test=("z",))})
+    mine = (prediction / "a.nii.gz").rename(prediction / "mine.nii.gz")
+    result = evaluate(reference / "a.nii.gz", mine, workers=0)
+    assert [(s.case, s.structure, s.metrics["Dice"]) for s in result.scores] == [("a", "liver", 0.75), ("a", "spleen", 1)]
+    assert (result.summary_file.name, result.csv_file.name) == ("mine_summary.json", "mine_metrics.csv")
+    with pytest.raises(DatasetError, match="-ref is a folder and -pred a file"):
+        evaluate(reference, mine)
+
+
+def test_scores_of_an_earlier_evaluation_do_not_stay(folders: tuple[Path, Path]) -> None:
+    result = evaluate(*folders, workers=0)
+    (folders[1] / "b.nii.gz").write_bytes(b"")
+    with pytest.raises(DatasetError):
+        evaluate(*folders, workers=0)
+    assert not result.summary_file.exists() and not result.csv_file.exists()
 
 
 def bilobed() -> tuple[np.ndarray, np.ndarray]:
