@@ -249,6 +249,15 @@ def test_continuing_redoes_only_what_is_missing_damaged_or_on_another_grid(
         predict(scans, out, workspace, zero_shot=["liver"], continue_prediction=True)
 
 
+def test_cases_that_the_model_was_adapted_on_are_named(workspace: Workspace, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All folds' support sets, per structure: the liver's second fold has seen b."""
+    record = fold_folder(make_model(workspace, "binary"), "liver", 1) / "adapter.json"
+    record.write_text(record.read_text().replace('"c"', '"b"'))
+    predict(scans / "b.nii.gz", tmp_path / "out", workspace, no_previews=True)
+    assert LabelMap.read(tmp_path / "out").support_ids == {"liver": ("b", "c"), "spleen": ("c",)}
+    assert "the model was adapted on b: do not judge it by" in caplog.text
+
+
 def test_continuing_needs_to_know_what_made_the_segmentations(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
     make_model(workspace, "binary", folds=(0,))
     out = tmp_path / "out"
