@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arena_pipeline.adapt.loss import UNKNOWN
 from arena_pipeline.errors import SupportSetError
+from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.settings import AdaptationSettings
 
@@ -41,7 +43,9 @@ class SupportVolume:
         return cls(case, {label: channel for channel, label in enumerate(labels, start=1)}, foreground, background)
 
     def patches(self, size: tuple[int, int, int], settings: AdaptationSettings, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Images (n, 1, x, y, z) float32 and segmentations (n, x, y, z) uint8 in task channels, n = patches_per_volume.
+        """Images (n, 1, x, y, z) float32 and segmentations (n, x, y, z) uint8 in task channels, UNKNOWN where nobody annotated.
+
+        n = patches_per_volume.
 
         Half of the centres are foreground, half background, an odd one is either. A patch lies inside the volume as far as
         the volume is large enough; beyond it is zero.
@@ -65,6 +69,7 @@ class SupportVolume:
         channels = np.zeros(stored.shape, dtype=np.uint8)
         for label, channel in self.channels.items():
             channels[stored == label] = channel
+        channels[stored == UNLABELLED] = UNKNOWN
         return channels
 
 

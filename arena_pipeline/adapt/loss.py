@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 SMOOTHING = 1.0
+UNKNOWN = 255
+"""In place of a channel in a patch's segmentation: nobody annotated this voxel, and no term of the loss counts it."""
 
 
 def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
@@ -20,9 +22,12 @@ def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
 def task_loss(logits: Tensor, segmentation: Tensor) -> Tensor:
     """Soft Dice of a task's logits (batch, channels, x, y, z) against its segmentation (batch, x, y, z).
 
-    One channel is a binary task (sigmoid, segmentation 0 or 1); several are a softmax whose channel 0, the background, counts.
+    One channel is a binary task (sigmoid, segmentation 0 or 1); several are a softmax whose channel 0, the background, counts. Voxels that are
+    UNKNOWN in the segmentation count neither as prediction nor as target.
     """
+    known = (segmentation != UNKNOWN).unsqueeze(1).to(logits.dtype)
+    segmentation = torch.where(segmentation == UNKNOWN, 0, segmentation)
     if logits.shape[1] == 1:
-        return soft_dice_loss(torch.sigmoid(logits), segmentation.unsqueeze(1).to(logits.dtype))
-    target = one_hot(segmentation.long(), logits.shape[1]).movedim(-1, 1)
-    return soft_dice_loss(torch.softmax(logits, dim=1), target.to(logits.dtype))
+        return soft_dice_loss(torch.sigmoid(logits) * known, segmentation.unsqueeze(1).to(logits.dtype))
+    target = one_hot(segmentation.long(), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    return soft_dice_loss(torch.softmax(logits, dim=1) * known, target * known)

@@ -17,7 +17,7 @@ from arena_pipeline.errors import DatasetError, UnknownStructure
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.geometry import broken_link
 from arena_pipeline.io.json_files import read_model, similar
-from arena_pipeline.io.label_names import BACKGROUND, check_labels, refuse_other_forms
+from arena_pipeline.io.label_names import BACKGROUND, IGNORE, check_labels, refuse_other_forms
 
 Objective = Literal["binary", "multiclass"]
 CHANNEL_SUFFIX = "_0000"
@@ -82,8 +82,13 @@ class DatasetJson(BaseModel):
 
     @property
     def structures(self) -> dict[str, int]:
-        """The labels without the background."""
-        return {name: label for name, label in self.labels.items() if name != BACKGROUND}
+        """The labels without the background and nnU-Net's `ignore`."""
+        return {name: label for name, label in self.labels.items() if name not in (BACKGROUND, IGNORE)}
+
+    @property
+    def ignore_label(self) -> int | None:
+        """The integer of voxels that nobody annotated, where the dataset has such."""
+        return self.labels.get(IGNORE)
 
     def is_annotated(self, case: str, structure: str) -> bool:
         return case not in self.annotated or structure in self.annotated[case]

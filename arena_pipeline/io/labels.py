@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+UNLABELLED = 65_535
+"""In the segmentation of a preprocessed case: a voxel that nobody annotated (nnU-Net's `ignore`). No structure has this integer."""
 CHUNK_VOXELS = 1 << 20  # numpy's bincount turns its input into 64-bit integers: eight bytes per voxel of a whole-body CT are too many
 
 

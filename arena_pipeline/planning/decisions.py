@@ -8,6 +8,7 @@ from arena_pipeline.errors import PlansError
 from arena_pipeline.fingerprint import Fingerprint
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, Objective
+from arena_pipeline.io.label_names import BACKGROUND
 from arena_pipeline.machine import Machine
 from arena_pipeline.planning import memory
 from arena_pipeline.planning.models import MULTICLASS_TASK, InferencePlan, Plans, TaskPlan, WorkersPlan
@@ -56,7 +57,7 @@ def make_plans(
         foundation=preset.name,
         foundation_sha256=foundation_sha256,
         objective=chosen,
-        labels=dataset.labels,
+        labels={BACKGROUND: 0, **dataset.structures},
         scheme=preset.scheme,
         tasks=tasks,
         adaptation=adaptation,

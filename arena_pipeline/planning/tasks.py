@@ -125,7 +125,7 @@ def choose_keep_largest(structure: str, candidates: Sequence[str], fingerprint: 
     """Decided from the labels that a support set can come from, never from held-out cases."""
     components = {case: count for case, count in fingerprint.structures[structure].components.items() if case in candidates}
     if not components:
-        return False, f"no candidate shows {structure}, so nothing is known of its components"
+        return False, f"no candidate shows {structure} with all around it annotated, so nothing is known of its components"
     several = [f"{case} ({count})" for case, count in components.items() if count != 1]
     if several:
         return False, f"more than one connected component in {len(several)} of {len(components)} candidates: {listed(several)}"

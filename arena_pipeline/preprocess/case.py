@@ -9,12 +9,13 @@ import numpy as np
 from arena_pipeline.errors import ImageError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Image
+from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.machine import memory_bytes
 from arena_pipeline.preprocess.crop import bounding_box
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.intensity import window_to_unit_
 from arena_pipeline.preprocess.orientation import to_ras
-from arena_pipeline.preprocess.resample import effective_spacing, resample_linear, resample_nearest, resampled_size
+from arena_pipeline.preprocess.resample import effective_spacing, resample_annotated, resample_linear, resample_nearest, resampled_size
 
 
 def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np.ndarray, GridMap]:
@@ -70,13 +71,19 @@ def _check_memory(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]
         )
 
 
-def preprocess_segmentation(array: np.ndarray, grid: GridMap) -> np.ndarray:
+def preprocess_segmentation(array: np.ndarray, grid: GridMap, ignore_label: int | None = None) -> np.ndarray:
     """A label map (x, y, z) on the image's own grid, brought to the preprocessed one (nearest voxel); C-contiguous, same type.
+
+    Args:
+        ignore_label: the integer of voxels that nobody annotated; where there are any, they are UNLABELLED in the result, of uint16.
 
     Raises:
         ImageError: the array is not of the grid's native shape.
     """
     if array.shape != grid.native_shape:
         raise ImageError(f"a segmentation of shape {array.shape} does not fit its CT of shape {grid.native_shape}; re-export it on the CT's grid")
-    resampled = resample_nearest(grid.axis_order.apply(array), grid.native_spacing_mm, grid.scheme_spacing_mm)
+    resample = resample_nearest
+    if ignore_label is not None and (unlabelled := array == ignore_label).any():
+        array, resample = np.where(unlabelled, np.uint16(UNLABELLED), array.astype(np.uint16)), resample_annotated
+    resampled = resample(grid.axis_order.apply(array), grid.native_spacing_mm, grid.scheme_spacing_mm)
     return np.ascontiguousarray(resampled[grid.crop])

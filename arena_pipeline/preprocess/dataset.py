@@ -18,6 +18,7 @@ from arena_pipeline.io.dataset import Case, RawDataset
 from arena_pipeline.io.filestate import SourceFile
 from arena_pipeline.io.geometry import not_there
 from arena_pipeline.io.images import read_geometry, read_image
+from arena_pipeline.io.label_names import IGNORE
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.io.segmentations import read_case_segmentation
 from arena_pipeline.io.space import require_space
@@ -42,6 +43,10 @@ class PreprocessingJob:
     folder: Path
     label_names: dict[str, int]
 
+    @property
+    def ignore_label(self) -> int | None:
+        return self.label_names.get(IGNORE)
+
 
 def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: int, cases: Sequence[str] | None = None) -> list[str]:
     """Preprocesses into `folder` what is missing there, or was made by another scheme or from other files.
@@ -62,7 +67,8 @@ def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: i
     folder.mkdir(parents=True, exist_ok=True)
     for path in remove_unfinished(folder):
         logger.info("removing %s, left by an interrupted run", path)
-    jobs = {case.identifier: PreprocessingJob(case, scheme, folder, raw.json.labels) for case in chosen if not is_current(case, scheme, folder)}
+    made = (scheme, folder, raw.json.labels)
+    jobs = {case.identifier: PreprocessingJob(case, *made) for case in chosen if not is_current(case, scheme, folder, raw.json.ignore_label)}
     _tell_damage(jobs, folder)
     if len(jobs) < len(chosen):
         logger.info("%d of %s preprocessed already", len(chosen) - len(jobs), counted(len(chosen), "case"))
@@ -98,12 +104,12 @@ def makes_same_cases(made_by: Scheme, scheme: Scheme) -> bool:
     return made_by.model_copy(update={"patch_size_voxels": scheme.patch_size_voxels}) == scheme
 
 
-def is_current(case: Case, scheme: Scheme, folder: Path) -> bool:
+def is_current(case: Case, scheme: Scheme, folder: Path, ignore_label: int | None = None) -> bool:
     """Whether the stored case is whole, and was made for this scheme from these files (same size and time, or else same SHA-256)."""
     record = read_case_record(folder, case.identifier)
     if record is None or record.source is None:
         return False
-    if not makes_same_cases(record.source.scheme, scheme):
+    if not makes_same_cases(record.source.scheme, scheme) or record.source.ignore_label != ignore_label:
         return False
     if not case.image.exists() or not is_whole(folder, record) or not record.source.image.is_still(case.image):
         return False
@@ -123,7 +129,8 @@ def preprocess_case(job: PreprocessingJob) -> None:
     discard(job.folder, case.identifier)
     if not case.image.exists():
         raise ImageError(f"{case.image}: {not_there(case.image)}")
-    source = Source(scheme=job.scheme, image=SourceFile.of(case.image), segmentation=SourceFile.of(case.segmentation) if case.segmentation else None)
+    files = (SourceFile.of(case.image), SourceFile.of(case.segmentation) if case.segmentation else None)
+    source = Source(scheme=job.scheme, image=files[0], segmentation=files[1], ignore_label=job.ignore_label)
     image = read_image(case.image)
     stored = None
     if case.segmentation is not None:
@@ -132,7 +139,7 @@ def preprocess_case(job: PreprocessingJob) -> None:
         volume, grid = preprocess_image(image, job.scheme)
     except ArenaError as error:
         raise type(error)(f"{case.image}: {error}") from None
-    segmentation = None if stored is None else preprocess_segmentation(stored, grid)
+    segmentation = None if stored is None else preprocess_segmentation(stored, grid, job.ignore_label)
     rng = np.random.default_rng(zlib.crc32(case.identifier.encode()))  # a case's own: neither order nor number of workers matters
     record = write_arrays(job.folder, case.identifier, (volume, segmentation), grid, rng)
     write_case_record(job.folder, record.model_copy(update={"source": source}))

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
+
+from arena_pipeline.io.labels import UNLABELLED
 
 Triple = tuple[float, float, float]
 
@@ -68,6 +70,28 @@ def resample_nearest(array: np.ndarray, spacing_old: Triple, spacing_new: Triple
         # without its rounding errors a tie is a tie
         indices.append(np.clip(np.rint(np.round(position, 6)), 0, n - 1).astype(np.intp))
     return array[np.ix_(*indices)]
+
+
+def resample_annotated(array: np.ndarray, spacing_old: Triple, spacing_new: Triple) -> np.ndarray:
+    """`resample_nearest` of labels among which are UNLABELLED voxels: where the nearest is one, the nearest annotated one in the new voxel.
+
+    So slices annotated here and there are not lost between the planes of a coarser grid.
+    """
+    spacing_new = effective_spacing(spacing_old, spacing_new)
+    result = resample_nearest(array, spacing_old, spacing_new)
+    steps = [new / old for old, new in zip(spacing_old, spacing_new, strict=True)]
+    positions = [np.arange(n) * step for n, step in zip(result.shape, steps, strict=True)]
+    reach = [range(-int(step / 2 + 0.5), int(step / 2 + 0.5) + 1) if step > 1 else range(1) for step in steps]
+    for offsets in sorted(product(*reach), key=lambda offset: sum(o * o for o in offset)):
+        indices = [np.rint(position).astype(np.intp) + offset for position, offset in zip(positions, offsets, strict=True)]
+        inside = [
+            (abs(index - position) <= step / 2) & (index >= 0) & (index < n)
+            for index, position, step, n in zip(indices, positions, steps, array.shape, strict=True)
+        ]
+        missing = (result == UNLABELLED) & np.logical_and.outer(np.logical_and.outer(inside[0], inside[1]), inside[2])
+        where = np.nonzero(missing)
+        result[where] = array[tuple(index[axis] for index, axis in zip(indices, where, strict=True))]
+    return result
 
 
 def neighbours(n_in: int, n_out: int, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

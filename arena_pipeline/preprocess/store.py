@@ -1,7 +1,7 @@
 """Preprocessed cases on disk: compressed arrays that patches are read from without unpacking the rest.
 
 CASE.b2nd       image, float32 in [0, 1], (x, y, z), in blosc2 blocks of 16^3
-CASE_seg.b2nd   segmentation, uint8 or uint16, on the same grid; absent for a case without labels
+CASE_seg.b2nd   segmentation, uint8 or uint16, on the same grid, UNLABELLED where nobody annotated; absent for a case without labels
 CASE.npz        voxel positions to centre patches on, per label and of tissue
 CASE.json       what it was made from and how; written last, so a case is complete if and only if this file is there
 """
@@ -22,6 +22,7 @@ from arena_pipeline.io.atomic import replace_when_done, write_json
 from arena_pipeline.io.damage import DAMAGED
 from arena_pipeline.io.filestate import SourceFile, WrittenFile
 from arena_pipeline.io.json_files import read_model
+from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.settings import Frozen
 
@@ -42,6 +43,7 @@ class Source(Frozen):
     scheme: Scheme
     image: SourceFile
     segmentation: SourceFile | None
+    ignore_label: int | None = None
 
 
 class CaseRecord(Frozen):
@@ -89,7 +91,8 @@ def write_arrays(folder: Path, identifier: str, arrays: tuple[np.ndarray, np.nda
         raise DatasetError(f"{identifier}: image of shape {image.shape}, segmentation {segmentation.shape}; preprocess both with one GridMap")
     folder.mkdir(parents=True, exist_ok=True)
     discard(folder, identifier)
-    positions = {"tissue": _kept(np.flatnonzero(image > 0), MAXIMAL_TISSUE_POSITIONS, image.shape, rng)}
+    tissue = image > 0 if segmentation is None else (image > 0) & (segmentation != UNLABELLED)
+    positions = {"tissue": _kept(np.flatnonzero(tissue), MAXIMAL_TISSUE_POSITIONS, image.shape, rng)}
     _write_array(folder / f"{identifier}.b2nd", image)
     if segmentation is not None:
         _write_array(folder / f"{identifier}_seg.b2nd", segmentation)
@@ -208,7 +211,7 @@ class StoredCase:
         return self._unpacked(".b2nd", lambda: self._image[:])
 
     def segmentation(self) -> np.ndarray:
-        """The whole segmentation, (x, y, z); DatasetError for a case without one."""
+        """The whole segmentation, (x, y, z), UNLABELLED where nobody annotated; DatasetError for a case without one."""
         array = self._require_segmentation()
         return self._unpacked("_seg.b2nd", lambda: array[:])
 
@@ -227,7 +230,7 @@ class StoredCase:
 
     @property
     def tissue_positions(self) -> np.ndarray:
-        """(n, 3) int32 voxels with intensity > 0: all, or a uniform draw of 50,000."""
+        """(n, 3) int32 annotated voxels with intensity > 0: all, or a uniform draw of 50,000."""
         return self._stored_positions("tissue")
 
     def _stored_positions(self, name: str) -> np.ndarray:
@@ -282,7 +285,7 @@ def _patch(array: blosc2.NDArray, start: Index, size: Index) -> np.ndarray:
 
 
 def _label_positions(segmentation: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    flat = np.flatnonzero(segmentation)
+    flat = np.flatnonzero((segmentation > 0) & (segmentation != UNLABELLED))
     values = segmentation.ravel()[flat]
     order = np.argsort(values, kind="stable")
     labels, starts = np.unique(values[order], return_index=True)
