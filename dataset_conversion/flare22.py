@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson, StructureSplit
 from arena_pipeline.io.facts import load_fact
@@ -52,6 +53,7 @@ class FlareJob(ConversionJob):
         return [self.image] if self.segmentation is None else [self.image, self.segmentation]
 
 
+@plain_arguments
 def convert_flare22(
     source: Path,
     workspace: Workspace,

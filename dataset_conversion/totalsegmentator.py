@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.dataset import DatasetJson, StructureSplit
 from arena_pipeline.io.images import check_same_grid, read_image, read_segmentation
@@ -39,6 +40,7 @@ class TotalSegmentatorJob(ConversionJob):
         return [self.image, *self.masks.values()]
 
 
+@plain_arguments
 def convert_totalsegmentator(
     source: Path,
     workspace: Workspace,

@@ -10,6 +10,9 @@ from arena_pipeline.words import counted
 
 if TYPE_CHECKING:
     from arena_pipeline.fingerprint import Fingerprint
+    from arena_pipeline.fingerprint.models import Level
+
+SHOWN_FINDINGS: dict[Level, int] = {"warning": 20, "fixed": 5, "info": 10}
 
 DESCRIPTION = """\
 Reads and checks every training case of a dataset and measures it: grids, intensities, volumes and components of every structure, and how
@@ -44,8 +47,10 @@ def _extract(args: argparse.Namespace) -> None:
 
 
 def _print(fingerprint: Fingerprint) -> None:
+    from arena_pipeline.fingerprint.findings import in_words
+
     print(f"{fingerprint.dataset_name}: {counted(fingerprint.n_training, 'training case')}, {counted(len(fingerprint.structures), 'structure')}")
-    for finding in fingerprint.findings:
-        print(f"  {finding.level}: {f'{finding.case}: ' if finding.case else ''}{finding.sentence}")
+    for line in in_words(fingerprint.findings, SHOWN_FINDINGS):
+        print(f"  {line}")
     if not fingerprint.findings:
         print(f"  nothing to note: the data suits {fingerprint.foundation}")

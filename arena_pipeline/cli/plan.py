@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from arena_pipeline.cli import common
 
 if TYPE_CHECKING:
+    from arena_pipeline.fingerprint.models import Level
     from arena_pipeline.planning import Plans, TaskPlan
     from arena_pipeline.stages.plan import WrittenPlans
 
@@ -19,7 +20,7 @@ the reason of every decision to plans.json, which may be edited. arena_plan_and_
   arena_plan -d 101"""
 
 SHOWN_TASKS = 20
-SHOWN_FINDINGS = 10
+SHOWN_FINDINGS: dict[Level, int] = {"warning": 10, "fixed": 3, "info": 5}
 SHOWN_NAMES = 8
 
 
@@ -49,7 +50,9 @@ def _plan(args: argparse.Namespace) -> None:
 
 
 def print_planned(planned: WrittenPlans) -> None:
-    """What was decided for one dataset, for a person."""
+    """What was decided for one dataset, and what was found in it, for a person."""
+    from arena_pipeline.fingerprint.findings import in_words
+
     plans = planned.plans
     print(f"{plans.dataset_name}, adapted from {plans.foundation} ({plans.reasons['foundation']})")
     adaptable = [task for task in plans.tasks if task.max_shots]
@@ -59,11 +62,8 @@ def print_planned(planned: WrittenPlans) -> None:
     if skipped := [task.name for task in plans.tasks if not task.max_shots]:
         more = f" and {len(skipped) - SHOWN_NAMES} more" if len(skipped) > SHOWN_NAMES else ""
         print(f"  not adaptable, no usable training case: {', '.join(skipped[:SHOWN_NAMES])}{more}")
-    warnings = [finding for finding in planned.findings if finding.level == "warning"]
-    for finding in warnings[:SHOWN_FINDINGS]:
-        print(f"  warning: {f'{finding.case}: ' if finding.case else ''}{finding.sentence}")
-    if len(warnings) > SHOWN_FINDINGS:
-        print(f"  and {len(warnings) - SHOWN_FINDINGS} more warnings in dataset_fingerprint.json")
+    for line in in_words(planned.findings, SHOWN_FINDINGS):
+        print(f"  {line}")
     print(f"plans, with the reason of every decision: {planned.file}")
     if planned.backup:
         print(f"the plans that were there are kept as {planned.backup}")

@@ -10,7 +10,7 @@ from arena_pipeline.words import counted
 
 if TYPE_CHECKING:
     from arena_pipeline.fingerprint.audit import DatasetAudit
-    from arena_pipeline.fingerprint.audit_case import Level
+    from arena_pipeline.fingerprint.models import Level
 
 EXIT_NOT_USABLE = 1
 SHOWN: dict[Level, int] = {"error": 1_000_000, "warning": 20, "fixed": 5, "info": 3}
@@ -46,12 +46,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _print(audit: DatasetAudit) -> None:
+    from arena_pipeline.fingerprint.findings import in_words
+
     print(f"{audit.dataset_name}: {counted(audit.checked, 'case')} checked")
-    for level, shown in SHOWN.items():
-        findings = audit.of_level(level)
-        for finding in findings[:shown]:
-            named = finding.case is None or finding.case in finding.sentence
-            print(f"  {level}: {'' if named else f'{finding.case}: '}{finding.sentence}")
-        if len(findings) > shown:
-            print(f"  {level}: and {len(findings) - shown} more, in the audit")
+    for line in in_words(audit.findings, SHOWN):
+        print(f"  {line}")
     print("  usable" if audit.usable else "  not usable as it is: mend the errors, then run this again")

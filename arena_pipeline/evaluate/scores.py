@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from arena_pipeline.evaluate.metrics import STATUSES, Overlap, Status, overlap, surface_distances, volume_error
+from arena_pipeline.evaluate.metrics import STATUSES, Overlap, Status, largest_component, overlap, surface_distances, volume_error
 from arena_pipeline.io.geometry import Geometry
 
 Protocol = Literal["native", "published"]
@@ -66,21 +66,28 @@ class LabelPair:
 
 
 def native_scores(
-    reference: np.ndarray, prediction: np.ndarray, labels: dict[str, LabelPair], grid: Geometry
+    reference: np.ndarray, prediction: np.ndarray, labels: dict[str, LabelPair], grid: Geometry, ignore_label: int | None = None
 ) -> dict[str, tuple[Status, dict[str, float]]]:
     """Status and all native metrics of every structure in `labels`.
 
     Args:
         reference, prediction: (x, y, z) integer, on one grid.
         grid: of both; its volume per voxel is |det| of the affine, also where the axes are not at right angles.
+        ignore_label: the reference's integer of voxels that nobody annotated: no count has them, and a structure beside one has no surface
+            distances, since its surface there is unknown.
     """
+    unlabelled = np.zeros((1, 1, 1), bool) if ignore_label is None else reference == ignore_label
+    if unlabelled.any():
+        prediction = np.where(unlabelled, 0, prediction)
+    annotated = reference.size - int(np.count_nonzero(unlabelled))
     reference_boxes, prediction_boxes = ndimage.find_objects(reference), ndimage.find_objects(prediction)
     scores = {}
     for structure, label in labels.items():
         box = _union(_box_of(reference_boxes, label.reference), _box_of(prediction_boxes, label.prediction))
         reference_mask, prediction_mask = reference[box] == label.reference, prediction[box] == label.prediction
-        counts = overlap(reference_mask, prediction_mask, outside=reference.size - reference_mask.size)
-        distances = surface_distances(reference_mask, prediction_mask, grid.spacing_mm)
+        counts = overlap(reference_mask, prediction_mask, outside=annotated - reference_mask.size)
+        around = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
+        distances = None if unlabelled[around].any() else surface_distances(reference_mask, prediction_mask, grid.spacing_mm)
         error_ml, error_percent = volume_error(counts, grid.voxel_volume_ml)
         scores[structure] = (
             counts.status,
@@ -88,9 +95,9 @@ def native_scores(
                 "Dice": counts.dice,
                 "IoU": counts.iou,
                 **count_metrics(counts),
-                "NSD_1mm": distances.nsd(1.0),
-                "NSD_2mm": distances.nsd(2.0),
-                "HD95_mm": distances.hd95(),
+                "NSD_1mm": math.nan if distances is None else distances.nsd(1.0),
+                "NSD_2mm": math.nan if distances is None else distances.nsd(2.0),
+                "HD95_mm": math.nan if distances is None else distances.hd95(),
                 "volume_error_ml": error_ml,
                 "volume_error_percent": error_percent,
             },
@@ -98,9 +105,20 @@ def native_scores(
     return scores
 
 
-def published_score(reference: np.ndarray, prediction: np.ndarray) -> tuple[Status, dict[str, float]]:
-    """Status and the published protocol's metrics of two boolean masks on the preprocessed grid."""
-    counts = overlap(reference, prediction)
+def published_score(
+    reference: np.ndarray, prediction: np.ndarray, unlabelled: np.ndarray | None = None, reduce: bool = False
+) -> tuple[Status, dict[str, float]]:
+    """Status and the published protocol's metrics of two boolean masks on the preprocessed grid.
+
+    Args:
+        unlabelled: voxels that nobody annotated, which are not counted.
+        reduce: the reference to its largest component, as the protocol has it for binary tasks; not where voxels are unlabelled, since pieces
+            may hang together there.
+    """
+    if unlabelled is not None and unlabelled.any():
+        counts = overlap(reference[~unlabelled], prediction[~unlabelled])
+    else:
+        counts = overlap(largest_component(reference) if reduce else reference, prediction)
     return counts.status, {"Dice": counts.published_dice, **count_metrics(counts)}
 
 

@@ -11,18 +11,18 @@ from scipy import ndimage
 
 from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.evaluate.cases import EvaluationCase
-from arena_pipeline.evaluate.metrics import Status, largest_component
+from arena_pipeline.evaluate.metrics import Status
 from arena_pipeline.evaluate.scores import LabelPair, Protocol, StructureScore, native_scores, not_annotated_metrics, published_score
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import grid_difference, read_segmentation
+from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.io.segmentations import aligned, check_segment_names
 from arena_pipeline.preprocess.case import preprocess_segmentation
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.masks import read_masks
 from arena_pipeline.preprocess.orientation import AxisOrder, to_ras
 from arena_pipeline.preprocess.resample import resample_nearest
-from arena_pipeline.words import without_advice
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Scoring:
         reference_labels, prediction_labels: all that their files may hold, structure -> integer.
         scheme: with the published protocol, the scheme that native predictions are resampled to; None: saved masks are used.
         largest_component: with the published protocol, whether references are reduced to their largest component (binary tasks).
+        ignore_label: the references' integer of voxels that nobody annotated; `reference_labels` has it too.
     """
 
     labels: dict[str, LabelPair]
@@ -47,6 +48,7 @@ class Scoring:
     protocol: Protocol
     scheme: Scheme | None
     largest_component: bool
+    ignore_label: int | None = None
 
     @property
     def sentence(self) -> str:
@@ -84,7 +86,7 @@ def _read_prediction(path: Path) -> Image:
     try:
         return read_segmentation(path)
     except ImageError as error:  # nobody has another copy of it, as there may be of a reference
-        raise ImageError(f"{without_advice(error)}; predict it again with --continue_prediction") from None
+        raise ImageError(error.found, case=error.case, file=error.file, advice="predict it again with --continue_prediction") from None
 
 
 def _from_segmentations(case: EvaluationCase, scoring: Scoring, reference: Image, prediction: Image) -> Scores:
@@ -92,9 +94,11 @@ def _from_segmentations(case: EvaluationCase, scoring: Scoring, reference: Image
     if scoring.scheme is None:
         if not reference.geometry.is_orthonormal:
             logger.warning("%s: %s", case.identifier, TILTED)
-        return native_scores(reference.array, prediction.array, labels, reference.geometry)
+        return native_scores(reference.array, prediction.array, labels, reference.geometry, scoring.ignore_label)
     on_grid = [_resampled(image, scoring.scheme) for image in (reference, prediction)]
-    return {s: _published(on_grid[0] == pair.reference, on_grid[1] == pair.prediction, scoring) for s, pair in labels.items()}
+    unlabelled = on_grid[0] == (-1 if scoring.ignore_label is None else scoring.ignore_label)
+    reduce = scoring.largest_component
+    return {s: published_score(on_grid[0] == p.reference, on_grid[1] == p.prediction, unlabelled, reduce) for s, p in labels.items()}
 
 
 def _from_masks(case: EvaluationCase, scoring: Scoring, reference: Image) -> Scores:
@@ -102,8 +106,9 @@ def _from_masks(case: EvaluationCase, scoring: Scoring, reference: Image) -> Sco
     masks, grid = read_masks(path, case.structures)
     grid = _for_reference(case, path, grid, reference.geometry)
     _check_labels(case, scoring.reference_labels, reference.array, case.reference)
-    segmentation = preprocess_segmentation(reference.array, grid)
-    return {s: _published(segmentation == scoring.labels[s].reference, mask, scoring) for s, mask in masks.items()}
+    segmentation = preprocess_segmentation(reference.array, grid, scoring.ignore_label)
+    numbers, reduce = scoring.labels, scoring.largest_component
+    return {s: published_score(segmentation == numbers[s].reference, mask, segmentation == UNLABELLED, reduce) for s, mask in masks.items()}
 
 
 def _for_reference(case: EvaluationCase, path: Path, grid: GridMap, reference: Geometry) -> GridMap:
@@ -119,10 +124,6 @@ def _for_reference(case: EvaluationCase, path: Path, grid: GridMap, reference: G
             advice="predict the image that the reference was drawn on",
         )
     return grid.model_copy(update={"native_shape": reference.shape, "axes": order.axes, "flips": order.flips})
-
-
-def _published(reference: np.ndarray, prediction: np.ndarray, scoring: Scoring) -> tuple[Status, dict[str, float]]:
-    return published_score(largest_component(reference) if scoring.largest_component else reference, prediction)
 
 
 def _resampled(image: Image, scheme: Scheme) -> np.ndarray:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from arena_pipeline.errors import ArenaError, DatasetError, PlansError
-from arena_pipeline.fingerprint.audit_case import AuditedCase, AuditFinding, AuditJob, Level, Part, audit_case
-from arena_pipeline.fingerprint.extract import annotated_structures
+from arena_pipeline.fingerprint.audit_case import AuditedCase, AuditJob, audit_case
 from arena_pipeline.fingerprint.findings import number_sentence, split_sentences
+from arena_pipeline.fingerprint.models import Finding, Level
+from arena_pipeline.fingerprint.reading import Part
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, FOLDERS, IMAGE_ENDINGS, RawDataset
 from arena_pipeline.io.json_files import read_model
@@ -32,10 +33,10 @@ class DatasetAudit(Frozen):
     dataset_name: str
     usable: bool
     checked: int
-    findings: tuple[AuditFinding, ...]
+    findings: tuple[Finding, ...]
     cases: tuple[AuditedCase, ...]
 
-    def of_level(self, level: Level) -> tuple[AuditFinding, ...]:
+    def of_level(self, level: Level) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.level == level)
 
     @classmethod
@@ -69,7 +70,7 @@ def audit_dataset(folder: Path, workers: int, corrected: Path | None = None) -> 
     for name, job in jobs.items():
         result = results[name]
         if isinstance(result, ArenaError):  # its worker died
-            findings.append(AuditFinding(level="error", case=job.case.identifier, file=None, sentence=str(result)))
+            findings.append(Finding(level="error", case=job.case.identifier, sentence=str(result)))
             continue
         findings += result.findings
         cases += [result.case] if result.case is not None else []
@@ -81,21 +82,21 @@ def _jobs(raw: RawDataset, corrected: Path | None) -> Iterator[AuditJob]:
     for part in parts:
         for case in (raw.training if part == "Tr" else raw.queries).values():
             copy = corrected / case.segmentation.parent.name / case.segmentation.name if corrected and case.segmentation else None
-            yield AuditJob(part, case, raw.json.structures, annotated_structures(raw.json, case.identifier), copy)
+            yield AuditJob(part, case, raw.json, copy)
 
 
-def _assemble(folder: Path, checked: int, findings: list[AuditFinding], cases: list[AuditedCase]) -> DatasetAudit:
+def _assemble(folder: Path, checked: int, findings: list[Finding], cases: list[AuditedCase]) -> DatasetAudit:
     order: tuple[Level, ...] = ("error", "warning", "fixed", "info")
     ordered = tuple(sorted(findings, key=lambda finding: order.index(finding.level)))
     usable = not any(finding.level == "error" for finding in findings)
     return DatasetAudit(dataset_name=folder.name, usable=usable, checked=checked, findings=ordered, cases=tuple(cases))
 
 
-def _of_dataset(level: Level, sentence: str) -> AuditFinding:
-    return AuditFinding(level=level, case=None, file=None, sentence=sentence)
+def _of_dataset(level: Level, sentence: str) -> Finding:
+    return Finding(level=level, case=None, sentence=sentence)
 
 
-def _dataset_findings(raw: RawDataset, cases: Sequence[AuditedCase]) -> list[AuditFinding]:
+def _dataset_findings(raw: RawDataset, cases: Sequence[AuditedCase]) -> list[Finding]:
     sentences = [*_doubles(raw, cases), *_unused_files(raw), *_unknown_cases(raw), *split_sentences(raw), *_absent_structures(raw, cases)]
     if raw.json.numTraining != len(raw.training):
         sentences.append(number_sentence(raw.json.numTraining, len(raw.training)))

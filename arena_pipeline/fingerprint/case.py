@@ -1,4 +1,4 @@
-"""Everything measured in one training case, in one reading of its two files."""
+"""Everything measured in one training case."""
 
 from __future__ import annotations
 
@@ -10,34 +10,25 @@ import numpy as np
 from scipy import ndimage
 
 from arena_pipeline.errors import DatasetError
-from arena_pipeline.fingerprint.models import CaseFacts
-from arena_pipeline.io.dataset import Case
+from arena_pipeline.fingerprint.models import CaseFacts, Finding
+from arena_pipeline.fingerprint.reading import looks_like_hu, read_case, structures_present
+from arena_pipeline.foundations import Scheme
+from arena_pipeline.io.dataset import Case, DatasetJson
 from arena_pipeline.io.geometry import Geometry
-from arena_pipeline.io.images import read_image
 from arena_pipeline.io.labels import count_labels
-from arena_pipeline.io.segmentations import read_case_segmentation
+from arena_pipeline.io.nearest import resample_nearest
 
 INTENSITY_SEED = 1234
-LOWEST_TISSUE_HU = -50.0  # fat and air lie below in every CT
-SMALLEST_RANGE_HU = 100.0  # even a window of soft tissue alone is wider
-HIGHEST_HU = 32767.0
+Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
 class CaseJob:
-    """What a worker needs to measure one case.
-
-    Attributes:
-        labels: structure -> integer.
-        annotated: the structures annotated in this case.
-        window_hu: the foundation's.
-        samples: foreground voxels to draw.
-    """
+    """What a worker needs to measure one case. `scheme`: the foundation's; `samples`: foreground voxels to draw."""
 
     case: Case
-    labels: dict[str, int]
-    annotated: tuple[str, ...]
-    window_hu: tuple[float, float]
+    description: DatasetJson
+    scheme: Scheme
     samples: int
 
 
@@ -46,15 +37,17 @@ class StructureMeasurement:
     """One structure with voxels in one case.
 
     Attributes:
-        components: number of its 26-connected components.
+        volume_ml, components: its volume, and the number of its 26-connected components; None where it borders on voxels that nobody annotated.
         touches_border: whether it has a voxel in the outermost layer of the volume.
         clipped_share: share of its voxels outside the window.
+        vanishes: whether none of its voxels is left at the foundation's spacing.
     """
 
-    volume_ml: float
-    components: int
+    volume_ml: float | None
+    components: int | None
     touches_border: bool
     clipped_share: float
+    vanishes: bool
 
 
 @dataclass(frozen=True)
@@ -62,8 +55,8 @@ class CaseMeasurement:
     """One case. `intensities` are HU of drawn foreground voxels, empty where none is labelled; `structures` has the non-empty ones."""
 
     facts: CaseFacts
+    findings: tuple[Finding, ...]
     shape_after_crop: tuple[int, int, int]
-    all_air: bool
     orthonormal: bool
     structures: dict[str, StructureMeasurement]
     intensities: np.ndarray
@@ -74,33 +67,25 @@ def measure_case(job: CaseJob) -> CaseMeasurement:
 
     Raises:
         ImageError: a file can't be read.
-        DatasetError: no segmentation, another grid, labels that dataset.json doesn't have, or of structures it says are not annotated here.
+        DatasetError: no segmentation, or what `read_case` raises.
     """
-    case = job.case
-    if case.segmentation is None:
-        raise DatasetError(f"{case.identifier}: no segmentation; every training case needs one in labelsTr")
-    image = read_image(case.image)
-    segmentation = read_case_segmentation(case.identifier, case.segmentation, image.geometry, job.labels)
-    voxels = segmentation.voxels
-    check_annotated(case, job.labels, job.annotated, voxels)
-    low, high = job.window_hu
+    case, description = job.case, job.description
+    reading = read_case(case, "Tr", description)
+    if reading.segmentation is None:
+        raise DatasetError("no segmentation", case=case.identifier, advice="every training case needs one in labelsTr")
+    image, segmentation, voxels = reading.image, reading.segmentation.array, reading.segmentation.voxels
+    low, high = job.scheme.window_hu
     clipped = (image.array < low) | (image.array > high)
-    facts = _case_facts(image.array, image.geometry, float(clipped.mean()), voxels)
     box = _bounding_box(image.array > low)
     axes = ras_axes(image.geometry)
     return CaseMeasurement(
-        facts=facts,
+        facts=_case_facts(image.array, image.geometry, float(clipped.mean()), structures_present(description, voxels)),
+        findings=_findings(case, reading.findings, all_air=box is None),
         shape_after_crop=_ordered([s.stop - s.start for s in box] if box else image.geometry.shape, axes),
-        all_air=box is None,
         orthonormal=image.geometry.is_orthonormal,
-        structures=_measure_structures(segmentation.array, job.labels, voxels, clipped, image.geometry.voxel_volume_ml),
-        intensities=_draw_foreground(image.array, segmentation.array, job.samples),
+        structures=_Structures(segmentation, voxels, clipped, image.geometry, job).measured(),
+        intensities=_draw_foreground(image.array, segmentation, description.ignore_label, job.samples),
     )
-
-
-def looks_like_hu(low: float, high: float) -> bool:
-    """Whether a volume from `low` to `high` can be Hounsfield units: it reaches down to fat, is no tiny range and no more than HU can be."""
-    return low < LOWEST_TISSUE_HU and high - low >= SMALLEST_RANGE_HU and high <= HIGHEST_HU
 
 
 def ras_axes(geometry: Geometry) -> tuple[int, int, int]:
@@ -109,22 +94,16 @@ def ras_axes(geometry: Geometry) -> tuple[int, int, int]:
     return int(x), int(y), int(z)
 
 
-def check_annotated(case: Case, labels: dict[str, int], annotated: tuple[str, ...], voxels: np.ndarray) -> None:
-    """Raises DatasetError for voxels of structures that dataset.json says are not annotated in this case.
-
-    Args:
-        labels: structure -> integer.
-        voxels: number of voxels of each label.
-    """
-    unexpected = [name for name, label in labels.items() if voxels[label] and name not in annotated]
-    if unexpected:
-        raise DatasetError(
-            f"{case.identifier}: {', '.join(unexpected)} has voxels in {case.segmentation}, but dataset.json says it is not annotated there; "
-            f"add it to annotated.{case.identifier} in dataset.json, or set those voxels to 0"
-        )
+def _findings(case: Case, found: tuple[Finding, ...], all_air: bool) -> tuple[Finding, ...]:
+    """What may spoil a result or is mended; a CT that shows nothing spoils its own only, so it stops nothing here."""
+    kept = [f if f.level != "error" else f.model_copy(update={"level": "warning"}) for f in found if f.level != "info"]
+    if all_air:
+        sentence = "nothing in the volume is above the lower end of the foundation's window: it is empty for the network; check the CT"
+        kept.append(Finding(level="warning", case=case.identifier, sentence=sentence))
+    return tuple(kept)
 
 
-def _case_facts(array: np.ndarray, geometry: Geometry, clipped_share: float, voxels: np.ndarray) -> CaseFacts:
+def _case_facts(array: np.ndarray, geometry: Geometry, clipped_share: float, labels_present: tuple[int, ...]) -> CaseFacts:
     axes = ras_axes(geometry)
     shape = _ordered(geometry.shape, axes)
     spacing = tuple(float(geometry.spacing_mm[axis]) for axis in axes)
@@ -140,40 +119,57 @@ def _case_facts(array: np.ndarray, geometry: Geometry, clipped_share: float, vox
         clipped_share=clipped_share,
         field_of_view_mm=tuple(n * mm for n, mm in zip(shape, spacing, strict=True)),
         looks_like_hu=looks_like_hu(low, high),
-        labels_present=tuple(int(label) for label in np.flatnonzero(voxels) if label),
+        labels_present=labels_present,
     )
 
 
-def _measure_structures(
-    segmentation: np.ndarray, labels: dict[str, int], voxels: np.ndarray, clipped: np.ndarray, voxel_volume_ml: float
-) -> dict[str, StructureMeasurement]:
-    clipped_voxels = count_labels(segmentation[clipped], len(voxels))
-    boxes = ndimage.find_objects(segmentation, max_label=len(voxels) - 1)
-    measured = {}
-    for name, label in labels.items():
-        if not voxels[label]:
-            continue
-        box = boxes[label - 1]
-        _, components = cc3d.connected_components(segmentation[box] == label, connectivity=26, return_N=True)
-        measured[name] = StructureMeasurement(
-            volume_ml=float(voxels[label] * voxel_volume_ml),
-            components=int(components),
-            touches_border=any(s.start == 0 or s.stop == n for s, n in zip(box, segmentation.shape, strict=True)),
-            clipped_share=float(clipped_voxels[label] / voxels[label]),
+class _Structures:
+    """The structures of one segmentation (x, y, z), measured."""
+
+    def __init__(self, segmentation: np.ndarray, voxels: np.ndarray, clipped: np.ndarray, geometry: Geometry, job: CaseJob) -> None:
+        self.segmentation, self.voxels, self.geometry = segmentation, voxels, geometry
+        self.labels, self.ignore_label = job.description.structures, job.description.ignore_label
+        self.clipped = count_labels(segmentation[clipped], len(voxels))
+        order = nib.io_orientation(geometry.affine)
+        x, y, z = (geometry.spacing_mm[axis] for axis in ras_axes(geometry))
+        coarse = resample_nearest(nib.apply_orientation(segmentation, order), (x, y, z), job.scheme.spacing_mm)
+        self.left = count_labels(coarse, len(voxels))
+
+    def measured(self) -> dict[str, StructureMeasurement]:
+        boxes = ndimage.find_objects(self.segmentation, max_label=len(self.voxels) - 1)
+        return {name: self._measure(label, boxes[label - 1]) for name, label in self.labels.items() if self.voxels[label]}
+
+    def _measure(self, label: int, box: Box) -> StructureMeasurement:
+        whole = self._is_annotated_around(label, box)
+        return StructureMeasurement(
+            volume_ml=float(self.voxels[label] * self.geometry.voxel_volume_ml) if whole else None,
+            components=int(cc3d.connected_components(self.segmentation[box] == label, connectivity=26, return_N=True)[1]) if whole else None,
+            touches_border=any(s.start == 0 or s.stop == n for s, n in zip(box, self.segmentation.shape, strict=True)),
+            clipped_share=float(self.clipped[label] / self.voxels[label]),
+            vanishes=not self.left[label],
         )
-    return measured
+
+    def _is_annotated_around(self, label: int, box: Box) -> bool:
+        """Whether no voxel beside the structure is one that nobody annotated: there it may go on, and pieces may hang together."""
+        if self.ignore_label is None or not self.voxels[self.ignore_label]:
+            return True
+        region = self.segmentation[tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)]
+        unlabelled = region == self.ignore_label
+        return not (unlabelled.any() and (ndimage.binary_dilation(region == label, np.ones((3, 3, 3))) & unlabelled).any())
 
 
-def _draw_foreground(array: np.ndarray, segmentation: np.ndarray, samples: int) -> np.ndarray:
+def _draw_foreground(array: np.ndarray, segmentation: np.ndarray, ignore_label: int | None, samples: int) -> np.ndarray:
     """As nnU-Net draws: the same number from every case, with replacement, so that no large case outweighs the others."""
-    foreground = array[segmentation > 0]
+    inside = segmentation > 0
+    if ignore_label is not None:
+        inside &= segmentation != ignore_label
+    foreground = array[inside]
     if not foreground.size:
         return np.empty(0, np.float32)
-    rng = np.random.default_rng(INTENSITY_SEED)
-    return rng.choice(foreground, samples, replace=True).astype(np.float32)
+    return np.random.default_rng(INTENSITY_SEED).choice(foreground, samples, replace=True).astype(np.float32)
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
+def _bounding_box(mask: np.ndarray) -> Box | None:
     box = ndimage.find_objects(mask.view(np.uint8))
     return box[0] if box else None
 

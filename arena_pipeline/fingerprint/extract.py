@@ -11,7 +11,7 @@ import numpy as np
 
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.fingerprint.case import CaseJob, CaseMeasurement, measure_case
-from arena_pipeline.fingerprint.findings import case_findings, dataset_findings, number_sentence, split_sentences
+from arena_pipeline.fingerprint.findings import dataset_findings, number_sentence, split_sentences
 from arena_pipeline.fingerprint.models import Finding, Fingerprint, IntensityProperties, StructureFacts
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 INTENSITY_SAMPLES = 10_000_000
 """Foreground voxels drawn from all cases together. nnU-Net draws ten times as many; percentiles differ by less than 1 HU."""
 NAMED_FAULTS = 10
+FINGERPRINT_VERSION = 2
+"""Of what is measured and found: a fingerprint of another version is measured again."""
 
 
 def extract_fingerprint(raw: RawDataset, preset: FoundationPreset, workers: int) -> Fingerprint:
@@ -60,24 +62,26 @@ def dataset_state(raw: RawDataset, preset: FoundationPreset) -> str:
         for path in (case.image, case.segmentation):
             if path is not None and path.exists():
                 files.append((path.relative_to(raw.folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns))
-    facts: list[object] = [raw.json.model_dump(mode="json"), files, preset.name, preset.scheme.model_dump(mode="json"), sorted(preset.structures)]
+    facts: list[object] = [
+        FINGERPRINT_VERSION,
+        raw.json.model_dump(mode="json"),
+        files,
+        preset.name,
+        preset.scheme.model_dump(mode="json"),
+        sorted(preset.structures),
+    ]
     facts += split_sentences(raw)  # whether a query of the split is there: no other finding is about queries
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def annotated_structures(description: DatasetJson, case: str) -> tuple[str, ...]:
-    """The structures annotated in a case, in the order of dataset.json."""
-    return tuple(name for name in description.structures if description.is_annotated(case, name))
-
-
 def _job(raw: RawDataset, case: str, preset: FoundationPreset) -> CaseJob:
     samples = max(1, INTENSITY_SAMPLES // len(raw.training))
-    return CaseJob(raw.training[case], raw.json.structures, annotated_structures(raw.json, case), preset.scheme.window_hu, samples)
+    return CaseJob(raw.training[case], raw.json, preset.scheme, samples)
 
 
 def _assemble(raw: RawDataset, preset: FoundationPreset, measured: dict[str, CaseMeasurement], state: str) -> Fingerprint:
     structures = {name: _structure_facts(name, raw.json, measured) for name in raw.json.structures}
-    findings = [f for case, m in measured.items() for f in case_findings(case, m, annotated_structures(raw.json, case))]
+    findings = [finding for m in measured.values() for finding in m.findings]
     findings += dataset_findings(measured, structures, preset)
     findings += [Finding(level="warning", case=None, sentence=sentence) for sentence in split_sentences(raw)]
     if raw.json.numTraining != len(measured):
@@ -106,11 +110,16 @@ def _structure_facts(name: str, description: DatasetJson, measured: Mapping[str,
         non_empty=len(present),
         non_empty_cases=tuple(present),
         annotated_cases=annotated,
-        median_volume_ml=float(np.median([m.volume_ml for m in present.values()])) if present else None,
-        components={case: m.components for case, m in present.items()},
+        median_volume_ml=_median([m.volume_ml for m in present.values() if m.volume_ml is not None]),
+        components={case: m.components for case, m in present.items() if m.components is not None},
         touches_border=sum(m.touches_border for m in present.values()),
-        clipped_share=float(np.median([m.clipped_share for m in present.values()])) if present else None,
+        clipped_share=_median([m.clipped_share for m in present.values()]),
+        vanishing_cases=tuple(case for case, m in present.items() if m.vanishes),
     )
+
+
+def _median(values: list[float]) -> float | None:
+    return float(np.median(values)) if values else None
 
 
 def _intensity_properties(measured: Mapping[str, CaseMeasurement]) -> dict[str, IntensityProperties]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 import numpy as np
 
 from arena_pipeline.fingerprint.case import CaseMeasurement
-from arena_pipeline.fingerprint.models import Finding, StructureFacts
+from arena_pipeline.fingerprint.models import Finding, Level, StructureFacts
 from arena_pipeline.foundations import FoundationPreset, Scheme
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.words import counted
@@ -21,20 +20,24 @@ NAMED_CASES = 5
 NAMED_STRUCTURES = 12
 
 
-def case_findings(case: str, measured: CaseMeasurement, annotated: Iterable[str]) -> list[Finding]:
-    """Warnings about one case."""
-    facts = measured.facts
-    sentences = []
-    if not facts.looks_like_hu:
-        sentences.append(not_hu_sentence(facts.min_hu, facts.max_hu))
-    if measured.all_air:
-        sentences.append("nothing in the volume is above the lower end of the foundation's window: it is empty for the network; check the CT")
-    annotated = tuple(annotated)
-    if not annotated:
-        sentences.append("no structure is annotated: it can't be a support case; take it out of imagesTr or annotate it")
-    elif not measured.structures:
-        sentences.append("the segmentation is empty: it can't be a support case; annotate it, or take it out of imagesTr")
-    return [Finding(level="warning", case=case, sentence=sentence) for sentence in sentences]
+def in_words(findings: Iterable[Finding], shown: Mapping[Level, int]) -> list[str]:
+    """A line for each finding, "warning: s0042: the sentence"; cases with the same one share a line, and of a level at most `shown` are told."""
+    groups: dict[tuple[Level, str], list[str]] = {}
+    for finding in findings:
+        cases = groups.setdefault((finding.level, finding.sentence), [])
+        if finding.case is not None and finding.case not in finding.sentence:
+            cases.append(finding.case)
+    lines = []
+    for level, most in shown.items():
+        found = [(cases, sentence) for (of_level, sentence), cases in groups.items() if of_level == level]
+        lines += [f"{level}: {_named(cases)}{sentence}" for cases, sentence in found[:most]]
+        if len(found) > most:
+            lines.append(f"{level}: and {len(found) - most} more, in the file that is written")
+    return lines
+
+
+def _named(cases: list[str]) -> str:
+    return f"{_list(cases, NAMED_CASES)}: " if cases else ""
 
 
 def dataset_findings(
@@ -65,21 +68,6 @@ def split_sentences(raw: RawDataset) -> list[str]:
     return sentences
 
 
-def not_hu_sentence(low: float, high: float) -> str:
-    """What is wrong with intensities from `low` to `high`, and what to do."""
-    return f"intensities from {low:g} to {high:g} are not Hounsfield units{_not_hu_hint(low, high)}"
-
-
-def _not_hu_hint(low: float, high: float) -> str:
-    if high - low <= 10:
-        return " (scaled to a small range?); export the CT without normalisation"
-    if low >= 0 and high <= 255:
-        return " (an 8-bit picture, or a windowed export?); export the CT with its full range"
-    if low >= 0:
-        return " (an MR image, or a CT without its offset?); export it with rescale slope and intercept applied, water is 0 and air -1000 HU"
-    return "; export the CT with rescale slope and intercept applied, water is 0 and air -1000 HU"
-
-
 def _grid_findings(measurements: Mapping[str, CaseMeasurement], scheme: Scheme) -> list[Finding]:
     facts = {case: measured.facts for case, measured in measurements.items()}
     patch_mm = np.multiply(scheme.patch_size_voxels, scheme.spacing_mm)
@@ -100,7 +88,7 @@ def _grid_findings(measurements: Mapping[str, CaseMeasurement], scheme: Scheme) 
             f"{_cases(small, facts)} smaller than the foundation's patch of {_mm(patch_mm)} along some axis (smallest: {worst}, "
             f"{_mm(facts[worst].field_of_view_mm)}): the rest of it is padded with air; use scans with a larger field of view if there are any"
         )
-        findings.append(Finding(level="info", case=None, sentence=sentence))
+        findings.append(Finding(level="warning", case=None, sentence=sentence))
     oblique = [case for case, f in facts.items() if f.oblique]
     if oblique:
         sentence = (
@@ -110,7 +98,7 @@ def _grid_findings(measurements: Mapping[str, CaseMeasurement], scheme: Scheme) 
     sheared = [case for case, measured in measurements.items() if not measured.orthonormal]
     if sheared:
         sentence = f"{_cases(sheared, facts)} on a grid without right angles, taken as if it had them; re-export where shapes look skewed"
-        findings.append(Finding(level="info", case=None, sentence=sentence))
+        findings.append(Finding(level="warning", case=None, sentence=sentence))
     return findings
 
 
@@ -121,7 +109,8 @@ def _structure_findings(structures: Mapping[str, StructureFacts], preset: Founda
     clipped = [name for name, facts in structures.items() if facts.clipped_share is not None and facts.clipped_share > MUCH_CLIPPED]
     low, high = preset.scheme.window_hu
     window, spacing = f"{low:g} to {high:g} HU", _mm(preset.scheme.spacing_mm)
-    groups: list[tuple[Literal["info", "warning"], list[str], str]] = [
+    shown = {name: facts for name, facts in structures.items() if facts.non_empty}
+    groups: list[tuple[Level, list[str], str]] = [
         (
             "warning",
             [name for name, facts in structures.items() if not facts.annotated],
@@ -134,7 +123,7 @@ def _structure_findings(structures: Mapping[str, StructureFacts], preset: Founda
         ),
         (
             "info",
-            [f"{name} ({structures[name].non_empty})" for name in volumes if structures[name].non_empty < USUAL_SHOTS],
+            [f"{name} ({facts.non_empty})" for name, facts in shown.items() if facts.non_empty < USUAL_SHOTS],
             f"present in fewer than {USUAL_SHOTS} training cases (the number is the most shots possible); annotate more if you can",
         ),
         (
@@ -143,8 +132,13 @@ def _structure_findings(structures: Mapping[str, StructureFacts], preset: Founda
             f"fewer than {FEW_VOXELS:g} voxels at the foundation's {spacing}, too few to outline well; a foundation with finer voxels suits better",
         ),
         (
+            "warning",
+            [f"{name} ({', '.join(facts.vanishing_cases[:NAMED_CASES])})" for name, facts in shown.items() if facts.vanishing_cases],
+            f"not a voxel is left at the foundation's {spacing}, so these are no support cases of it; a foundation with finer voxels shows more",
+        ),
+        (
             "info",
-            [f"{name} ({structures[name].touches_border} of {structures[name].non_empty})" for name in volumes if structures[name].touches_border],
+            [f"{name} ({facts.touches_border} of {facts.non_empty})" for name, facts in shown.items() if facts.touches_border],
             "reaches the edge of the volume and may be cut off there; prefer support cases that show all of it",
         ),
         (
@@ -161,9 +155,8 @@ def _structure_findings(structures: Mapping[str, StructureFacts], preset: Founda
     return [Finding(level=level, case=None, sentence=f"{_list(names)}: {text}") for level, names, text in groups if names]
 
 
-def _list(names: list[str]) -> str:
-    more = len(names) - NAMED_STRUCTURES
-    return ", ".join(names[:NAMED_STRUCTURES]) + (f" and {more} more" if more > 0 else "")
+def _list(names: list[str], most: int = NAMED_STRUCTURES) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _cases(cases: list[str], everything: Mapping[str, object]) -> str:

@@ -14,6 +14,8 @@ from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.settings import Frozen
 
+Level = Literal["error", "warning", "fixed", "info"]
+
 
 class IntensityProperties(Frozen):
     """Intensities in HU over labelled voxels, every case with the same weight."""
@@ -34,10 +36,11 @@ class StructureFacts(Frozen):
         annotated: number of cases in which it is annotated, present or not.
         non_empty: number of cases in which it has voxels.
         annotated_cases, non_empty_cases: which, sorted.
-        median_volume_ml: over the non-empty cases; None where there are none.
-        components: 26-connected components, for each non-empty case.
+        median_volume_ml: over the non-empty cases; None where there are none. Cases that are unlabelled beside the structure don't count.
+        components: 26-connected components, for each non-empty case that is annotated all around the structure.
         touches_border: number of cases in which it reaches the edge of the volume.
         clipped_share: median over the non-empty cases of the share of its voxels outside the foundation's window.
+        vanishing_cases: the non-empty cases in which none of its voxels is left at the foundation's spacing, sorted.
     """
 
     annotated: int
@@ -48,6 +51,7 @@ class StructureFacts(Frozen):
     components: dict[str, int]
     touches_border: int
     clipped_share: float | None = None
+    vanishing_cases: tuple[str, ...] = ()
 
 
 class CaseFacts(Frozen):
@@ -80,14 +84,18 @@ class CaseFacts(Frozen):
 
 
 class Finding(Frozen):
-    """Something about the data that a person should know or can mend, in one sentence.
+    """Something about a dataset that a person should know or can mend, in one sentence.
 
     Attributes:
-        case: the case it is about; None for the whole dataset.
+        level: "error": the case, or the dataset, can't be used; "warning": it can, and results may suffer; "fixed": a small fault that is
+            mended whenever the file is read; "info": unusual and read right.
+        case: None for the whole dataset.
+        file: below the dataset's folder; None where it is about no single file.
     """
 
-    level: Literal["info", "warning"]
+    level: Level
     case: str | None
+    file: str | None = None
     sentence: str
 
 

@@ -103,15 +103,17 @@ def check_geometry(path: Path, geometry: Geometry) -> None:
     """Raises ImageError for a grid that no scan of a person has: axes in one plane, NaN or infinity, voxels of no size or of metres."""
     affine = geometry.affine
     if not spans_volume(affine):
-        raise ImageError(f"{path}: the header's affine spans no volume ({affine[:3].tolist()}); export it again with its orientation")
+        raise ImageError(f"the header's affine spans no volume ({affine[:3].tolist()})", file=path, advice="export it again with its orientation")
     lengths = np.asarray(geometry.spacing_mm)
     if min(lengths) < SMALLEST_SPACING_MM or max(lengths * geometry.shape) > LARGEST_EXTENT_MM:
         size, voxels = " x ".join(f"{length:.3g}" for length in lengths), " x ".join(map(str, geometry.shape))
-        raise ImageError(f"{path}: {voxels} voxels of {size} mm are no scan of a person; correct the voxel size in the header")
+        raise ImageError(f"{voxels} voxels of {size} mm are no scan of a person", file=path, advice="correct the voxel size in the header")
 
 
 def check_memory(path: Path, voxel_bytes: int) -> None:
     """Raises ImageError, before any memory is taken, for a volume that this machine can't hold."""
     if voxel_bytes > memory_bytes():
         needed, there = voxel_bytes / 2**30, memory_bytes() / 2**30
-        raise ImageError(f"{path}: {needed:,.1f} GiB of voxels, this machine has {there:.1f} GiB of memory; check the file, or use a larger machine")
+        raise ImageError(
+            f"{needed:,.1f} GiB of voxels, this machine has {there:.1f} GiB of memory", file=path, advice="check the file, or use a larger machine"
+        )

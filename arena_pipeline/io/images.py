@@ -47,7 +47,7 @@ def read_image(path: str | Path | CTSeries, warn: bool = True) -> Image:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         voxels = "1 voxel is" if bad == 1 else f"{bad:,} voxels are"
-        raise ImageError(f"{path}: {voxels} NaN or infinite; replace them (air is -1024 HU) or export the CT again")
+        raise ImageError(f"{voxels} NaN or infinite", file=path, advice="replace them (air is -1024 HU) or export the CT again")
     for oddity in nifti.oddities(geometry) if warn else ():
         logger.warning("%s: %s", path, oddity)
     return Image(array, geometry)
@@ -75,11 +75,13 @@ def read_segmentation(path: str | Path) -> Image:
         return Image(stored, geometry)
     if not (stored.min() >= -tolerance and stored.max() <= np.iinfo(np.uint16).max):
         found = f"values from {stored.min()} to {stored.max()}"
-        raise ImageError(f"{path}: {found}; a segmentation holds whole numbers from 0 to 65,535, is this the CT itself?")
+        raise ImageError(f"{found}; a segmentation holds whole numbers from 0 to 65,535, is this the CT itself?", file=path)
     whole = np.rint(stored) if stored.dtype.kind == "f" else stored
     if stored.dtype.kind == "f" and (fractions := np.abs(whole - stored) > tolerance).any():
         found = ", ".join(f"{value:.6g}" for value in np.unique(stored[fractions])[:NAMED_VALUES])
-        raise ImageError(f"{path}: values that are not whole numbers ({found}); a segmentation holds labels, export it without interpolation")
+        raise ImageError(
+            f"values that are not whole numbers ({found})", file=path, advice="a segmentation holds labels, export it without interpolation"
+        )
     return Image(whole.astype(np.uint8 if whole.max() <= 255 else np.uint16), geometry)
 
 
@@ -137,13 +139,13 @@ def write_segmentation(path: str | Path, array: np.ndarray, geometry: Geometry, 
     """
     path = Path(path)
     if array.shape != geometry.shape:
-        raise ImageError(f"{path}: a segmentation of shape {array.shape} does not fit the CT of shape {geometry.shape}")
+        raise ImageError(f"a segmentation of shape {array.shape} does not fit the CT of shape {geometry.shape}", file=path)
     high = int(array.max())
     compact = array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
     if labels is not None:
         unnamed = sorted(set(labels_present(compact)) - {0, *labels.values()})
         if unnamed:
-            raise ImageError(f"{path}: labels {unnamed} have no name; known: {dict(labels)}")
+            raise ImageError(f"labels {unnamed} have no name; known: {dict(labels)}", file=path)
     _write(path, compact, geometry, level=6, comment=None if labels is None else json.dumps({"labels": dict(labels)}))
 
 
@@ -184,14 +186,16 @@ def _rounded(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
 
 def _is_nifti(path: Path) -> bool:
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise ImageError(f"{path}: a pipe or a device, which would be waited for; expected a file")
+        raise ImageError("a pipe or a device, which would be waited for; expected a file", file=path)
     if path.is_dir() and path.name.lower().endswith(READABLE_ENDINGS):
-        raise ImageError(f"{path}: a folder where a file was expected; if the file is in it, move it out, else rename or remove the folder")
+        raise ImageError(
+            "a folder where a file was expected", file=path, advice="if the file is in it, move it out, else rename or remove the folder"
+        )
     if path.name.lower().endswith(itk.ENDINGS):
         return False
     if path.name.lower().endswith(nifti.ENDINGS):
         return True
-    raise ImageError(f"{path}: unknown kind of image; known: {', '.join(READABLE_ENDINGS)} and DICOM folders")
+    raise ImageError(f"unknown kind of image; known: {', '.join(READABLE_ENDINGS)} and DICOM folders", file=path)
 
 
 def _write(path: Path, array: np.ndarray, geometry: Geometry, level: int, comment: str | None = None) -> None:

@@ -52,9 +52,9 @@ def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise ImageError(_unreadable(path, error)) from None
+        raise _unreadable(path, error) from None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise ImageError(_not_a_volume(path, image.GetDimension(), image.GetNumberOfComponentsPerPixel()))
+        raise _not_a_volume(path, image.GetDimension(), image.GetNumberOfComponentsPerPixel())
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), _geometry(path, image)
 
 
@@ -77,9 +77,9 @@ def _read_header(path: Path) -> sitk.ImageFileReader:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise ImageError(_unreadable(path, error)) from None
+        raise _unreadable(path, error) from None
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        raise ImageError(_not_a_volume(path, reader.GetDimension(), reader.GetNumberOfComponents()))
+        raise _not_a_volume(path, reader.GetDimension(), reader.GetNumberOfComponents())
     return reader
 
 
@@ -89,9 +89,11 @@ def _check_dimensions(path: Path) -> None:
         with path.open("rb") as file:
             found = NDIMS.search(file.read(META_HEADER_BYTES))
     except OSError as error:
-        raise ImageError(f"{path}: can't be read ({error.strerror}); check the path, and who may read it") from None
+        raise ImageError(f"can't be read ({error.strerror})", file=path, advice="check the path, and who may read it") from None
     if found is None or int(found.group(1)) not in range(1, 11):
-        raise ImageError(f"{path}: not a MetaImage file, or a damaged one: no line NDims = 3 in its header; export it again, as .nii.gz if possible")
+        raise ImageError(
+            "not a MetaImage file, or a damaged one: no line NDims = 3 in its header", file=path, advice="export it again, as .nii.gz if possible"
+        )
 
 
 def _check_size(path: Path, header: sitk.ImageFileReader) -> None:
@@ -100,15 +102,16 @@ def _check_size(path: Path, header: sitk.ImageFileReader) -> None:
     check_memory(path, math.prod(header.GetSize()) * bytes_each)
 
 
-def _unreadable(path: Path, error: RuntimeError) -> str:
+def _unreadable(path: Path, error: RuntimeError) -> ImageError:
     if not path.exists():
-        return f"{path}: {not_there(path)}"
+        return ImageError(not_there(path), file=path)
     reason = str(error).strip().splitlines()[-1]
-    return f"{path}: SimpleITK can't read it ({reason}); export it again, as .nii.gz if possible"
+    return ImageError(f"SimpleITK can't read it ({reason})", file=path, advice="export it again, as .nii.gz if possible")
 
 
-def _not_a_volume(path: Path, dimensions: int, components: int) -> str:
-    return f"{path}: expected one 3D volume of one number per voxel, found {dimensions} dimensions of {components}; export a single CT series"
+def _not_a_volume(path: Path, dimensions: int, components: int) -> ImageError:
+    found = f"expected one 3D volume of one number per voxel, found {dimensions} dimensions of {components}"
+    return ImageError(found, file=path, advice="export a single CT series")
 
 
 def _geometry(path: Path, source: sitk.Image | sitk.ImageFileReader) -> Geometry:

@@ -64,7 +64,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
         geometry = _geometry(header, path)
         dtype = header.get_data_dtype()
         if dtype.fields is not None or dtype.kind not in "iuf":
-            raise ImageError(f"{path}: voxels of type {dtype} (colour or complex); expected one number per voxel, export the CT in Hounsfield units")
+            raise ImageError(
+                f"voxels of type {dtype} (colour or complex); expected one number per voxel, export the CT in Hounsfield units", file=path
+            )
         offset = int(header.get_data_offset())
         voxel_bytes = math.prod(geometry.shape) * dtype.itemsize
         _check_promise(path, offset + voxel_bytes, _is_gzip(path))
@@ -187,31 +189,31 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with gzip.open(path, "rb") if _is_gzip(path) else open(path, "rb") as stream:
             yield stream  # type: ignore[misc]
     except FileNotFoundError:
-        raise ImageError(f"{path}: {not_there(path)}") from None
+        raise ImageError(not_there(path), file=path) from None
     except (EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise ImageError(f"{path}: can't be read ({error.strerror}); check the link or the disk, and who may read it") from None
-        raise ImageError(f"{path}: cut short or damaged ({error}); copy or download it again") from None
+            raise ImageError(f"can't be read ({error.strerror})", file=path, advice="check the link or the disk, and who may read it") from None
+        raise ImageError(f"cut short or damaged ({error})", file=path, advice="copy or download it again") from None
 
 
 def _read_header(stream: BinaryIO, path: Path) -> nib.Nifti1Header:
     start = stream.read(4)
     if len(start) < 4:
-        raise ImageError(f"{path}: an empty file; copy or download it again")
+        raise ImageError("an empty file", file=path, advice="copy or download it again")
     sizes = {int.from_bytes(start, order) for order in ("little", "big")} & set(HEADER_BYTES)
     if not sizes:
         kind = next((words for bytes_, words in OTHER_FILES.items() if start.startswith(bytes_)), None)
         kind = kind or ("a web page" if b"<" in start else f"something else, it starts with {start!r}")
-        raise ImageError(f"{path}: not a NIfTI file but {kind}; export it as .nii.gz")
+        raise ImageError(f"not a NIfTI file but {kind}", file=path, advice="export it as .nii.gz")
     size = sizes.pop()
     # The header alone: extensions say how long they are, and a damaged one may say anything.
     # unchecked: nibabel's check would replace a voxel size of 0 by 1 before it can be noticed
     try:
         header = HEADER_BYTES[size](start + stream.read(size - len(start)), check=False)
     except (WrapStructError, ValueError) as error:
-        raise ImageError(f"{path}: the NIfTI header is cut short or invalid ({error}); copy or download it again") from None
+        raise ImageError(f"the NIfTI header is cut short or invalid ({error})", file=path, advice="copy or download it again") from None
     if not bytes(header["magic"]).startswith(b"n+"):
-        raise ImageError(f"{path}: a header without its voxels (.hdr/.img pair); convert it to one .nii.gz file")
+        raise ImageError("a header without its voxels (.hdr/.img pair)", file=path, advice="convert it to one .nii.gz file")
     return header
 
 
@@ -220,10 +222,12 @@ def _geometry(header: nib.Nifti1Header, path: Path) -> Geometry:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3 or min(shape) < 1:
-        raise ImageError(f"{path}: expected one 3D volume, found shape {shape}; export a single CT series as a 3D file")
+        raise ImageError(f"expected one 3D volume, found shape {shape}", file=path, advice="export a single CT series as a 3D file")
     spacing = np.abs(header["pixdim"][1:4])
     if not (spacing > 0).all():
-        raise ImageError(f"{path}: the voxels have no volume (spacing {spacing.tolist()} mm); correct the header's voxel size, or export it again")
+        raise ImageError(
+            f"the voxels have no volume (spacing {spacing.tolist()} mm)", file=path, advice="correct the header's voxel size, or export it again"
+        )
     return Geometry(shape, _affine(header, path), header)
 
 
@@ -231,7 +235,7 @@ def _shape(header: nib.Nifti1Header, path: Path) -> tuple[int, ...]:
     try:
         return tuple(int(n) for n in header.get_data_shape())
     except HeaderDataError as error:
-        raise ImageError(f"{path}: the NIfTI header is invalid ({error}); export it again") from None
+        raise ImageError(f"the NIfTI header is invalid ({error})", file=path, advice="export it again") from None
 
 
 def _affine(header: nib.Nifti1Header, path: Path) -> np.ndarray:
@@ -246,7 +250,7 @@ def _affine(header: nib.Nifti1Header, path: Path) -> np.ndarray:
                 return np.asarray(header.get_qform(), dtype=np.float64)
             return np.asarray(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
-        raise ImageError(f"{path}: the NIfTI header is invalid ({error}); export it again") from None
+        raise ImageError(f"the NIfTI header is invalid ({error})", file=path, advice="export it again") from None
 
 
 def scaling(header: nib.Nifti1Header) -> tuple[float, float]:
@@ -261,7 +265,9 @@ def _check_promise(path: Path, promised: int, compressed: bool) -> None:
     """Refuses, before any memory is taken, a header that promises more than the file can hold."""
     size = path.stat().st_size
     if promised > size * (MAXIMAL_DEFLATE_RATIO if compressed else 1):
-        raise ImageError(f"{path}: the header promises {promised:,} bytes, more than the file of {size:,} bytes can hold; copy or download it again")
+        raise ImageError(
+            f"the header promises {promised:,} bytes, more than the file of {size:,} bytes can hold", file=path, advice="copy or download it again"
+        )
 
 
 def _fill(stream: BinaryIO, target: memoryview, path: Path) -> None:
@@ -269,10 +275,10 @@ def _fill(stream: BinaryIO, target: memoryview, path: Path) -> None:
     while done < len(target):
         count = stream.readinto(target[done:])  # type: ignore[attr-defined]
         if not count:
-            raise ImageError(f"{path}: cut short, {done:,} of {len(target):,} bytes of voxels are there; copy or download it again")
+            raise ImageError(f"cut short, {done:,} of {len(target):,} bytes of voxels are there", file=path, advice="copy or download it again")
         done += count
     # To the end, where gzip compares its checksum. What goes on for long after the last voxel is no file of this header.
     for _ in range(max(1, len(target) // SKIPPED_BYTES) + 1):
         if not stream.read(SKIPPED_BYTES):
             return
-    raise ImageError(f"{path}: goes on after the {len(target):,} bytes that its header tells of; export it again")
+    raise ImageError(f"goes on after the {len(target):,} bytes that its header tells of", file=path, advice="export it again")

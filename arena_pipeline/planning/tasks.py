@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from arena_pipeline.fingerprint import Fingerprint
+from arena_pipeline.fingerprint import Finding, Fingerprint
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, StructureSplit
 from arena_pipeline.io.splits import LARGEST_DRAW
-from arena_pipeline.planning.models import TaskPlan
+from arena_pipeline.planning.models import Plans, TaskPlan
 
+GONE = "no voxel left at the foundation's spacing"
 SHOWN = 5
 """Names of cases that a reason lists before it only counts."""
 
@@ -87,7 +88,7 @@ def choose_candidates(name: str, structures: dict[str, int], dataset: DatasetJso
     candidates = tuple(case for case in pool if faults[case] is None)
     source = "cases of the split in dataset.json, in its order" if split and split.train else "training cases, sorted"
     reason = f"{len(candidates)} of the {len(pool)} {source}"
-    for fault in ("not in imagesTr", "not annotated", "empty"):
+    for fault in ("not in imagesTr", "not annotated", "empty", GONE):
         if wrong := [case for case in pool if faults[case] == fault]:
             reason += f"; {fault}: {listed(wrong)}"
     if repeated := sorted({case for case in candidates if candidates.count(case) > 1}):
@@ -95,6 +96,22 @@ def choose_candidates(name: str, structures: dict[str, int], dataset: DatasetJso
     if split and split.train and len(candidates) < len(pool):
         reason += "; so the support sets differ from those that the whole split gives"
     return candidates, reason
+
+
+def partly_annotated(plans: Plans, fingerprint: Fingerprint) -> list[Finding]:
+    """Training cases that no task of several structures can use, because some of these are not annotated in them."""
+    findings = []
+    for task in plans.tasks:
+        facts = {name: fingerprint.structures[name] for name in task.structures}
+        partial = [case for case in fingerprint.cases if 0 < sum(case in fact.annotated_cases for fact in facts.values()) < len(facts)]
+        if partial:
+            lacking = [name for name, fact in facts.items() if not set(partial) <= set(fact.annotated_cases)]
+            sentence = (
+                f"{task.name}: {len(partial)} of {len(fingerprint.cases)} training cases are left out ({listed(partial)}), since {listed(lacking)} "
+                f"is not annotated in all of them; annotate it there, or plan a task for each structure with --objective binary"
+            )
+            findings.append(Finding(level="warning", case=None, sentence=sentence))
+    return findings
 
 
 def _held_out(split: StructureSplit | None, dataset: DatasetJson) -> set[str]:
@@ -109,7 +126,9 @@ def _fault(case: str, structures: dict[str, int], fingerprint: Fingerprint) -> s
         return "not in imagesTr"
     if any(case not in fact.annotated_cases for fact in facts):
         return "not annotated"
-    return None if any(case in fact.non_empty_cases for fact in facts) else "empty"
+    if not any(case in fact.non_empty_cases for fact in facts):
+        return "empty"
+    return GONE if all(case not in fact.non_empty_cases or case in fact.vanishing_cases for fact in facts) else None
 
 
 def choose_max_shots(structures: dict[str, int], candidates: Sequence[str]) -> tuple[int, str]:

@@ -131,7 +131,7 @@ def preprocess_case(job: PreprocessingJob) -> None:
         raise ImageError(f"{case.image}: {not_there(case.image)}")
     files = (SourceFile.of(case.image), SourceFile.of(case.segmentation) if case.segmentation else None)
     source = Source(scheme=job.scheme, image=files[0], segmentation=files[1], ignore_label=job.ignore_label)
-    image = read_image(case.image)
+    image = read_image(case.image, warn=False)  # the fingerprint has told
     stored = None
     if case.segmentation is not None:
         stored = read_case_segmentation(case.identifier, case.segmentation, image.geometry, job.label_names).array

@@ -16,25 +16,7 @@ from itertools import pairwise, product
 import numpy as np
 
 from arena_pipeline.io.labels import UNLABELLED
-
-Triple = tuple[float, float, float]
-
-SAME_SPACING_MM = 1e-3
-"""Spacings this close are the same: the axis is left as it is (as in MONAI)."""
-
-
-def effective_spacing(old_mm: Triple, new_mm: Triple) -> Triple:
-    """The spacing that an axis gets: `new_mm`, or `old_mm` where that is the same within SAME_SPACING_MM."""
-    x, y, z = (old if abs(old - new) <= SAME_SPACING_MM else new for old, new in zip(old_mm, new_mm, strict=True))
-    return x, y, z
-
-
-def resampled_size(n: int, old_mm: float, new_mm: float) -> int:
-    """round((n - 1) * old / new) + 1.
-
-    Where (n - 1) * old / new ends in exactly .5, MONAI adds the 1 before rounding half to even; so it is done here.
-    """
-    return int(np.round((n - 1) * (old_mm / new_mm) + 1.0))
+from arena_pipeline.io.nearest import Triple, effective_spacing, resample_nearest, resampled_size
 
 
 def resample_linear(array: np.ndarray, spacing_old: Triple, spacing_new: Triple, threads: int = 1) -> np.ndarray:
@@ -55,21 +37,6 @@ def resample_linear(array: np.ndarray, spacing_old: Triple, spacing_new: Triple,
         if spacing_new[axis] != spacing_old[axis]:
             array = _along(array, axis, sizes[axis], spacing_new[axis] / spacing_old[axis], threads)
     return array.astype(np.float32, copy=False)
-
-
-def resample_nearest(array: np.ndarray, spacing_old: Triple, spacing_new: Triple) -> np.ndarray:
-    """The nearest voxel, for labels; the same grid as `resample_linear`, the type of `array`.
-
-    A position half-way between two voxels takes the even index. (MONAI's rule too, but its position there is only as exact
-    as its arithmetic: on spacings with such ties, say 1.0 to 1.5 mm, it takes either neighbour.)
-    """
-    spacing_new = effective_spacing(spacing_old, spacing_new)
-    indices = []
-    for n, old, new in zip(array.shape, spacing_old, spacing_new, strict=True):
-        position = np.arange(resampled_size(n, old, new)) * (new / old)
-        # without its rounding errors a tie is a tie
-        indices.append(np.clip(np.rint(np.round(position, 6)), 0, n - 1).astype(np.intp))
-    return array[np.ix_(*indices)]
 
 
 def resample_annotated(array: np.ndarray, spacing_old: Triple, spacing_new: Triple) -> np.ndarray:

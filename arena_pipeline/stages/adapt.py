@@ -14,6 +14,7 @@ from arena_pipeline.adapt.checkpoint import read_fold_checkpoint
 from arena_pipeline.adapt.job import FoldJob, PlannedDataset, read_planned_dataset
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.run import ADAPTER_BYTES, CHECKPOINT_BYTES, run_job
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.filestate import file_sha256
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_FOLDS = (0, 1, 2)
 
 
+@plain_arguments
 def adapt_dataset(
     dataset_id: int,
     shots: int,

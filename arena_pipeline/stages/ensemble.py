@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.images import read_geometry, write_segmentation
 from arena_pipeline.io.lock import locked
@@ -20,6 +21,7 @@ from arena_pipeline.records import stage
 logger = logging.getLogger(__name__)
 
 
+@plain_arguments
 def ensemble(input_folders: Sequence[str | Path], output_folder: str | Path) -> dict[str, Path]:
     """Averages CASE_probabilities.npz over the folders and writes OUT/CASE.nii.gz; returns case -> file.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.evaluate.cases import (
     EvaluationCase,
@@ -57,6 +58,7 @@ class Evaluation:
     csv_file: Path
 
 
+@plain_arguments
 def evaluate(
     reference: Path,
     prediction: Path,
@@ -109,7 +111,8 @@ def evaluate(
     scheme = _scheme(protocol, approximate, model, foundation, workspace)
     if protocol == "published" and scheme is None:
         _require_masks(cases)
-    scoring = Scoring(labels, description.structures, predictions.labels, protocol, scheme, largest_component=description.objective == "binary")
+    names = {name: label for name, label in description.labels.items() if label}
+    scoring = Scoring(labels, names, predictions.labels, protocol, scheme, description.objective == "binary", description.ignore_label)
     path = output or _default_output(prediction, protocol)
     csv_file = _csv_file(path)
     with locked(path.parent, f"_{path.stem}"):

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from safetensors.torch import save
 
 from arena_pipeline import __version__
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import PackageError
 from arena_pipeline.foundations import FoundationPreset, load_preset
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
@@ -38,6 +39,7 @@ class Export:
     manifest: Manifest
 
 
+@plain_arguments
 def export_model(
     dataset_id: int,
     output: Path,

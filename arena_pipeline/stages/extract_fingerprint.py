@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import PlansError
 from arena_pipeline.fingerprint import Fingerprint, dataset_state
 from arena_pipeline.fingerprint import extract_fingerprint as measure
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 BYTES_PER_WORKER = 2 * 1024**3  # a CT of 512 x 512 x 800 with its segmentation and masks
 
 
+@plain_arguments
 def extract_fingerprint(
     dataset_ids: Sequence[int], workspace: Workspace, foundation: str | None = None, workers: int | None = None, clean: bool = False
 ) -> list[Fingerprint]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, PlansError
 from arena_pipeline.fingerprint import Finding, Fingerprint, dataset_state
 from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset, weights_file
@@ -18,6 +19,7 @@ from arena_pipeline.io.lock import locked
 from arena_pipeline.machine import this_machine
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.planning import Plans, make_plans
+from arena_pipeline.planning.tasks import partly_annotated
 from arena_pipeline.records import stage
 from arena_pipeline.workspace import Workspace
 
@@ -34,7 +36,7 @@ class WrittenPlans:
     Attributes:
         file: plans.json.
         backup: where other plans, perhaps edited by hand, that stood in `file` were moved to; None where there were none.
-        findings: of the fingerprint, on which the plans rest.
+        findings: of the fingerprint, on which the plans rest, and of planning.
     """
 
     plans: Plans
@@ -43,6 +45,7 @@ class WrittenPlans:
     findings: tuple[Finding, ...]
 
 
+@plain_arguments
 def plan(
     dataset_ids: Sequence[int],
     workspace: Workspace,
@@ -78,7 +81,7 @@ def plan(
             plans = plans.model_copy(update={"reasons": {**plans.reasons, "foundation": foundation_reason or reason}})
             _check_candidates(plans)
             path = workspace.plans(name, preset.name)
-            planned.append(WrittenPlans(plans, path, _write(plans, path), fingerprint.findings))
+            planned.append(WrittenPlans(plans, path, _write(plans, path), (*fingerprint.findings, *partly_annotated(plans, fingerprint))))
     return planned
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.foundations import weights_file
 from arena_pipeline.io.dataset import Objective
 from arena_pipeline.io.lock import all_locked
@@ -14,6 +15,7 @@ from arena_pipeline.stages.verify_dataset import require_integrity
 from arena_pipeline.workspace import Workspace
 
 
+@plain_arguments
 def plan_and_preprocess(
     dataset_ids: Sequence[int],
     workspace: Workspace,

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError, DatasetError, NoSpace, PlansError
-from arena_pipeline.fingerprint.case import looks_like_hu
-from arena_pipeline.fingerprint.findings import not_hu_sentence
+from arena_pipeline.fingerprint.reading import looks_like_hu, not_hu_sentence
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.dicom import CTSeries
 from arena_pipeline.io.geometry import Geometry, Image
@@ -95,6 +95,7 @@ class PredictionSummary:
     labels: dict[str, int]
 
 
+@plain_arguments
 def predict(
     input_path: str | Path,
     output_folder: str | Path,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import PlansError
 from arena_pipeline.foundations.selection import planned_foundation
 from arena_pipeline.io.dataset import RawDataset
@@ -35,6 +36,7 @@ class Preprocessed:
     written: tuple[str, ...]
 
 
+@plain_arguments
 def preprocess(
     dataset_ids: Sequence[int],
     workspace: Workspace,

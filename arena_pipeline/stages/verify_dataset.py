@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.fingerprint.audit import DatasetAudit, audit_dataset
 from arena_pipeline.io.lock import locked
@@ -20,6 +21,7 @@ BYTES_PER_WORKER = 2 * 1024**3  # a CT of 512 x 512 x 800 with its segmentation 
 NAMED_ERRORS = 10
 
 
+@plain_arguments
 def verify_dataset(dataset_ids: Sequence[int], workspace: Workspace, workers: int | None = None, fix: bool = False) -> list[DatasetAudit]:
     """Reads every case of every dataset and writes what was found; the raw files stay as they are.
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from arena_pipeline.adapt.batches import SupportVolume
+from arena_pipeline.adapt.loss import UNKNOWN
 from arena_pipeline.errors import SupportSetError
+from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.store import StoredCase, write_case
 from arena_pipeline.settings import AdaptationSettings
@@ -26,7 +28,7 @@ def store(tmp_path: Path) -> Store:
             native_shape=shape, axes=(0, 1, 2), flips=(False,) * 3, native_spacing_mm=(1, 1, 1), scheme_spacing_mm=(1, 1, 1), resampled_shape=shape,
             crop_start=(0, 0, 0), crop_stop=shape,
         )  # fmt: skip
-        write_case(tmp_path, "case", image.astype(np.float32), segmentation.astype(np.uint8), grid, np.random.default_rng(0))
+        write_case(tmp_path, "case", image.astype(np.float32), segmentation.astype(np.uint16), grid, np.random.default_rng(0))
         return StoredCase.open(tmp_path, "case")
 
     return make
@@ -95,3 +97,13 @@ def test_the_intensity_shift_is_bounded_and_hits_its_share(store: Store) -> None
 def test_a_case_without_the_structure_is_refused_by_name(store: Store) -> None:
     with pytest.raises(SupportSetError, match="^case: none of the labels"):
         SupportVolume.open(store(ramp((8, 8, 8)), np.zeros((8, 8, 8))), [1])
+
+
+def test_patches_are_centred_on_annotated_voxels_and_say_what_nobody_annotated(store: Store) -> None:
+    segmentation = np.full((12, 12, 12), UNLABELLED)
+    segmentation[:, :, 5] = 0
+    segmentation[3:6, 3:6, 5] = 2
+    volume = SupportVolume.open(store(ramp((12, 12, 12)), segmentation), [2])
+    _, targets = volume.patches((1, 1, 3), AdaptationSettings(patches_per_volume=8), np.random.default_rng(0))
+    assert targets[:, 0, 0, 1].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert (targets[:, 0, 0, [0, 2]] == UNKNOWN).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from arena_pipeline.adapt.loss import soft_dice_loss, task_loss
+from arena_pipeline.adapt.loss import UNKNOWN, soft_dice_loss, task_loss
 
 
 def test_soft_dice_by_hand() -> None:
@@ -34,3 +34,19 @@ def test_background_counts_in_a_multiclass_task() -> None:
 def test_binary_task_uses_the_sigmoid() -> None:
     logits = torch.tensor([100.0, -100.0]).reshape(1, 1, 1, 1, 2)
     assert task_loss(logits, torch.tensor([1, 0]).reshape(1, 1, 1, 2)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_voxels_that_nobody_annotated_count_for_nothing() -> None:
+    logits = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    segmentation = torch.randint(0, 3, (2, 4, 4, 4), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    sparse = segmentation.clone()
+    sparse[:, :, :, 1:] = UNKNOWN
+    assert task_loss(logits, sparse).item() == pytest.approx(task_loss(logits[..., :1], segmentation[..., :1]).item())
+    binary = torch.where(segmentation > 0, 1, 0).to(torch.uint8)
+    assert task_loss(logits[:, :1], torch.where(sparse == UNKNOWN, UNKNOWN, binary)).item() == pytest.approx(
+        task_loss(logits[:, :1, ..., :1], binary[..., :1]).item()
+    )
+    logits.requires_grad_()
+    task_loss(logits, sparse).backward()
+    assert logits.grad is not None
+    assert not logits.grad[..., 1:].any() and logits.grad[..., :1].any()

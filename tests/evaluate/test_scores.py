@@ -131,3 +131,17 @@ def test_volumes_under_a_tilted_gantry_are_those_of_the_determinant() -> None:
     prediction[2:12, 2:12, 2:7] = 1
     _, metrics = native_scores(reference, prediction, {"liver": LabelPair(1, 1)}, Geometry((20, 20, 20), tilted))["liver"]
     assert metrics["volume_error_ml"] == pytest.approx(-500 * 2 * math.sqrt(3) / 1000)
+
+
+def test_voxels_that_nobody_annotated_are_in_no_count() -> None:
+    reference, prediction = label_maps()
+    reference[:, :, 4:] = 9  # of liver's four slices two are annotated, of the spleen none
+    scores = native_scores(reference, prediction, LABELS, GRID, ignore_label=9)
+    status, liver = scores["liver"]
+    assert (status, liver["TP"], liver["FP"], liver["FN"], liver["TN"]) == ("scored", 24, 8, 8, 20 * 20 * 4 - 40)
+    assert liver["Dice"] == 0.75
+    assert math.isnan(liver["NSD_1mm"]) and math.isnan(liver["HD95_mm"])
+    assert scores["spleen"][0] == "absent"
+    assert scores["kidney"][0] == "absent"
+    mask, unlabelled = reference == 1, reference == 9
+    assert published_score(mask, prediction == 2, unlabelled, reduce=True)[1]["Dice"] == 2 * 24 / (32 + 32 + 1)

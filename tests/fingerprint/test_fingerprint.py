@@ -12,7 +12,7 @@ import pytest
 from arena_pipeline.cli.extract_fingerprint import main
 from arena_pipeline.errors import DatasetError, PlansError
 from arena_pipeline.fingerprint import Fingerprint, extract_fingerprint
-from arena_pipeline.fingerprint.case import looks_like_hu
+from arena_pipeline.fingerprint.reading import looks_like_hu
 from arena_pipeline.foundations import load_preset
 from arena_pipeline.io.dataset import DatasetJson, RawDataset, StructureSplit
 from arena_pipeline.workspace import Workspace
@@ -154,7 +154,7 @@ def test_findings_about_grids(dataset) -> None:
     fingerprint = extract_fingerprint(dataset({"a": case_by_hand()}, grid=(0.8, 0.8, 5.0)), PRESET, workers=1)
     (coarse,) = sentences(fingerprint, "warning", "up-sampled")
     assert "1 of 1 case (a) is up-sampled by more than 2 (most: a, from 0.8 x 0.8 x 5 mm to 1.5 x 1.5 x 1.5 mm, factor 3.3)" in coarse
-    (small,) = sentences(fingerprint, "info", "smaller than the foundation's patch of 144 x 144 x 144 mm")
+    (small,) = sentences(fingerprint, "warning", "smaller than the foundation's patch of 144 x 144 x 144 mm")
     assert "8 x 6.4 x 30 mm" in small
 
 
@@ -164,7 +164,7 @@ def test_oblique_and_sheared_grids_are_told(dataset) -> None:
     affine[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
     assert sentences(extract_fingerprint(dataset({"a": case_by_hand()}, grid=affine), PRESET, workers=1), "info", "(a) is oblique")
     affine[0, 1] += 0.1
-    assert sentences(extract_fingerprint(dataset({"a": case_by_hand()}, grid=affine), PRESET, workers=1), "info", "without right angles")
+    assert sentences(extract_fingerprint(dataset({"a": case_by_hand()}, grid=affine), PRESET, workers=1), "warning", "without right angles")
 
 
 def test_empty_and_airy_cases_are_warnings(dataset) -> None:
@@ -230,3 +230,30 @@ def test_the_command_measures_once_until_something_changes(dataset, workspace: W
 def test_the_command_on_a_dataset_that_is_not_there(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-d", "7", "-foundation", "fseft", "-w", str(workspace.root)]) == 2
     assert "dataset 7: no folder Dataset007_NAME" in capsys.readouterr().err
+
+
+def test_what_nobody_annotated_is_in_no_measure(dataset) -> None:
+    image, segmentation = case_by_hand()
+    sparse = segmentation.copy()
+    sparse[:, :, 3:] = 3  # half of the liver's slices
+    whole = segmentation.copy()
+    whole[0, :, :] = 3  # far from it
+    raw = dataset({"sparse": (image, sparse), "whole": (image, whole)})
+    labels = {**raw.json.labels, "ignore": 3}
+    fingerprint = extract_fingerprint(dataclasses.replace(raw, json=raw.json.model_copy(update={"labels": labels})), PRESET, workers=1)
+    liver = fingerprint.structures["liver"]
+    assert list(fingerprint.structures) == ["liver", "lung_tumor_like"]
+    assert (liver.non_empty, liver.components) == (2, {"whole": 2})
+    assert liver.median_volume_ml == pytest.approx(9 * 1.5**3 / 1000)
+    assert fingerprint.cases["sparse"].labels_present == (1,)
+    assert fingerprint.foreground_intensity_properties_per_channel["0"].min == 100  # no voxel without annotation among them
+
+
+def test_a_case_whose_structure_vanishes_at_the_networks_spacing_is_told(dataset) -> None:
+    image, segmentation = case_by_hand()
+    tiny = np.zeros_like(segmentation)
+    tiny[4, 4, 3] = 1  # the grid of 1.5 mm has every third of these voxels of 0.5 mm
+    fingerprint = extract_fingerprint(dataset({"a": (image, segmentation), "b": (image, tiny)}, grid=(0.5, 0.5, 0.5)), PRESET, workers=1)
+    assert fingerprint.structures["liver"].vanishing_cases == ("b",)
+    (finding,) = sentences(fingerprint, "warning", "not a voxel is left")
+    assert finding.startswith("liver (b): not a voxel is left at the foundation's 1.5 x 1.5 x 1.5 mm")

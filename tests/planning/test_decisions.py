@@ -12,6 +12,7 @@ from arena_pipeline.fingerprint import CaseFacts, Fingerprint, StructureFacts
 from arena_pipeline.foundations import load_preset, preset_names
 from arena_pipeline.io.dataset import DatasetJson, Objective, StructureSplit
 from arena_pipeline.planning import Machine, Plans, make_plans
+from arena_pipeline.planning.tasks import partly_annotated
 
 GIB = 2**30
 LAPTOP = Machine(memory_bytes=16 * GIB, device_memory_bytes=None, cores=4)
@@ -244,3 +245,27 @@ def test_plans_survive_the_file(tmp_path: Path) -> None:
 def test_an_unknown_task_lists_the_known_ones() -> None:
     with pytest.raises(UnknownStructure, match=r"unknown task livr.*liver, spleen, heart_myocardium"):
         plans().task("livr")
+
+
+def test_a_case_whose_structure_vanishes_at_the_networks_spacing_is_no_candidate_of_it_and_others_go_on() -> None:
+    spleen = structure({"a": 1, "b": 1}, ("a", "b", "c")).model_copy(update={"vanishing_cases": ("a",)})
+    facts = fingerprint({**everywhere().structures, "spleen": spleen})
+    made = plans(facts=facts)
+    assert (made.task("spleen").candidates, made.task("liver").candidates) == (("b",), ("a", "b", "c"))
+    assert "no voxel left at the foundation's spacing: a" in made.reasons["tasks.spleen.candidates"]
+    assert plans(facts=facts, described=dataset("multiclass")).task("multiclass").candidates == ("a", "b", "c")
+
+
+def test_cases_that_a_multiclass_task_leaves_out_are_told() -> None:
+    facts = fingerprint({**everywhere().structures, "spleen": structure({"a": 1}, ("a", "b"))})
+    (finding,) = partly_annotated(plans(facts=facts, described=dataset("multiclass")), facts)
+    assert finding.level == "warning"
+    assert finding.sentence.startswith("multiclass: 1 of 3 training cases are left out (c), since spleen is not annotated in all of them")
+    assert partly_annotated(plans(facts=facts), facts) == []
+
+
+def test_unlabelled_voxels_are_no_structure() -> None:
+    described = dataset("multiclass", labels={**LABELS, "ignore": len(LABELS)})
+    made = plans(described=described)
+    assert made.labels == LABELS
+    assert "ignore" not in made.task("multiclass").structures

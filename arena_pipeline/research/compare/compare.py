@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from arena_pipeline.adapt.job import PlannedDataset, read_planned_dataset
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.evaluate.scores import Protocol
 from arena_pipeline.io.dataset import RawDataset
@@ -42,6 +43,7 @@ class Comparison:
     reused: int
 
 
+@plain_arguments
 def compare(
     dataset_id: int,
     shots: Sequence[int],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.evaluate.cases import is_query
-from arena_pipeline.io.dataset import Case, DatasetJson, RawDataset
+from arena_pipeline.io.dataset import DatasetJson, RawDataset
 from arena_pipeline.planning import TaskPlan
 from arena_pipeline.preprocess.store import read_case_record
 
@@ -17,12 +17,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Query:
-    """One annotated case; `structures`: those of the task that it is a query of and annotated in."""
+    """One annotated case; `structures`: those of the task that it is a query of and annotated in; `ignore_label`: of unlabelled voxels."""
 
     case: str
     image: Path
     reference: Path
     structures: tuple[str, ...]
+    ignore_label: int | None = None
 
     def files(self, stored: Path) -> tuple[str | None, str | None, tuple[str, ...]]:
         """What a score of this case depends on: the SHA-256 of both files as they were preprocessed into `stored`, and its structures."""
@@ -44,7 +45,7 @@ def queries_of(task: TaskPlan, raw: RawDataset, most: int | None) -> tuple[Query
     for name, case in sorted((raw.training | raw.queries).items()):
         structures = tuple(one for one in task.structures if _asked_for(raw.json, name, one, name in raw.queries))
         if structures and case.segmentation is not None and name not in task.candidates:
-            found.append(_query(case, structures))
+            found.append(Query(name, case.image, case.segmentation, structures, raw.json.ignore_label))
     if not found:
         raise DatasetError(
             f"{task.name}: no query in {raw.folder}, so nothing can be compared; put CTs that were kept apart into imagesTs and their segmentations "
@@ -57,7 +58,3 @@ def _asked_for(description: DatasetJson, case: str, structure: str, in_test_fold
     split = description.split.get(structure) or description.split.get("*")
     listed = split is not None and bool(split.test)
     return (in_test_folder or listed) and is_query(description, case, structure) and description.is_annotated(case, structure)
-
-
-def _query(case: Case, structures: tuple[str, ...]) -> Query:
-    return Query(case.identifier, case.image, Path(str(case.segmentation)), structures)

@@ -20,11 +20,12 @@ from arena_pipeline.adapt.checkpoint import read_fold_checkpoint
 from arena_pipeline.adapt.job import FoldJob, PlannedDataset
 from arena_pipeline.adapt.run import run_job
 from arena_pipeline.errors import AdapterError
-from arena_pipeline.evaluate.metrics import Status, largest_component
+from arena_pipeline.evaluate.metrics import Status
 from arena_pipeline.evaluate.scores import LabelPair, Protocol, native_scores, published_score
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.filestate import WrittenFile
 from arena_pipeline.io.images import read_geometry, read_segmentation, write_segmentation
+from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter_record
@@ -198,16 +199,12 @@ def _scored(run: Run, query: Query, task: Task, device: torch.device) -> list[Ca
         write_segmentation(run.predictions / f"{query.case}.nii.gz", segmentation, reference.geometry, run.task.structures)
     labels = {name: label for name, label in run.task.structures.items() if name in query.structures}
     if run.protocol == "published":
-        found = {name: _published(stored.segmentation() == label, masks[name], run.task) for name, label in labels.items()}
+        truth, reduce = stored.segmentation(), run.task.activation == "sigmoid"
+        found = {name: published_score(truth == label, masks[name], truth == UNLABELLED, reduce) for name, label in labels.items()}
     else:
         pairs = {name: LabelPair(label, label) for name, label in labels.items()}
-        found = native_scores(reference.array, segmentation, pairs, reference.geometry)
+        found = native_scores(reference.array, segmentation, pairs, reference.geometry, query.ignore_label)
     return [CaseScore(case=query.case, structure=name, status=status, measures=_plain(values)) for name, (status, values) in found.items()]
-
-
-def _published(reference: np.ndarray, mask: np.ndarray, task: TaskPlan) -> tuple[Status, dict[str, float]]:
-    """On the preprocessed grid; the reference of a binary task is reduced to its largest component."""
-    return published_score(largest_component(reference) if task.activation == "sigmoid" else reference, mask)
 
 
 def _plain(values: dict[str, float]) -> dict[str, float | None]:

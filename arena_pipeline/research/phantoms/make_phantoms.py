@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.io.atomic import remove_unfinished, write_json
 from arena_pipeline.io.lock import locked
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 RECORD = "phantoms.json"
 
 
+@plain_arguments
 def make_phantoms(
     output: Path,
     number: int,

@@ -13,6 +13,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, FoundationError
 from arena_pipeline.foundations import FoundationPreset, Weights, find_preset
 from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_json
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 PHANTOMS = "phantoms"
 
 
+@plain_arguments
 def pretrain_foundation(
     foundation: str,
     output: Path,
