@@ -6,19 +6,15 @@ import logging
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
+from arena_pipeline.container import cpu_limit, memory_limits
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.words import memory_size
 
 logger = logging.getLogger(__name__)
 
-_CONTAINER_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-
-_CONTAINER_MEMORY_IN_USE = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}  # beside its limit
-_RECLAIMABLE = ("inactive_file", "total_inactive_file")  # of memory.stat: files read once, which the system drops when memory is wanted
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?|mps")
 FREE_SHARE = 0.8
 """Of the free memory that workers may take: other programs go on meanwhile."""
@@ -55,23 +51,19 @@ def check_device_name(name: str) -> None:
 
 def memory_bytes() -> int:
     """Main memory, or a container's limit where that is lower."""
-    limits = [limit for path in _CONTAINER_MEMORY_LIMITS if (limit := _number(path)) is not None]
-    return min([psutil.virtual_memory().total, *limits])
+    return min([psutil.virtual_memory().total, *(found.limit for found in memory_limits())])
 
 
 def free_memory_bytes() -> int:
     """Main memory that is free at this moment, or what a container has left where that is less."""
-    free = [psutil.virtual_memory().available]
-    for path in _CONTAINER_MEMORY_LIMITS:
-        limit, used = _number(path), _number(path.with_name(_CONTAINER_MEMORY_IN_USE.get(path.name, path.name)))
-        if limit is not None and used is not None:
-            free.append(max(0, limit - used + _reclaimable(path.with_name("memory.stat"))))
-    return min(free)
+    return min([psutil.virtual_memory().available, *(found.left for found in memory_limits())])
 
 
 def usable_cores() -> int:
-    """Cores this process may run on; OMP_NUM_THREADS, where it is set, is an upper bound that the user chose."""
+    """Cores this process may run on, a container's quota counted; OMP_NUM_THREADS, where it is set, is an upper bound that the user chose."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_limit()
+    cores = cores if quota is None else max(1, min(cores, int(quota)))
     threads = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(threads)) if threads.isdigit() and int(threads) else cores
 
@@ -92,21 +84,6 @@ def limit_workers(wanted: int, bytes_each: int, stage: str) -> int:
 
 def _affordable(bytes_each: int) -> int:
     return max(1, int(FREE_SHARE * free_memory_bytes()) // max(1, bytes_each))
-
-
-def _number(path: Path) -> int | None:
-    """What a file of the container's limits says; None where there is no such file or no limit."""
-    if not path.is_file():
-        return None
-    text = path.read_text(encoding="ascii").strip()
-    return int(text) if text.isdigit() else None
-
-
-def _reclaimable(path: Path) -> int:
-    if not path.is_file():
-        return 0
-    entries = (line.split() for line in path.read_text(encoding="ascii").splitlines())
-    return max((int(entry[1]) for entry in entries if len(entry) == 2 and entry[0] in _RECLAIMABLE), default=0)
 
 
 def _device_memory_bytes(device: str) -> int | None:

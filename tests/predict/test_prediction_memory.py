@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arena_pipeline import machine
+from arena_pipeline import container
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
@@ -55,9 +55,10 @@ def test_what_cannot_fit_is_refused() -> None:
 
 
 def test_a_volume_that_cannot_fit_is_refused_before_the_network_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (group := tmp_path / "sys" / "fs" / "cgroup").mkdir(parents=True)
     for name, number in (("memory.max", 2_000_000), ("memory.current", 1_999_000)):
-        (tmp_path / name).write_text(f"{number}\n")
-    monkeypatch.setattr(machine, "_CONTAINER_MEMORY_LIMITS", (tmp_path / "memory.max",))
+        (group / name).write_text(f"{number}\n")
+    monkeypatch.setattr(container, "ROOT", tmp_path)
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=0))
     scheme = Scheme(spacing_mm=(2, 2, 2), window_hu=(-175, 250), patch_size_voxels=(16, 16, 16))
     image = Image(np.zeros((20, 20, 20), np.int16), Geometry((20, 20, 20), np.diag([2.0, 2.0, 2.0, 1.0])))
@@ -78,9 +79,10 @@ def test_the_estimate_is_said_before_the_case_and_little_memory_means_one_window
     of_case = [message for message in messages if message.startswith("s: ")]
     assert of_case[0].startswith("s: at most 24 MiB of memory beside the network (CT ") and len(of_case) > 1
     expected = np.asarray(nibabel.load(tmp_path / "out" / "s.nii.gz").dataobj)
+    (group := tmp_path / "sys" / "fs" / "cgroup").mkdir(parents=True)
     for name, number in (("memory.max", 60_000_000), ("memory.current", 0)):
-        (tmp_path / name).write_text(f"{number}\n")
-    monkeypatch.setattr(machine, "_CONTAINER_MEMORY_LIMITS", (tmp_path / "memory.max",))
+        (group / name).write_text(f"{number}\n")
+    monkeypatch.setattr(container, "ROOT", tmp_path)
     caplog.clear()
     predict(scan, tmp_path / "small", workspace, zero_shot=["liver"], no_previews=True, device="cpu")
     assert "s: one window at a time instead of 2" in caplog.text

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arena_pipeline import machine
+from arena_pipeline import container
 from arena_pipeline.errors import DatasetError, ImageError, WorkerDied
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import UNFINISHED, replace_when_done
@@ -158,9 +158,10 @@ def test_a_killed_worker_is_told_with_its_case_and_the_others_get_done(
 def test_where_memory_takes_one_worker_only_that_one_dies_and_not_the_command(
     raw: Callable[[], RawDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    (group := tmp_path / "sys" / "fs" / "cgroup").mkdir(parents=True)
     for name, number in (("memory.max", 400_000), ("memory.current", 100_000)):
-        (tmp_path / name).write_text(f"{number}\n")
-    monkeypatch.setattr(machine, "_CONTAINER_MEMORY_LIMITS", (tmp_path / "memory.max",))
+        (group / name).write_text(f"{number}\n")
+    monkeypatch.setattr(container, "ROOT", tmp_path)
     monkeypatch.setattr(dataset, "_preprocess_named", _killed_over_case_1)
     out = tmp_path / "cases"
     with pytest.raises(WorkerDied, match=r"^case_1: its worker process died in preprocess \(exit -9, .*run again with other programs closed"):
