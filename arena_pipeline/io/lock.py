@@ -1,7 +1,8 @@
 """One command at a time writes a folder. The lock says who holds it; one whose owner has died is taken over.
 
 FOLDER/.in_use.lock   locked by the operating system while the owner lives (filelock), so a killed owner leaves it free
-FOLDER/.in_use.json   who: pid, host, command and start, for people, and for network file systems whose locks end at the host
+FOLDER/.in_use.json   who: pid, host, command and start, for people, and for network file systems whose locks end at the host. Its owner renews
+                      the file's time twice a minute; of an owner on another host (or in another container) nothing else can be seen
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import os
 import shlex
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -32,9 +35,11 @@ logger = logging.getLogger(__name__)
 
 LOCK, OWNER = ".in_use{}.lock", ".in_use{}.json"
 NUMBERED = "_part_"
-PATIENCE = 10  # tenths of a second
+OWNER_READ_RETRIES, RETRY_SECONDS = 10, 0.1
+RENEWAL_SECONDS, STALE_SECONDS = 30, 300  # of the record; the clocks of two hosts may differ, that of the file server is asked
 START_TOLERANCE_SECONDS = 2.0  # a start time is counted from the boot, whose time moves a little as the clock is corrected
 
+_renewed: set[Path] = set()  # the records that this process holds
 _held: ContextVar[frozenset[Path]] = ContextVar("arena_held_locks", default=frozenset())
 
 
@@ -89,7 +94,7 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _system_lock(folder, part), _recorded(folder / OWNER.format(part)):
+        with _system_lock(folder, part), _recorded(folder / OWNER.format(part), folder / LOCK.format(part)):
             _refuse_overlap(folder, part)
             token = _held.set(_held.get() | {key})
             try:
@@ -117,9 +122,8 @@ def _refuse_overlap(folder: Path, part: str) -> None:
         divided_alike = part.startswith(NUMBERED) and other.partition("_of_")[2] == part.partition("_of_")[2]
         if other == part or (other and not other.startswith(NUMBERED)) or (other and divided_alike):
             continue
-        owner = _read(path)
-        if owner is not None and (owner.host != socket.gethostname() or owner.lives()):
-            raise FolderInUse(_in_use(folder, owner))
+        if path.exists() and (told := _living_owner(path, folder / LOCK.format(part))) is not None:
+            raise FolderInUse(told)
 
 
 @contextmanager
@@ -149,25 +153,57 @@ def _system_lock(folder: Path, part: str) -> Iterator[None]:
 
 
 @contextmanager
-def _recorded(path: Path) -> Iterator[None]:
-    """Writes the record, unless there is one of an owner who lives or whose host we can't ask."""
+def _recorded(path: Path, lock: Path) -> Iterator[None]:
+    """Writes the record, and renews it until the block ends, unless there is one of an owner who lives."""
     me = Owner.me()
     if path.exists():
-        there = _read(path)
-        if there is None or there.host != me.host:
-            raise FolderInUse(f"{_in_use(path.parent, there)}; if it is certain that it has ended, delete {path} and run this again")
-        if there.lives():
-            raise FolderInUse(_in_use(path.parent, there))
-        logger.warning("%s: taking over the lock of %s, which has ended without giving it back", path.parent, there)
+        if (told := _living_owner(path, lock)) is not None:
+            raise FolderInUse(told)
+        logger.warning("%s: taking over the lock of %s, which has ended without giving it back", path.parent, _read(path) or "another command")
         path.unlink()
     try:
         _write_new(path, json.dumps(me.model_dump(), indent=2, ensure_ascii=False) + "\n")
     except FileExistsError:
         raise FolderInUse(_in_use(path.parent, _read(path))) from None
+    _renewed.add(path)
+    _start_renewing()
     try:
         yield
     finally:
+        _renewed.discard(path)
         path.unlink(missing_ok=True)
+
+
+@cache
+def _start_renewing() -> None:
+    """One thread of this process for all its locks."""
+
+    def renew() -> None:
+        while True:
+            time.sleep(RENEWAL_SECONDS)
+            for path in tuple(_renewed):
+                with suppress(OSError):
+                    os.utime(path)
+
+    threading.Thread(target=renew, name="arena-locks", daemon=True).start()
+
+
+def _living_owner(path: Path, lock: Path) -> str | None:
+    """In words, who holds the folder; None where the owner has ended.
+
+    Only asked where the system's lock was free. On this host the process is looked for; of another only the age of its record is known.
+    """
+    owner = _read(path)
+    if owner is not None and owner.host == socket.gethostname():
+        return _in_use(path.parent, owner) if owner.lives() else None
+    os.utime(lock)  # to the file server's time
+    try:
+        age = lock.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return None  # given back at this moment
+    if age > STALE_SECONDS:
+        return None
+    return f"{_in_use(path.parent, owner)}. If it was killed, its lock is taken over {STALE_SECONDS} s after it was last renewed ({age:.0f} s ago)"
 
 
 def _write_new(path: Path, text: str) -> None:
@@ -187,10 +223,10 @@ def _write_new(path: Path, text: str) -> None:
 
 def _read_patiently(path: Path) -> Owner | None:
     """Of a command that holds the lock, and writes its record within a moment of that."""
-    for _ in range(PATIENCE):
+    for _ in range(OWNER_READ_RETRIES):
         if (owner := _read(path)) is not None:
             return owner
-        time.sleep(0.1)
+        time.sleep(RETRY_SECONDS)
     return None
 
 

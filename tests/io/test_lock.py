@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,23 +87,38 @@ def test_a_living_owner_counts_where_the_file_system_has_no_locks(tmp_path: Path
     assert (tmp_path / ".in_use.json").exists()
 
 
-def test_another_host_is_respected_and_the_way_out_is_told(tmp_path: Path) -> None:
-    (tmp_path / ".in_use.json").write_text(record(1, 0.0, "gpu-node-7"))
+def test_another_host_is_respected_as_long_as_it_renews_its_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    owner = tmp_path / ".in_use.json"
+    owner.write_text(record(1, 0.0, "gpu-node-7"))
     for _ in range(2):
-        with (
-            pytest.raises(FolderInUse, match=r"process 1 on gpu-node-7 .*if it is certain that it has ended, delete .*\.in_use\.json"),
-            locked(tmp_path),
-        ):
+        told = r"process 1 on gpu-node-7 .*taken over 300 s after it was last renewed \([0-9] s ago"
+        with pytest.raises(FolderInUse, match=told), locked(tmp_path):
             pass
-    (tmp_path / ".in_use.json").unlink()
+    long_ago = owner.stat().st_mtime - 301
+    os.utime(owner, (long_ago, long_ago))
     with locked(tmp_path):
-        pass
+        assert json.loads(owner.read_text())["pid"] == os.getpid()
+    assert "taking over the lock of process 1 on gpu-node-7" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_record_that_cant_be_read_is_respected(tmp_path: Path) -> None:
     (tmp_path / ".in_use.json").write_text("")
-    with pytest.raises(FolderInUse, match=r"whose record can't be read.*delete"), locked(tmp_path):
+    with pytest.raises(FolderInUse, match=r"whose record can't be read"), locked(tmp_path):
         pass
+
+
+def test_an_owner_renews_its_record(tmp_path: Path) -> None:
+    script = HOLD.replace("with locked", "import arena_pipeline.io.lock as lock\nlock.RENEWAL_SECONDS = 0.05\nwith locked")
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    owner = tmp_path / ".in_use.json"
+    os.utime(owner, (0, 0))
+    deadline = time.monotonic() + 10
+    while owner.stat().st_mtime == 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert owner.stat().st_mtime > 0
+    process.communicate("\n")
 
 
 def test_a_block_may_hold_again_what_it_holds_and_other_threads_may_not(tmp_path: Path) -> None:
