@@ -42,7 +42,7 @@ class StageCost:
     @property
     def peak_bytes(self) -> int:
         """The peak where the tensors are: on a CUDA device where one was used, else in main memory."""
-        return self.peak_device_memory_bytes or self.peak_memory_bytes
+        return self.peak_memory_bytes if self.peak_device_memory_bytes is None else self.peak_device_memory_bytes
 
     def observe(self, memory_bytes: int, device_bytes: int | None) -> None:
         """Raises the peaks to these if they are higher."""
@@ -191,13 +191,16 @@ def _cuda() -> Any | None:
 
 
 def _device_peak_bytes(restart: bool) -> int | None:
+    """Of all CUDA devices together: a command may use another than the current one. None where no tensor was on any."""
     cuda = _cuda()
     if cuda is None:
         return None
-    peak = int(cuda.max_memory_allocated())
+    devices = range(cuda.device_count())
+    peak = sum(int(cuda.max_memory_allocated(device)) for device in devices)
     if restart:
-        cuda.reset_peak_memory_stats()
-    return peak
+        for device in devices:
+            cuda.reset_peak_memory_stats(device)
+    return peak or None
 
 
 def _device_name() -> str:

@@ -5,6 +5,7 @@ import mmap
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,3 +83,18 @@ def test_versions_name_this_package_and_what_it_requires() -> None:
     found = records.versions()
     assert {"arena-pipeline", "torch", "monai", "numpy"} <= set(found)
     assert "pytest" not in found
+
+
+def test_the_peak_is_that_of_all_devices_and_none_where_none_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks, restarted = [0, 700], []
+    cuda = SimpleNamespace(device_count=lambda: 2, max_memory_allocated=peaks.__getitem__, reset_peak_memory_stats=restarted.append)
+    monkeypatch.setattr(records, "_cuda", lambda: cuda)
+    with RunRecord("arena_test", {}) as record:
+        pass
+    assert record.total.peak_bytes == record.total.peak_device_memory_bytes == 700  # on cuda:1, not the current device
+    assert restarted == [0, 1]
+    peaks[1] = 0
+    with RunRecord("arena_test", {}) as record:
+        pass
+    assert record.total.peak_device_memory_bytes is None
+    assert record.total.peak_bytes == record.total.peak_memory_bytes > 0

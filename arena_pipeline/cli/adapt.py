@@ -44,7 +44,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _adapt(args: argparse.Namespace) -> None:
     common.check_first(args.workspace, args.dataset_ids, args.device)
+    from arena_pipeline.model.allocator import keep_freed_memory
     from arena_pipeline.stages.adapt import adapt_dataset  # torch takes seconds to import: not for -h
+
+    keep_freed_memory()
 
     for dataset_id in args.dataset_ids:
         model = adapt_dataset(

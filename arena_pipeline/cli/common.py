@@ -16,19 +16,19 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, get_args
+from typing import Any, TextIO, cast, get_args
 
 from tqdm import tqdm
 
-from arena_pipeline.errors import ArenaError, NoSpace
+from arena_pipeline.errors import ArenaError, DatasetError, NoSpace
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.space import ADVICE, FULL
 from arena_pipeline.machine import check_device_name
 from arena_pipeline.records import RunRecord
-from arena_pipeline.workspace import DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Workspace
+from arena_pipeline.workspace import DATASET_FOLDER, DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Workspace
 
 LOGGERS = ("arena_pipeline", "dataset_conversion", "py.warnings")
 WORKERS_HELP = "worker processes; 0: none, all work is done in the command's own process"
@@ -48,7 +48,16 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 class _Parser(argparse.ArgumentParser):
-    """Takes no abbreviations: argparse's allow_abbrev leaves those of options with one dash (-shot for -shots) in."""
+    """Takes a long option with one dash or two, and no abbreviations: argparse's allow_abbrev leaves those with one dash (-shot for -shots) in."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_known_args([self._as_declared(word) for word in (sys.argv[1:] if args is None else args)], namespace)
+
+    def _as_declared(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        other = name[1:] if name.startswith("--") else f"-{name}"
+        is_other = name not in self._option_string_actions and len(other.lstrip("-")) > 1 and other in self._option_string_actions
+        return other + equals + value if is_other else word
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         typed = option_string.partition("=")[0]
@@ -57,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(description: str, workspace: bool = True) -> argparse.ArgumentParser:
     """A parser that takes no abbreviations and has --verbose, and -w (a `Workspace` in `args.workspace`) unless told otherwise."""
-    _print_any_name()
+    _make_streams_usable()
     options = _Parser(description=description, formatter_class=_Formatter, allow_abbrev=False)
     if workspace:
         text = f"folder with raw/, preprocessed/, results/ and foundations/ (default: ${ENVIRONMENT_VARIABLE}, else ./{DEFAULT_FOLDER})"
@@ -66,16 +75,46 @@ def parser(description: str, workspace: bool = True) -> argparse.ArgumentParser:
     return options
 
 
-def _print_any_name() -> None:
-    """Lets a name that the terminal's encoding lacks be printed as an escape, instead of ending the command."""
+class _Unbreakable:
+    """A stream of messages whose reader may be gone and whose disk may be full: the work goes on without them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _make_streams_usable() -> None:
+    """Closed standard streams become the null device, so that no file of ours gets their number; messages that can't be written are dropped.
+
+    A name that the terminal's encoding lacks is printed as an escape, instead of ending the command.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115  for the rest of the process
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = cast(TextIO, _Unbreakable(sys.stderr))
 
 
 def add_datasets(options: argparse.ArgumentParser) -> None:
     """-d: one or several dataset numbers, in `args.dataset_ids`."""
-    text = "dataset number(s), e.g. 101 for raw/Dataset101_NAME"
+    text = "dataset number(s) or name(s), e.g. 101 or Dataset101_NAME for raw/Dataset101_NAME"
     options.add_argument("-d", dest="dataset_ids", type=dataset_number, nargs="+", required=True, metavar="ID", help=text)
 
 
@@ -109,11 +148,21 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def dataset_number(text: str) -> int:
-    """An argparse type: the number in a folder's name, Dataset001_NAME to Dataset999_NAME."""
-    if not text.isdecimal() or not 1 <= int(text) <= 999:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 999, found {text}")
-    return int(text)
+class DatasetNumber(int):
+    """The number of a dataset; `name` is the folder's whole name where that was typed."""
+
+    name: str | None = None
+
+
+def dataset_number(text: str) -> DatasetNumber:
+    """An argparse type: the number in a folder's name, Dataset001_NAME to Dataset999_NAME, or that name."""
+    named = DATASET_FOLDER.fullmatch(text)
+    digits = text[7:10] if named else text
+    if not digits.isdecimal() or not 1 <= int(digits) <= 999:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 999, found {text}; or the folder's name, such as Dataset101_NAME")
+    number = DatasetNumber(digits)
+    number.name = text if named else None
+    return number
 
 
 def positive_int(text: str) -> int:
@@ -130,7 +179,9 @@ def check_first(workspace: Workspace, dataset_ids: Sequence[int] = (), device: s
         ArenaError: no such dataset, no device's name, or no CT in `inputs`.
     """
     for dataset_id in dataset_ids:
-        workspace.dataset_name(dataset_id)
+        found, typed = workspace.dataset_name(dataset_id), getattr(dataset_id, "name", None)
+        if typed not in (None, found):
+            raise DatasetError(f"expected {typed}, found {found}", file=workspace.raw, advice=f"give -d {int(dataset_id)}, or the right name")
     check_device_name(device)
     if inputs is not None:
         from arena_pipeline.predict.inputs import check_inputs  # not for -h: it imports the readers of images

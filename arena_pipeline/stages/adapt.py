@@ -21,7 +21,6 @@ from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import all_locked
 from arena_pipeline.io.space import require_space
 from arena_pipeline.model.adapter import TENSORS
-from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.model_folder import in_words, of_other_plans
 from arena_pipeline.model.weights import load_foundation_network
@@ -63,7 +62,6 @@ def adapt_dataset(
             checkpoint that is damaged or of other plans or settings, no room for all folds; no adapter is touched then. Or a support case
             that was preprocessed from other files while its fold was adapted; the folds before it are whole.
     """
-    keep_freed_memory()
     target = pick_device(device)
     note("device", str(target))
     planned = read_planned_dataset(dataset_id, workspace, foundation)

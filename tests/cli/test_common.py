@@ -279,3 +279,28 @@ sys.exit(common.run(work, common.parser("Counts.", workspace=False).parse_args([
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=60) == 141
+
+
+def test_long_options_take_one_dash_or_two() -> None:
+    options = common.parser("")
+    common.add_foundation(options)
+    options.add_argument("--max_epochs", type=int)
+    options.add_argument("-f", type=int, nargs="+")
+    for words in (["-foundation", "x", "--max_epochs", "3"], ["--foundation", "x", "-max_epochs", "3"], ["--foundation=x", "-max_epochs=3"]):
+        args = options.parse_args([*words, "-f", "0", "1"])
+        assert (args.foundation, args.max_epochs, args.f) == ("x", 3, [0, 1])
+    for typo in ("-max_epoch", "--max_epoch", "--f"):
+        with pytest.raises(SystemExit):
+            options.parse_args([typo, "3"])
+
+
+def test_a_dataset_is_named_by_number_or_by_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "raw" / "Dataset103_Abdomen").mkdir(parents=True)
+    workspace = Workspace(tmp_path)
+    by_name = common.dataset_number("Dataset103_Abdomen")
+    assert by_name == common.dataset_number("103") == 103
+    common.check_first(workspace, [by_name])
+    with pytest.raises(DatasetError, match="expected Dataset103_Abdo, found Dataset103_Abdomen"):
+        common.check_first(workspace, [common.dataset_number("Dataset103_Abdo")])
+    with pytest.raises(argparse.ArgumentTypeError):
+        common.dataset_number("Dataset_103")
