@@ -1,4 +1,4 @@
-"""What the network's activations take, which arena_pipeline/planning/memory.py plans with: python -m benchmarks.activations.
+"""What the network's activations take, which arena_pipeline/model/architectures/swin_unetr.py plans with: python -m benchmarks.activations.
 
 Peak memory of this package's network in float32 for one patch, above that of the ready network and of its weights' gradients, per voxel of the
 patch and unit of feature_size: forward and backward with all weights trained, the same with activations computed again, and forward alone.
@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import torch
 
 from arena_pipeline.adapt.loop import accumulate_gradients
-from arena_pipeline.foundations import Architecture
+from arena_pipeline.model.architectures import SwinUnetr
 from benchmarks.network import patches_of, peak_bytes, ready
 
 SHAPES = ((48, 7, 96), (48, 7, 64), (24, 7, 64), (12, 4, 64))  # feature_size, window, patch
@@ -32,8 +32,8 @@ def prediction_bytes(network_name: str, feature_size: int, window: int, size: in
         return peak_bytes(partial(network, patches_of(1, size)[0])) / (feature_size * size**3)
 
 
-def _architecture(feature_size: int, window: int) -> Architecture:
-    return Architecture(feature_size=feature_size, window_size_voxels=(window,) * 3, out_channels=1, patch_merging="monai_1.5")
+def _architecture(feature_size: int, window: int) -> SwinUnetr:
+    return SwinUnetr(feature_size=feature_size, window_size_voxels=(window,) * 3, out_channels=1, patch_merging="monai_1.5")
 
 
 def main() -> None:

@@ -28,41 +28,40 @@ from monai.networks.nets import SwinUNETR
 from torch import Tensor, nn
 
 from arena_pipeline.adapt.loop import accumulate_gradients
-from arena_pipeline.foundations import Architecture
 from arena_pipeline.model.allocator import keep_freed_memory
-from arena_pipeline.model.device import pick_device
-from arena_pipeline.model.low_rank import add_updates_, arena_update
-from arena_pipeline.model.network import DECODER, HEAD, build_network, to_device
+from arena_pipeline.model.architectures import SwinUnetr
+from arena_pipeline.model.device import pick_device, to_device
+from arena_pipeline.model.low_rank import add_updates_, arena_matrices
 from arena_pipeline.model.recompute import recompute_activations_
 
-SMALL = Architecture(feature_size=12, window_size_voxels=(4, 4, 4), out_channels=1, patch_merging="monai_1.5")
-FULL = Architecture(feature_size=48, window_size_voxels=(7, 7, 7), out_channels=1, patch_merging="monai_1.5")
+SMALL = SwinUnetr(feature_size=12, window_size_voxels=(4, 4, 4), out_channels=1, patch_merging="monai_1.5")
+FULL = SwinUnetr(feature_size=48, window_size_voxels=(7, 7, 7), out_channels=1, patch_merging="monai_1.5")
 CPU = torch.device("cpu")
 
 
-def monais_channels_last(architecture: Architecture) -> nn.Module:
+def monais_channels_last(architecture: SwinUnetr) -> nn.Module:
     size, window = architecture.feature_size, architecture.window_size_voxels
     return to_device(SwinUNETR(1, architecture.out_channels, feature_size=size, window_size=window, use_v2=False), CPU)
 
 
-def monais(architecture: Architecture) -> nn.Module:
+def monais(architecture: SwinUnetr) -> nn.Module:
     """As it comes. A step hands images over channels last, which its convolutions would pass on from layer to layer."""
     network = monais_channels_last(architecture).to(memory_format=torch.contiguous_format)
     network.register_forward_pre_hook(lambda _, images: (images[0].clone(memory_format=torch.contiguous_format),))
     return network
 
 
-def ours(architecture: Architecture) -> nn.Module:
-    return to_device(build_network(architecture), CPU)
+def ours(architecture: SwinUnetr) -> nn.Module:
+    return to_device(architecture.build(), CPU)
 
 
-def ours_recomputing(architecture: Architecture) -> nn.Module:
+def ours_recomputing(architecture: SwinUnetr) -> nn.Module:
     network = ours(architecture)
-    recompute_activations_(network)
+    recompute_activations_(network, architecture)
     return network
 
 
-NETWORKS: dict[str, Callable[[Architecture], nn.Module]] = {
+NETWORKS: dict[str, Callable[[SwinUnetr], nn.Module]] = {
     "MONAI": monais,
     "MONAI, channels last": monais_channels_last,
     "ours": ours,
@@ -70,7 +69,7 @@ NETWORKS: dict[str, Callable[[Architecture], nn.Module]] = {
 }
 
 
-def ready(name: str, architecture: Architecture) -> nn.Module:
+def ready(name: str, architecture: SwinUnetr) -> nn.Module:
     torch.manual_seed(0)
     return NETWORKS[name](architecture).eval()
 
@@ -123,12 +122,12 @@ def _take_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str
     return {name: min(values[1:]) for name, values in seconds.items()}
 
 
-def adaptable(name: str, architecture: Architecture) -> nn.Module:
+def adaptable(name: str, architecture: SwinUnetr) -> nn.Module:
     """The network with ARENA's update, which is to be trained with the decoder and the head."""
     network = ready(name, architecture).requires_grad_(False)
-    add_updates_(network, arena_update, rank=8)
+    add_updates_(network, architecture, arena_matrices, rank=8)
     for parameter_name, parameter in network.named_parameters():
-        if parameter_name.startswith((*DECODER, HEAD)) or parameter_name.endswith((".A", ".B")):
+        if parameter_name.startswith((*architecture.decoder, architecture.head)) or parameter_name.endswith((".A", ".B")):
             parameter.requires_grad_(True)
     return network
 
@@ -174,9 +173,7 @@ def compare_memory() -> str:
     return "\n".join([*rows, *(f"| {name} | {size / 2**30:.2f} GiB | {size / monai:.2f} |" for name, size in found.items())])
 
 
-def compare_full_size(
-    device: torch.device, rounds: int, architecture: Architecture = FULL, patches: int = 6, windows: int = 80, size: int = 96
-) -> str:
+def compare_full_size(device: torch.device, rounds: int, architecture: SwinUnetr = FULL, patches: int = 6, windows: int = 80, size: int = 96) -> str:
     """A step and a volume's windows on a GPU, from arrays in main memory to gradients, and to logits there."""
     columns = (f"step of {patches} patches", f"{windows} windows", "peak memory")
     rows = _header(f"{_name(device)}, feature_size {architecture.feature_size}, {size}^3", columns)

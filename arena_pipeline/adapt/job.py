@@ -145,7 +145,7 @@ def read_planned_dataset(dataset_id: int, workspace: Workspace, foundation: str 
     name = workspace.dataset_name(dataset_id)
     preset = load_preset(planned_foundation(workspace, name, foundation), workspace.foundations)
     path = workspace.plans(name, preset.name)
-    plans = Plans.read(path)
+    plans = Plans.read(path, preset.architecture)
     weights = weights_file(preset, workspace.installed_foundation(preset.name))
     if file_sha256(weights) != plans.foundation_sha256:
         raise PlansError(

@@ -9,8 +9,7 @@ from arena_pipeline.adapt.methods import METHODS, method_settings
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import PlansError
 from arena_pipeline.foundations import FoundationPreset
-from arena_pipeline.model.network import CONVOLUTIONAL_ENCODER, DECODER, head, head_parameters
-from arena_pipeline.model.task_head import new_head, pretrained_head, set_head_
+from arena_pipeline.model.task_head import head, head_parameters, new_head, pretrained_head, set_head_
 from arena_pipeline.planning import TaskPlan
 from arena_pipeline.settings import AdaptationSettings
 
@@ -32,30 +31,32 @@ def prepare_(
         raise PlansError(
             f"task {task.name}: {preset.name} has no pre-trained decoder, so it must be trained; set train_decoder to true in plans.json"
         )
+    architecture = preset.architecture
     network.requires_grad_(False)
     softmax = task.activation == "softmax"
     if task.head == "pretrained":
-        set_head_(network, pretrained_head(network, preset, list(task.structures), softmax, generator))
+        set_head_(network, architecture, pretrained_head(network, preset, list(task.structures), softmax, generator))
     else:
-        old = head(network)
-        set_head_(network, new_head(old.in_channels, task.out_channels, generator).to(old.weight.device))
-    rest = head_parameters(network)
+        old = head(network, architecture)
+        set_head_(network, architecture, new_head(old.in_channels, task.out_channels, generator).to(old.weight.device))
+    rest = head_parameters(network, architecture)
     if task.train_decoder:
-        parts = _trained_parts(preset)
-        rest |= {name: p for name, p in network.named_parameters() if name.startswith(parts)}
+        rest |= {name: p for name, p in network.named_parameters() if _is_trained_with_decoder(name, preset)}
     method = METHODS[settings.method]
-    trainable = method.build(network, settings, generator, settings.max_epochs * volumes)
+    trainable = method.build(network, architecture, settings, generator, settings.max_epochs * volumes)
     trainable.whole |= rest
     for parameter in trainable.whole.values():
         parameter.requires_grad_(True)
     trainable.rate, rest_rate = method.rates(settings, task.train_decoder)
     own = [parameter for parameter in trainable.own if not any(parameter is other for other in rest.values())]
-    new = [rest.pop(name) for name in head_parameters(network)] if task.head == "new" else []
+    new = [rest.pop(name) for name in head_parameters(network, architecture)] if task.head == "new" else []
     groups = ((trainable.rate, own), (rest_rate, list(rest.values())), (settings.new_head_learning_rate or rest_rate, new))
     trainable.groups = [(rate, group) for rate, group in groups if group]
     return trainable
 
 
-def _trained_parts(preset: FoundationPreset) -> tuple[str, ...]:
-    """The decoder; with a foundation that is a Swin encoder alone also the convolutions that join the two, which are as new."""
-    return DECODER if preset.pretrained_parts == "encoder_decoder" else DECODER + CONVOLUTIONAL_ENCODER
+def _is_trained_with_decoder(name: str, preset: FoundationPreset) -> bool:
+    """The decoder's; with a foundation that brings its encoder alone all the others too, which are as new."""
+    if preset.pretrained_parts == "encoder":
+        return not name.startswith(preset.architecture.encoder)
+    return name.startswith(preset.architecture.decoder)

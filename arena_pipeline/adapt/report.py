@@ -15,6 +15,7 @@ from arena_pipeline.adapt.loop import Epoch
 from arena_pipeline.adapt.schedule import smoothed
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.space import telling_full_disk
+from arena_pipeline.model.architectures import layer_label
 
 
 class TrainingLog:
@@ -66,16 +67,10 @@ def plot_progress(path: Path, epochs: tuple[Epoch, ...], smoothing: int, title: 
         image = rank_axes.imshow(
             ranks, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, extent=(-0.5, len(epochs) - 0.5, len(names) - 0.5, -0.5)
         )
-        rank_axes.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=7)
+        rank_axes.set_yticks(range(len(names)), [layer_label(name) for name in names], fontsize=7)
         figure.colorbar(image, ax=rank_axes, label="effective rank")
     else:
         rank_axes.text(0.5, 0.5, "this method has no rank", ha="center", transform=rank_axes.transAxes)
     rank_axes.set_xlabel("epoch")
     with replace_when_done(path) as temporary:
         figure.savefig(temporary, dpi=110)
-
-
-def _short(name: str) -> str:
-    """swinViT.layers2.0.blocks.1.attn.qkv.key -> stage 2, block 1, key."""
-    parts = name.split(".")
-    return f"stage {parts[1].removeprefix('layers')}, block {parts[4]}, {parts[-1]}"

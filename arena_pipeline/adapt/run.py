@@ -23,7 +23,7 @@ from arena_pipeline.io.lock import locked
 from arena_pipeline.io.space import require_space
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, discard_adapter, write_adapter
 from arena_pipeline.model.allocator import release_freed_memory
-from arena_pipeline.model.network import to_device
+from arena_pipeline.model.device import to_device
 from arena_pipeline.model.recompute import recompute_activations_
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.preprocess.store import StoredCase
@@ -78,7 +78,7 @@ def _prepared(job: FoldJob, device: torch.device) -> Adaptation:
     trainable = prepare_(network, job.preset, job.task, job.settings, generator, len(job.support_ids))
     network.to(device)
     if job.settings.recompute_activations:
-        recompute_activations_(network)
+        recompute_activations_(network, job.preset.architecture)
     require_space(job.folder, (CHECKPOINT_BYTES + ADAPTER_BYTES) * trainable.parameter_count, f"adapting {job.task.name}")
     labels = list(job.task.structures.values())
     support = [SupportVolume.open(StoredCase.open(job.cases, identifier), labels) for identifier in job.support_ids]

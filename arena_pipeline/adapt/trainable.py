@@ -58,7 +58,7 @@ class Trainable:
         return sum(tensor.numel() for _, tensor in self.named_tensors())
 
     def effective_rank(self) -> dict[str, int]:
-        """ "<layer>.<key|value|qkv>" -> number of directions in use (v != 0)."""
+        """ "<layer>.<block of rows>" -> number of directions in use (v != 0)."""
         return {name: matrix.effective_rank for name, matrix in low_rank_matrices(self.updates)}
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,10 +1,8 @@
 """Foundations: pre-trained networks with the scheme they were trained in, and which one a command means."""
 
 from arena_pipeline.foundations.presets import (
-    GRID_DIVISOR,
     INSTALLED_RECORD,
     OWN_NAME,
-    Architecture,
     FoundationPreset,
     InstalledPreset,
     Scheme,
@@ -21,9 +19,7 @@ from arena_pipeline.foundations.presets import (
 )
 
 __all__ = [
-    "Architecture",
     "FoundationPreset",
-    "GRID_DIVISOR",
     "INSTALLED_RECORD",
     "InstalledPreset",
     "OWN_NAME",

@@ -12,28 +12,11 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.io.json_files import read_model
+from arena_pipeline.model.architectures import AnyArchitecture
 from arena_pipeline.settings import AdaptationSettings, Frozen
 
-GRID_DIVISOR = 32  # patch embedding and four mergings halve each axis of a patch five times
 INSTALLED_RECORD = "foundation.json"  # beside installed weights
 OWN_NAME = re.compile(r"[A-Za-z0-9_-]+")
-
-
-class Architecture(Frozen):
-    """A MONAI SwinUNETR (use_v2 = False) and what its constructor does not say.
-
-    Attributes:
-        patch_merging: order of the eight sub-grids; "monai_0.9.1" is what MONAI <= 0.9.1 concatenated and all published
-            checkpoints were trained with, "monai_1.5" what MONAI 1.x calls "merging" today.
-    """
-
-    feature_size: int
-    window_size_voxels: tuple[int, int, int] = (7, 7, 7)
-    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
-    num_heads: tuple[int, int, int, int] = (3, 6, 12, 24)
-    in_channels: int = 1
-    out_channels: int
-    patch_merging: Literal["monai_0.9.1", "monai_1.5"]
 
 
 class Scheme(Frozen):
@@ -60,11 +43,6 @@ class Scheme(Frozen):
             raise ValueError(f"patch_size_voxels: expected three lengths above 0, found {self.patch_size_voxels}")
         return self
 
-    def require_network_patch(self) -> None:
-        """Raises ValueError unless a Swin UNETR can take the patch."""
-        if any(edge % GRID_DIVISOR for edge in self.patch_size_voxels):
-            raise ValueError(f"scheme.patch_size_voxels: expected multiples of {GRID_DIVISOR}, found {self.patch_size_voxels}")
-
 
 class Weights(Frozen):
     """Where the weights come from.
@@ -73,14 +51,14 @@ class Weights(Frozen):
         packaged: file inside the package's plans folder, or None where the user must install them.
         sha256: of the packaged file, or None.
         expected_file: the file name people have when they download the published weights.
-        layout: which reader understands it.
+        layout: how it is written: a name in the `layouts` of the architecture's family.
         origin: where to get it, in words with an address.
     """
 
     packaged: str | None = None
     sha256: str | None = None
     expected_file: str
-    layout: Literal["arena", "fseft", "suprem", "clip_driven", "monai", "ssl_swinvit"]
+    layout: str
     origin: str
 
 
@@ -98,7 +76,7 @@ class FoundationPreset(Frozen):
 
     name: str
     title: str
-    architecture: Architecture
+    architecture: AnyArchitecture
     scheme: Scheme
     head: Literal["sigmoid", "softmax", "none"]
     structures: dict[str, int]
@@ -111,7 +89,9 @@ class FoundationPreset(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> FoundationPreset:
-        self.scheme.require_network_patch()
+        self.architecture.check_patch(self.scheme.patch_size_voxels)
+        if self.weights.layout not in self.architecture.layouts:
+            raise ValueError(f"weights.layout: expected one of {', '.join(self.architecture.layouts)}, found {self.weights.layout!r}")
         return self
 
     def require_head(self) -> None:

@@ -13,9 +13,9 @@ from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.model.adapter import Adapter, AdapterRecord
 from arena_pipeline.model.adapter_checks import network_faults
+from arena_pipeline.model.device import to_device
 from arena_pipeline.model.low_rank import merged_weight
-from arena_pipeline.model.network import HEAD, head, to_device
-from arena_pipeline.model.task_head import empty_head, set_head_
+from arena_pipeline.model.task_head import empty_head, head, set_head_
 from arena_pipeline.model.tensor_files import listed
 from arena_pipeline.model.weights import load_foundation_network
 
@@ -31,7 +31,9 @@ class AdaptedNetwork:
         self.sha256 = file_sha256(weights_path)
         network = load_foundation_network(preset, weights_path)
         self.network = to_device(network, device).requires_grad_(False)
-        self._foundation_head = head(self.network)
+        self._foundation_head = head(self.network, preset.architecture)
+        self._shapes = {name: tuple(parameter.shape) for name, parameter in self.network.named_parameters()}
+        self._targets = preset.architecture.targets(self._shapes)
         self._replaced: dict[str, Tensor] = {}
 
     def select(self, adapter: Adapter | None) -> nn.Module:
@@ -55,20 +57,20 @@ class AdaptedNetwork:
             )
         rows = self._empty_head(record).out_channels
         shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
-        own = {name: tuple(parameter.shape) for name, parameter in self.network.named_parameters()}
-        if faults := network_faults(shapes, own, HEAD, rows):
+        if faults := network_faults(shapes, self._shapes, self.preset.architecture, rows):
             raise AdapterError(
                 f"{self._name(adapter)}: its tensors do not fit {self.preset.name} ({listed(faults, '; ')}); "
                 f"the adapter is damaged, adapt this fold again"
             )
 
     def _apply(self, adapter: Adapter) -> None:
-        set_head_(self.network, self._empty_head(adapter.record).to(self._foundation_head.weight.device).requires_grad_(False))
+        task_head = self._empty_head(adapter.record).to(self._foundation_head.weight.device)
+        set_head_(self.network, self.preset.architecture, task_head.requires_grad_(False))
         for layer, tensors in adapter.updates().items():
-            name = f"{layer}.weight"
-            weight = self.network.get_parameter(name)
+            target = self._targets[layer]
+            weight = self.network.get_parameter(target.parameter)
             on_device = {part: tensor.to(weight.device) for part, tensor in tensors.items()}
-            self._replace(name, merged_weight(weight, on_device))
+            self._replace(target.parameter, merged_weight(weight, target, on_device))
         for name, tensor in adapter.weights().items():
             self._replace(name, tensor)
 
@@ -83,10 +85,10 @@ class AdaptedNetwork:
 
     def _restore(self) -> None:
         for name, value in self._replaced.items():
-            if not name.startswith(HEAD):
+            if not name.startswith(f"{self.preset.architecture.head}."):
                 self.network.get_parameter(name).data = value
         self._replaced.clear()
-        set_head_(self.network, self._foundation_head)
+        set_head_(self.network, self.preset.architecture, self._foundation_head)
 
     @staticmethod
     def _name(adapter: Adapter) -> str:

@@ -1,9 +1,9 @@
 """The adapter: what an adaptation trained and saved, and all that joins adaptation and prediction.
 
 A fold folder holds adapter.safetensors and adapter.json. Tensors are named
-    update.<layer>.<key|value>.<A|B|v>   ARENA's update without the entries where v = 0: A (k, C), B (C, k), v (k,), k >= 0
-    update.<layer>.qkv.<A|B|v>           an update of all rows at once: A (k, C), B (3C, k), v (k,); LoRA has no v
-    weight.<parameter>                   a trained parameter of the network, as a whole: the head, the decoder, what else a method trains
+    update.<layer>.<block>.<A|B|v>   the update of a block of rows without the entries where v = 0: A (k, columns), B (rows, k), v (k,), k >= 0;
+                                     LoRA has no v. Blocks of an attention: key and value, or qkv (all rows)
+    weight.<parameter>               a trained parameter of the network, as a whole: the head, the decoder, what else a method trains
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AdapterRecord(Frozen):
         dataset_labels: structure -> integer of the whole dataset, so that the tasks of one dataset share one numbering.
         fold, shots, support_ids: the support set; in a model that was exported, the names of its cases are left out: an empty `support_ids`.
         support_sha256: over their files; None in records of version 0.1.
-        effective_rank: "<layer>.<key|value|qkv>" -> number of directions in use; empty for a method without low-rank updates.
+        effective_rank: "<layer>.<block of rows>" -> number of directions in use; empty for a method without low-rank updates.
         trained_parameters: while adapting; `saved_parameters`: in the file.
         epochs, stop_reason, final_loss, seconds: how the adaptation ended.
         peak_memory_mib: while adapting: of the tensors on a CUDA device, else of the process; None in records of version 0.1.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from arena_pipeline.model.low_rank import FUSED, KEY_VALUE, ROWS, TARGET
+from arena_pipeline.model.architectures import Architecture, Shape, Target
 from arena_pipeline.model.tensor_files import TensorFacts, not_floating
 
 UPDATE, WEIGHT = "update.", "weight."
@@ -13,14 +13,12 @@ MAX_BYTES = 2 * 2**30
 MAX_TENSORS = 4096
 MAX_RANK = 512
 
-Shape = tuple[int, ...]
-
 
 def file_faults(facts: Mapping[str, TensorFacts], effective_rank: Mapping[str, int]) -> list[str]:
     """What is wrong with an adapter's tensors by themselves and against the ranks in its record; nothing if they may be loaded.
 
     Args:
-        effective_rank: "<layer>.<key|value|qkv>" -> the rank that the record says.
+        effective_rank: "<layer>.<block of rows>" -> the rank that the record says.
     """
     if len(facts) > MAX_TENSORS:
         return [f"{len(facts)} tensors, at most {MAX_TENSORS} were expected"]
@@ -33,14 +31,15 @@ def file_faults(facts: Mapping[str, TensorFacts], effective_rank: Mapping[str, i
     return faults
 
 
-def network_faults(tensors: Mapping[str, Shape], network: Mapping[str, Shape], head: str, rows: int) -> list[str]:
+def network_faults(tensors: Mapping[str, Shape], network: Mapping[str, Shape], architecture: Architecture, rows: int) -> list[str]:
     """What of an adapter has no place in a network.
 
     Args:
         tensors: the adapter's, name -> shape.
         network: the foundation's parameters, name -> shape.
-        head: name of the network's last layer; the task's, of so many `rows`, takes its place.
+        rows: of the task's head, which takes the place of the foundation's.
     """
+    head = architecture.head
     task_head = {f"{head}.weight": (rows, *network[f"{head}.weight"][1:]), f"{head}.bias": (rows,)}
     wanted = {**network, **task_head}
     weights = {name[len(WEIGHT) :]: shape for name, shape in tensors.items() if name.startswith(WEIGHT)}
@@ -50,24 +49,40 @@ def network_faults(tensors: Mapping[str, Shape], network: Mapping[str, Shape], h
             faults.append(f"the network has no parameter {name}")
         elif shape != wanted[name]:
             faults.append(f"{name} is {shape}, expected {wanted[name]}")
-    projections: dict[str, set[str]] = {}
+    targets = architecture.targets(network)
+    blocks: dict[str, set[str]] = {}
     for name, parts in _updates(tensors).items():
-        layer, _, projection = name.rpartition(".")
-        projections.setdefault(layer, set()).add(projection)
-        target = f"{layer}.weight"
-        if not layer.endswith(TARGET) or target not in network or target in weights:
-            faults.append(f"no projection {layer} that could be updated")
-        elif parts.get("A", ())[1:] != network[target][1:]:
-            faults.append(f"{name}.A is {parts.get('A')}, expected (rank, {network[target][1]})")
-    return faults + [
-        f"{layer} has updates of {' and '.join(sorted(found))}, expected key and value, or qkv"
-        for layer, found in projections.items()
-        if found not in (KEY_VALUE, FUSED)
-    ]
+        layer, _, block = name.rpartition(".")
+        target = targets.get(layer)
+        if target is None or target.parameter in weights:
+            faults.append(f"no layer {layer} that could be updated")
+            continue
+        blocks.setdefault(layer, set()).add(block)
+        faults += _block_faults(name, parts, target)
+    return faults + [fault for layer, found in blocks.items() for fault in _kind_faults(layer, found, targets[layer])]
+
+
+def _block_faults(name: str, parts: Mapping[str, Shape], target: Target) -> list[str]:
+    """A (rank, columns) and B (rows, rank) of one block of rows."""
+    block = name.rpartition(".")[2]
+    if block not in {*target.gated, target.whole}:
+        return []  # told for the layer as a whole
+    first, last = target.rows_of(block)
+    a, b = parts.get("A", ()), parts.get("B", ())
+    faults = [] if a[1:] == (target.columns,) else [f"{name}.A is {a}, expected (rank, {target.columns})"]
+    return faults if b[:1] == (last - first,) else [*faults, f"{name}.B is {b}, expected ({last - first}, rank)"]
+
+
+def _kind_faults(layer: str, blocks: set[str], target: Target) -> list[str]:
+    """Either all gated blocks are updated or all rows as one."""
+    if blocks in ({*target.gated}, {target.whole}):
+        return []
+    expected = " and ".join(sorted(target.gated)) + ("" if target.whole in target.gated else f", or {target.whole}")
+    return [f"{layer} has updates of {' and '.join(sorted(blocks))}, expected {expected}"]
 
 
 def _updates(tensors: Mapping[str, Shape]) -> dict[str, dict[str, Shape]]:
-    """ "<layer>.<projection>" -> part -> shape."""
+    """ "<layer>.<block of rows>" -> part -> shape."""
     grouped: dict[str, dict[str, Shape]] = {}
     for name, shape in tensors.items():
         if name.startswith(UPDATE):
@@ -77,14 +92,12 @@ def _updates(tensors: Mapping[str, Shape]) -> dict[str, dict[str, Shape]]:
 
 
 def _update_faults(name: str, parts: Mapping[str, Shape], rank: int) -> Iterable[str]:
-    """A (rank, C), B (rows, rank) with rows a multiple of C, and v (rank,) where there is one; of the rank in the record."""
-    projection = name.rpartition(".")[2]
-    if projection not in ROWS or not set(FACTORS) <= set(parts) <= {*FACTORS, GATE}:
-        return [f"unexpected update {name} of {', '.join(sorted(parts))}; expected <layer>.<{'|'.join(ROWS)}> of A, B and perhaps v"]
+    """A (rank, columns), B (rows, rank), and v (rank,) where there is one; of the rank in the record."""
+    if not set(FACTORS) <= set(parts) <= {*FACTORS, GATE}:
+        return [f"unexpected update {name} of {', '.join(sorted(parts))}; expected <layer>.<block of rows> of A, B and perhaps v"]
     if any(len(parts[part]) != 2 for part in FACTORS):
         return [f"{name}: A is {parts['A']} and B is {parts['B']}, expected two matrices"]
-    channels, rows = parts["A"][1], ROWS[projection][1] - ROWS[projection][0]
-    expected = {"A": (rank, channels), "B": (rows * channels, rank), GATE: (rank,)}
+    expected = {"A": (rank, parts["A"][1]), "B": (parts["B"][0], rank), GATE: (rank,)}
     if rank > MAX_RANK:
         return [f"{name}: rank {rank}, at most {MAX_RANK} can be allocated"]
     return [

@@ -1,4 +1,4 @@
-"""Published checkpoints: each family's layout, read into the names of MONAI's SwinUNETR and counted tensor by tensor.
+"""Published checkpoints: each layout, read into the names of the network and counted tensor by tensor.
 
 Nothing is taken over silently: a file fills every part of the network that its foundation was pre-trained in, with the right
 shapes and finite values, and holds no other tensor of those parts; or it is refused.
@@ -19,44 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from arena_pipeline.errors import FoundationError
-from arena_pipeline.foundations import Architecture, FoundationPreset, load_preset, preset_names
+from arena_pipeline.foundations import FoundationPreset, load_preset, preset_names
+from arena_pipeline.model.architectures import Architecture, Layout
 from arena_pipeline.model.checkpoint_files import read_checkpoint_file
-from arena_pipeline.model.network import DECODER, HEAD, build_network
-from arena_pipeline.model.weights import POSITION_INDEX, new_parts, points_into_table
+from arena_pipeline.model.weights import new_parts
 
 WRAPPERS = ("module.", "backbone.")  # of DataParallel, and of a network inside a network
-CLIP_HEADS = ("precls_conv", "GAP", "controller", "text_to_vision", "organ_embedding", "out")
 SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one family writes its checkpoints.
-
-    Attributes:
-        key: where the tensors are; None: at the top. A file that has them at the top is taken either way.
-        head: its name for the head; the head in MONAI's name is taken where there is none of this name.
-        ignored: first words of tensors that belong to a head which can't be used, after the wrappers are off.
-        renamed: regular expressions with their replacements, applied in this order.
-    """
-
-    key: str | None = None
-    head: str = HEAD
-    ignored: tuple[str, ...] = ()
-    renamed: tuple[tuple[str, str], ...] = ()
-
-
-LAYOUTS: dict[str, Layout] = {
-    "arena": Layout(),
-    "fseft": Layout(head="classifier"),
-    "suprem": Layout(key="net", ignored=CLIP_HEADS),
-    "clip_driven": Layout(key="net", ignored=CLIP_HEADS),
-    "monai": Layout(key="state_dict"),
-    "ssl_swinvit": Layout(
-        key="state_dict",
-        renamed=((r"^swin_vit\.", "swinViT."), (r"^(patch_embed|layers[1-4])\.", r"swinViT.\1."), (r"\.mlp\.fc([12])\.", r".mlp.linear\1.")),
-    ),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +56,7 @@ class Match:
 
 
 def read_foundation(preset: FoundationPreset, path: Path, trust: bool = False, others: Sequence[FoundationPreset] | None = None) -> Match:
-    """The tensors of a published checkpoint in MONAI's names, all of them fit for the preset's network.
+    """The tensors of a published checkpoint in the network's names, all of them fit for the preset's network.
 
     Args:
         trust: see `read_checkpoint_file`.
@@ -113,27 +82,29 @@ def read_foundation(preset: FoundationPreset, path: Path, trust: bool = False, o
 
 def match(preset: FoundationPreset, content: Any) -> Match:
     """Compares what a file holds with the preset's network; the file is this foundation if there are no faults."""
-    layout = LAYOUTS[preset.weights.layout]
+    architecture = preset.architecture
+    layout = architecture.layouts[preset.weights.layout]
     source = _tensors_of(content, layout)
     if isinstance(source, str):
         return Match({}, faults=(source,))
-    network = skeleton(preset.architecture)
+    network = skeleton(architecture)
     new = new_parts(preset, network)
     wanted = {name: tensor for name, tensor in network.items() if name not in new}
-    sorted_names = _sort(source, layout, set(wanted), {name.split(".")[0] for name in network})
+    sorted_names = _sort(source, layout, architecture.head, set(wanted), {name.split(".")[0] for name in network})
     tensors = {target: source[name] for target, name in sorted_names.taken.items()}
-    weights = [name for name in wanted if not name.endswith(POSITION_INDEX)]
+    weights = [name for name in wanted if not architecture.is_derived(name)]
     missing = [name for name in weights if name not in tensors]
     misshapen = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
-    faults = _faults(missing, [f"{name} is {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}" for name in misshapen], sorted_names)
+    shapes = [f"{name} is {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}" for name in misshapen]
+    faults = _faults(architecture, missing, shapes, sorted_names)
     return Match(
-        tensors={name: tensor for name, tensor in wanted.items() if name.endswith(POSITION_INDEX)} | tensors,
+        tensors={name: tensor for name, tensor in wanted.items() if architecture.is_derived(name)} | tensors,
         wanted=len(weights),
         missing=tuple(missing),
         misshapen=tuple(name for name in misshapen if name in weights),
         ignored=tuple(sorted_names.ignored),
         unexpected=tuple(sorted_names.unexpected + sorted_names.foreign),
-        faults=tuple(faults or _wrong_values(tensors)),
+        faults=tuple(faults or _wrong_values(architecture, tensors)),
     )
 
 
@@ -147,13 +118,13 @@ class _Sorted:
     unexpected: list[str] = field(default_factory=list)
 
 
-def _sort(source: Iterable[str], layout: Layout, wanted: set[str], parts: set[str]) -> _Sorted:
+def _sort(source: Iterable[str], layout: Layout, head: str, wanted: set[str], parts: set[str]) -> _Sorted:
     result = _Sorted()
     bare_names = {name: _unwrapped(name) for name in source}
-    unused_head = layout.head != HEAD and any(bare.startswith(f"{layout.head}.") for bare in bare_names.values())
+    unused_head = layout.head is not None and any(bare.startswith(f"{layout.head}.") for bare in bare_names.values())
     for name, bare in bare_names.items():
-        target = _renamed(bare, layout)
-        if bare.split(".")[0] in layout.ignored or (unused_head and bare.startswith(HEAD)):
+        target = _renamed(bare, layout, head)
+        if bare.split(".")[0] in layout.ignored or (unused_head and bare.startswith(f"{head}.")):
             result.ignored.append(name)
         elif target in wanted and target not in result.taken:
             result.taken[target] = name
@@ -166,10 +137,10 @@ def _sort(source: Iterable[str], layout: Layout, wanted: set[str], parts: set[st
 
 @lru_cache(maxsize=8)
 def skeleton(architecture: Architecture) -> dict[str, Tensor]:
-    """The state of such a network: shapes alone of its weights (on the meta device), values of its position indices."""
+    """The state of such a network: shapes alone of its weights (on the meta device), values of what follows from the architecture."""
     with torch.random.fork_rng(devices=[]):
-        state = build_network(architecture).state_dict()
-    return {name: tensor if name.endswith(POSITION_INDEX) else tensor.to("meta") for name, tensor in state.items()}
+        state = architecture.build().state_dict()
+    return {name: tensor if architecture.is_derived(name) else tensor.to("meta") for name, tensor in state.items()}
 
 
 def _tensors_of(content: Any, layout: Layout) -> dict[str, Tensor] | str:
@@ -192,16 +163,16 @@ def _unwrapped(name: str) -> str:
     return name
 
 
-def _renamed(name: str, layout: Layout) -> str:
+def _renamed(name: str, layout: Layout, head: str) -> str:
     for pattern, replacement in layout.renamed:
         name = re.sub(pattern, replacement, name)
-    return HEAD + name[len(layout.head) :] if name.startswith(f"{layout.head}.") else name
+    return head + name[len(layout.head) :] if layout.head is not None and name.startswith(f"{layout.head}.") else name
 
 
-def _faults(missing: Sequence[str], misshapen: Sequence[str], names: _Sorted) -> list[str]:
+def _faults(architecture: Architecture, missing: Sequence[str], misshapen: Sequence[str], names: _Sorted) -> list[str]:
     faults = []
     if missing:
-        counts = Counter(_part(name) for name in missing)
+        counts = Counter(map(architecture.part_of, missing))
         parts = ", ".join(f"{count} of the {part}" for part, count in counts.items())
         faults.append(f"{len(missing)} weights are missing ({parts}: {_listed(missing)})")
     if misshapen:
@@ -211,13 +182,9 @@ def _faults(missing: Sequence[str], misshapen: Sequence[str], names: _Sorted) ->
     return faults
 
 
-def _part(name: str) -> str:
-    return "decoder" if name.startswith(DECODER) else "head" if name.startswith(HEAD) else "encoder"
-
-
-def _wrong_values(tensors: Mapping[str, Tensor]) -> list[str]:
-    weights = [name for name, tensor in tensors.items() if not name.endswith(POSITION_INDEX) and not _is_finite(tensor)]
-    indices = [name for name in tensors if name.endswith(POSITION_INDEX) and not points_into_table(name, tensors)]
+def _wrong_values(architecture: Architecture, tensors: Mapping[str, Tensor]) -> list[str]:
+    weights = [name for name, tensor in tensors.items() if not architecture.is_derived(name) and not _is_finite(tensor)]
+    indices = [name for name in tensors if architecture.is_derived(name) and not architecture.derived_fits(name, tensors)]
     faults = [f"{len(weights)} weights have values that are not finite numbers ({_listed(weights)})"] if weights else []
     return faults + ([f"{len(indices)} position indices point outside their tables ({_listed(indices)})"] if indices else [])
 
@@ -227,28 +194,12 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _advice(found: Match, fitting: Sequence[str], path: Path, preset: FoundationPreset) -> str:
-    described = _architecture(found)
+    facts = preset.architecture.describe(found.tensors) if found.misshapen else []
+    described = f"The file is of a network with {', '.join(facts)}; a preset needs the same. " if facts else ""
     if fitting:
         commands = " or ".join(shlex.join(["arena_install_foundation", name, str(path)]) for name in fitting)
         return f"{described}It fits {' and '.join(fitting)}: {commands}"
     return f"{described}It fits no other foundation either; {preset.name} is the file {preset.weights.expected_file} ({preset.weights.origin})"
-
-
-def _architecture(found: Match) -> str:
-    """The network that the tensors of another shape belong to, as far as they tell."""
-    if not found.misshapen:
-        return ""
-    facts = []
-    embedding = found.tensors.get("swinViT.patch_embed.proj.weight")
-    if embedding is not None and embedding.ndim == 5:
-        facts += [f"feature_size {embedding.shape[0]}", f"in_channels {embedding.shape[1]}"]
-    table = found.tensors.get("swinViT.layers1.0.blocks.0.attn.relative_position_bias_table")
-    if table is not None:
-        facts.append(f"window_size_voxels {(round(len(table) ** (1 / 3)) + 1) // 2}")
-    head = found.tensors.get(f"{HEAD}.weight")
-    if head is not None:
-        facts.append(f"out_channels {len(head)}")
-    return f"The file is of a network with {', '.join(facts)}; a preset needs the same. " if facts else ""
 
 
 def _listed(names: Iterable[str]) -> str:

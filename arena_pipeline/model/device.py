@@ -1,8 +1,11 @@
-"""Which device a command computes on."""
+"""Which device a command computes on, and how a network lies there."""
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
+from torch import nn
 
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.machine import check_device_name
@@ -26,3 +29,8 @@ def pick_device(name: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ArenaError(f"device {name}: torch finds no Apple GPU; use -device cpu or auto")
     return torch.device(name)
+
+
+def to_device(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network on `device`, its convolutions laid out channels last: on the CPU too 3D convolutions are faster so."""
+    return cast(nn.Module, cast(Any, network).to(device, memory_format=torch.channels_last_3d))

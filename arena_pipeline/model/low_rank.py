@@ -1,12 +1,13 @@
-"""Low-rank updates of the fused attn.qkv projections, weights (3C, C) whose rows are the queries, keys and values.
+"""Low-rank updates of weights that are matrices, or are seen as one: a convolution's (O, I, kx, ky, kz) as (O, I kx ky kz).
 
-ARENA updates the key and the value rows, W_j = W0_j + B_j diag(v_j) A_j; LoRA and AdaLoRA all rows at once, W = W0 + B diag(v) A.
+ARENA updates blocks of rows, W_j = W0_j + B_j diag(v_j) A_j: the keys and the values of an attention, a whole kernel. LoRA and AdaLoRA
+update all rows at once, W = W0 + B diag(v) A. Which layers and rows: `Architecture.targets`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -14,14 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from arena_pipeline.errors import NoTargetLayers
-
-TARGET = "attn.qkv"
-ROWS = {"key": (1, 2), "value": (2, 3), "qkv": (0, 3)}  # of the fused weight, in units of C
-KEY_VALUE, FUSED = frozenset({"key", "value"}), frozenset({"qkv"})
+from arena_pipeline.model.architectures import Architecture, Target
 
 
 class LowRankMatrix(nn.Module):
-    """B diag(v) A of rank at most r: A (r, C), B (rows, r), v (r,). Without v every direction counts as one."""
+    """B diag(v) A of rank at most r: A (r, columns), B (rows, r), v (r,). Without v every direction counts as one."""
 
     def __init__(self, a: Tensor, b: Tensor, v: Tensor | None = None) -> None:
         super().__init__()
@@ -40,8 +38,7 @@ class LowRankMatrix(nn.Module):
         return len(self.A) if gate is None else int(torch.count_nonzero(gate))
 
     def forward(self) -> Tensor:
-        gate = self.gate()
-        return (self.B if gate is None else self.B * gate) @ self.A
+        return _product(self.A, self.B, self.gate())
 
     def compact(self) -> dict[str, Tensor]:
         """A, B, and v where there is one, without the entries where v = 0."""
@@ -64,146 +61,108 @@ class ScaledMatrix(LowRankMatrix):
         return self.scale * cast(Tensor, self.v).flatten()
 
 
-def gated_matrix(channels: int, rank: int, generator: torch.Generator | None = None) -> LowRankMatrix:
-    """(C, C): A Kaiming-uniform (a = sqrt 5), B zero, v uniform in [-1, 1], so the product starts at exactly zero."""
-    a = _kaiming(channels, rank, generator)
-    return LowRankMatrix(a, torch.zeros(channels, rank), torch.empty(rank).uniform_(-1, 1, generator=generator))
-
-
-def _kaiming(channels: int, rank: int, generator: torch.Generator | None) -> Tensor:
-    bound = math.sqrt(6 / ((1 + 5) * channels))  # Kaiming-uniform of fan-in C with gain sqrt(2 / (1 + a^2))
-    return torch.empty(rank, channels).uniform_(-bound, bound, generator=generator)
-
-
 class LowRankUpdate(nn.Module):
-    """A parametrization of one fused (3C, C) qkv weight; its children are the matrices, named as in ROWS."""
+    """A parametrization of one target's weight, whatever its number of axes; its children are the matrices, named as the blocks of rows."""
+
+    def __init__(self, target: Target, matrices: Mapping[str, LowRankMatrix]) -> None:
+        super().__init__()
+        self.target = target
+        for block, matrix in matrices.items():
+            self.add_module(block, matrix)
 
     def matrices(self) -> Iterator[tuple[str, LowRankMatrix]]:
-        """("key", matrix), ("value", matrix); or ("qkv", matrix)."""
-        for name, matrix in self.named_children():
-            yield name, cast(LowRankMatrix, matrix)
-
-
-class KeyValueUpdate(LowRankUpdate):
-    """W0 + B diag(v) A on the key and on the value rows."""
-
-    def __init__(self, key: LowRankMatrix, value: LowRankMatrix) -> None:
-        super().__init__()
-        self.key = key
-        self.value = value
+        """("key", matrix), ("value", matrix); or the one of all rows."""
+        for block, matrix in self.named_children():
+            yield block, cast(LowRankMatrix, matrix)
 
     def forward(self, weight: Tensor) -> Tensor:
-        query = weight.new_zeros(weight.shape[1], weight.shape[1])
-        return weight + torch.cat((query, self.key(), self.value()))
+        """W0 + B diag(v) A in the rows of each block."""
+        parts, row = [], 0
+        for block, matrix in self.matrices():
+            first, last = self.target.rows_of(block)
+            parts += [weight.new_zeros(first - row, self.target.columns), matrix()]
+            row = last
+        parts.append(weight.new_zeros(self.target.rows - row, self.target.columns))
+        return weight + torch.cat(parts).reshape(weight.shape)
 
 
-class FusedUpdate(LowRankUpdate):
-    """W0 + B diag(v) A on all rows."""
-
-    def __init__(self, qkv: LowRankMatrix) -> None:
-        super().__init__()
-        self.qkv = qkv
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.qkv()
+MatricesOf = Callable[[Target, int, torch.Generator | None], dict[str, LowRankMatrix]]
 
 
-UpdateOf = Callable[[int, int, torch.Generator | None], LowRankUpdate]
+def arena_matrices(target: Target, rank: int, generator: torch.Generator | None = None) -> dict[str, LowRankMatrix]:
+    """A matrix with gates for each gated block of rows."""
+    return {block: gated_matrix(last - first, target.columns, rank, generator) for block, (first, last) in target.gated.items()}
 
 
-def arena_update(channels: int, rank: int, generator: torch.Generator | None = None) -> LowRankUpdate:
-    """Key and value rows, with gates."""
-    return KeyValueUpdate(gated_matrix(channels, rank, generator), gated_matrix(channels, rank, generator))
+def lora_matrices(target: Target, rank: int, generator: torch.Generator | None = None) -> dict[str, LowRankMatrix]:
+    """One matrix of all rows, without v: A Kaiming-uniform (a = sqrt 5), B zero."""
+    return {target.whole: LowRankMatrix(_kaiming(target.columns, rank, generator), torch.zeros(target.rows, rank))}
 
 
-def lora_update(channels: int, rank: int, generator: torch.Generator | None = None) -> LowRankUpdate:
-    """All rows, without v: A Kaiming-uniform (a = sqrt 5), B zero."""
-    return FusedUpdate(LowRankMatrix(_kaiming(channels, rank, generator), torch.zeros(3 * channels, rank)))
+def gated_matrix(rows: int, columns: int, rank: int, generator: torch.Generator | None = None) -> LowRankMatrix:
+    """A Kaiming-uniform (a = sqrt 5), B zero, v uniform in [-1, 1], so the product starts at exactly zero."""
+    a = _kaiming(columns, rank, generator)
+    return LowRankMatrix(a, torch.zeros(rows, rank), torch.empty(rank).uniform_(-1, 1, generator=generator))
 
 
-def target_layers(network: nn.Module) -> dict[str, nn.Linear]:
-    """The fused projections of the encoder's Swin blocks, by name.
+def _kaiming(columns: int, rank: int, generator: torch.Generator | None) -> Tensor:
+    bound = math.sqrt(6 / ((1 + 5) * columns))  # Kaiming-uniform of this fan-in with gain sqrt(2 / (1 + a^2))
+    return torch.empty(rank, columns).uniform_(-bound, bound, generator=generator)
+
+
+def _product(a: Tensor, b: Tensor, v: Tensor | None) -> Tensor:
+    return (b if v is None else b * v) @ a
+
+
+def targets_of(network: nn.Module, architecture: Architecture) -> dict[str, Target]:
+    """The layers of a network without updates that can take one, by name.
 
     Raises:
         NoTargetLayers: the network has none.
     """
-    targets = {name: cast(nn.Linear, module) for name, module in network.named_modules() if name.endswith(TARGET)}
+    targets = architecture.targets({name: tuple(parameter.shape) for name, parameter in network.named_parameters()})
     if not targets:
-        raise NoTargetLayers(f"no {TARGET} projection in this network")
+        raise NoTargetLayers(f"no {architecture.target_kind} in this network")
     return targets
 
 
-def add_updates_(network: nn.Module, update_of: UpdateOf, rank: int, generator: torch.Generator | None = None) -> dict[str, LowRankUpdate]:
+def add_updates_(
+    network: nn.Module, architecture: Architecture, matrices_of: MatricesOf, rank: int, generator: torch.Generator | None = None
+) -> dict[str, LowRankUpdate]:
     """Puts a fresh update of this rank on every target layer and returns them by layer name; the output is unchanged, bit for bit.
 
     Args:
-        update_of: makes the update of a layer from its width C, the rank and the generator.
+        matrices_of: makes the matrices of a layer from its target, the rank and the generator.
     """
     updates = {}
-    for name, layer in target_layers(network).items():
-        updates[name] = update_of(layer.in_features, rank, generator).to(layer.weight.device, layer.weight.dtype)
-        _register(layer, updates[name])
+    for name, target in targets_of(network, architecture).items():
+        layer = cast(Any, network.get_submodule(name))
+        updates[name] = LowRankUpdate(target, matrices_of(target, rank, generator)).to(layer.weight.device, layer.weight.dtype)
+        parametrize.register_parametrization(layer, "weight", updates[name])
+        layer.parametrizations.weight.original.requires_grad_(False)
     return updates
 
 
-def _register(layer: nn.Linear, update: LowRankUpdate) -> None:
-    parametrize.register_parametrization(layer, "weight", update)
-    frozen_weight(layer).requires_grad_(False)
-
-
-def frozen_weight(layer: nn.Linear) -> Tensor:
-    """W0 of a layer that carries an update."""
-    return cast(Tensor, cast(Any, layer).parametrizations.weight.original)
-
-
-def low_rank_matrices(updates: dict[str, LowRankUpdate]) -> Iterator[tuple[str, LowRankMatrix]]:
-    """("swinViT.layers1.0.blocks.0.attn.qkv.key", matrix), ... in the order of the layers."""
+def low_rank_matrices(updates: Mapping[str, LowRankUpdate]) -> Iterator[tuple[str, LowRankMatrix]]:
+    """("<layer>.<block of rows>", matrix), ... in the order of the layers."""
     for layer, update in updates.items():
-        for projection, matrix in update.matrices():
-            yield f"{layer}.{projection}", matrix
+        for block, matrix in update.matrices():
+            yield f"{layer}.{block}", matrix
 
 
-def merge_(network: nn.Module) -> dict[str, Tensor]:
-    """Writes every update into its layer's weight and removes it; returns the layers' W0 for `unmerge_`.
+def merged_weight(weight: Tensor, target: Target, tensors: Mapping[str, Tensor]) -> Tensor:
+    """W0 plus a saved update: the weight that the update's forward gives, to the bit where no direction was dropped.
 
-    Raises:
-        NoTargetLayers: no layer carries an update.
-    """
-    originals = {}
-    for name, layer in target_layers(network).items():
-        if parametrize.is_parametrized(layer, "weight"):
-            originals[f"{name}.weight"] = frozen_weight(layer).detach().clone()
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-    if not originals:
-        raise NoTargetLayers("no layer of this network carries an update to merge")
-    return originals
-
-
-def unmerge_(network: nn.Module, originals: dict[str, Tensor], updates: dict[str, LowRankUpdate]) -> None:
-    """Undoes `merge_`: restores W0, bit for bit, and puts the updates back on."""
-    for name, update in updates.items():
-        layer = cast(nn.Linear, network.get_submodule(name))
-        with torch.no_grad():
-            layer.weight.copy_(originals[f"{name}.weight"])
-        _register(layer, update)
-
-
-def merged_weight(weight: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-    """W0 (3C, C) plus a saved update: `tensors` holds key.A, key.B, key.v, value.A, ..., or qkv.A, qkv.B, of any rank, 0 included.
+    Args:
+        tensors: "key.A", "key.B", "key.v", "value.A", ..., of any rank, 0 included; v may be absent.
 
     Raises:
-        KeyError: a projection or one of its matrices is missing, or one too many is there.
+        KeyError: a block that this target has not, or one without A or B.
         RuntimeError: shapes that do not fit.
     """
-    projections = {name.split(".")[0] for name in tensors}
-    if projections not in (KEY_VALUE, FUSED):
-        raise KeyError(f"updates of {', '.join(sorted(projections))} rows, expected key and value, or qkv")
-    channels = weight.shape[1]
     merged = weight.clone()
-    for projection in projections:
-        first, last = ROWS[projection]
-        a, b, v = (tensors.get(f"{projection}.{part}") for part in ("A", "B", "v"))
-        if a is None or b is None:
-            raise KeyError(f"{projection} lacks A or B")
-        merged[first * channels : last * channels] += (b if v is None else b * v) @ a
+    for block in {name.partition(".")[0] for name in tensors}:
+        first, last = target.rows_of(block)
+        a, b, v = tensors[f"{block}.A"], tensors[f"{block}.B"], tensors.get(f"{block}.v")
+        merged[first:last] += _product(a, b, v).reshape(merged[first:last].shape)
     return merged

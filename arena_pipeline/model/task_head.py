@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset
-from arena_pipeline.model.channels_last import PointwiseConvolution
-from arena_pipeline.model.network import HEAD, head
+from arena_pipeline.model.architectures import Architecture
+from arena_pipeline.model.architectures.channels_last import PointwiseConvolution
 
 BACKGROUND_CHANNEL = 0  # of a softmax head, pre-trained or of a multi-class task
 
@@ -67,7 +67,7 @@ def pretrained_head(
             else f"was not pre-trained on {', '.join(unknown)} (it knows {', '.join(preset.structures)})"
         )
         raise FoundationError(f"foundation {preset.name} {why}; plan the task with a new head")
-    source = head(network)
+    source = head(network, preset.architecture)
     rows = [preset.structures[name] for name in structures]
     if preset.head == "softmax":
         rows = [BACKGROUND_CHANNEL, *rows] if softmax else [*rows, *(row for row in range(source.out_channels) if row not in rows)]
@@ -84,7 +84,17 @@ def pretrained_head(
     return target
 
 
-def set_head_(network: nn.Module, convolution: nn.Conv3d) -> None:
+def head(network: nn.Module, architecture: Architecture) -> nn.Conv3d:
+    """The 1x1x1 convolution that gives the logits."""
+    return cast(nn.Conv3d, network.get_submodule(architecture.head))
+
+
+def head_parameters(network: nn.Module, architecture: Architecture) -> dict[str, Tensor]:
+    """Weight and bias of the head, by their names in the network."""
+    return {f"{architecture.head}.{name}": parameter for name, parameter in head(network, architecture).named_parameters()}
+
+
+def set_head_(network: nn.Module, architecture: Architecture, convolution: nn.Conv3d) -> None:
     """Puts `convolution` in the place of the network's head."""
-    parent, _, attribute = HEAD.rpartition(".")
+    parent, _, attribute = architecture.head.rpartition(".")
     setattr(network.get_submodule(parent), attribute, convolution)

@@ -1,4 +1,4 @@
-"""Weights of a foundation: safetensors in MONAI's names, filled exactly or not at all."""
+"""Weights of a foundation: safetensors in the network's names, filled exactly or not at all."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset, packaged_weights
 from arena_pipeline.io.filestate import file_sha256
-from arena_pipeline.model.network import HEAD, SWIN_ENCODER, build_network
+from arena_pipeline.model.architectures import Architecture
 from arena_pipeline.model.tensor_files import HEADER_BYTES, TensorFacts, UnfitTensors, listed, not_floating, read_tensors
 
 NEW_PARTS_SEED = 0
-POSITION_INDEX = ".relative_position_index"  # a buffer that follows from the window; old files have it, some do not
 
 
 def load_foundation_network(preset: FoundationPreset, weights_path: Path) -> nn.Module:
@@ -28,14 +27,15 @@ def load_foundation_network(preset: FoundationPreset, weights_path: Path) -> nn.
     _check_packaged(preset, weights_path)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(NEW_PARTS_SEED)  # MONAI initialises from the global generator
-        network = build_network(preset.architecture)
+        network = preset.architecture.build()
     own = network.state_dict()
     try:
-        state = read_tensors(weights_path, HEADER_BYTES + sum(tensor.nbytes for tensor in own.values()), _wrong_types)
+        most_bytes = HEADER_BYTES + sum(tensor.nbytes for tensor in own.values())
+        state = read_tensors(weights_path, most_bytes, lambda facts: _wrong_types(facts, preset.architecture))
     except (OSError, UnfitTensors) as error:
         raise FoundationError(f"{what} is not a readable file of its weights ({error}); install the foundation again") from None
     fill_(network, state, what, new_parts(preset, own))
-    if wild := [name for name in state if _is_index(name) and not points_into_table(name, state)]:
+    if wild := [name for name in state if preset.architecture.is_derived(name) and not preset.architecture.derived_fits(name, state)]:
         raise FoundationError(f"{what}: positions outside their tables in {listed(wild)}; install the foundation again")
     return network
 
@@ -52,27 +52,17 @@ def _check_packaged(preset: FoundationPreset, path: Path) -> None:
         )
 
 
-def _wrong_types(facts: Mapping[str, TensorFacts]) -> list[str]:
-    indices = {name: fact.dtype for name, fact in facts.items() if _is_index(name)}
+def _wrong_types(facts: Mapping[str, TensorFacts], architecture: Architecture) -> list[str]:
+    indices = {name: fact.dtype for name, fact in facts.items() if architecture.is_derived(name)}
     wrong = [f"{name} is {dtype} instead of I64" for name, dtype in indices.items() if dtype != "I64"]
     return wrong + not_floating({name: fact for name, fact in facts.items() if name not in indices})
 
 
-def _is_index(name: str) -> bool:
-    return name.endswith(POSITION_INDEX)
-
-
-def points_into_table(name: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether every entry of the position index `name` is a row of its block's table of position biases."""
-    index, table = tensors[name], tensors.get(name.replace("_index", "_bias_table"))
-    return not index.is_floating_point() and table is not None and bool(index.min() >= 0) and bool(index.max() < len(table))
-
-
 def new_parts(preset: FoundationPreset, names: Iterable[str]) -> frozenset[str]:
-    """Those of a network's tensors that the foundation does not bring: no usable head, or nothing but the Swin encoder was pre-trained."""
+    """Those of a network's tensors that the foundation does not bring: no usable head, or nothing but the encoder was pre-trained."""
     if preset.pretrained_parts == "encoder":
-        return frozenset(name for name in names if not name.startswith(SWIN_ENCODER))
-    return frozenset(name for name in names if preset.head == "none" and name.startswith(HEAD))
+        return frozenset(name for name in names if not name.startswith(preset.architecture.encoder))
+    return frozenset(name for name in names if preset.head == "none" and name.startswith(f"{preset.architecture.head}."))
 
 
 def fill_(network: nn.Module, state: dict[str, Tensor], what: str, new: Collection[str] = ()) -> None:

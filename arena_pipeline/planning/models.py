@@ -13,6 +13,7 @@ from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import Objective
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.io.label_names import check_structure_names
+from arena_pipeline.model.architectures import Architecture
 from arena_pipeline.settings import AdaptationSettings, Frozen
 
 MULTICLASS_TASK = "multiclass"
@@ -106,7 +107,6 @@ class Plans(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Plans:
-        self.scheme.require_network_patch()
         check_structure_names(self.labels)
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
@@ -130,9 +130,15 @@ class Plans(Frozen):
         raise UnknownStructure(f"unknown task {name}; the plans of {self.dataset_name} have: {', '.join(known)}")
 
     @classmethod
-    def read(cls, path: Path) -> Plans:
-        """Raises PlansError naming the file, the key and what is wrong with it."""
-        return read_model(path, cls, PlansError, "no such file; make plans with arena_plan_and_preprocess -d NUMBER", MEND)
+    def read(cls, path: Path, architecture: Architecture | None = None) -> Plans:
+        """Raises PlansError naming the file, the key and what is wrong with it; with `architecture` also where that can't take the patch."""
+        plans = read_model(path, cls, PlansError, "no such file; make plans with arena_plan_and_preprocess -d NUMBER", MEND)
+        try:
+            if architecture is not None:
+                architecture.check_patch(plans.scheme.patch_size_voxels)
+        except ValueError as error:
+            raise PlansError(str(error), file=path, advice=MEND) from None
+        return plans
 
     def write(self, path: Path) -> None:
         """Writes the file whole or not at all."""

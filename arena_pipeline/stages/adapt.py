@@ -69,7 +69,7 @@ def adapt_dataset(
     model = workspace.model(jobs[0].plans.dataset_name, jobs[0].preset.name, jobs[0].settings.method, shots)
     to_do = [job for job in jobs if overwrite or not _is_kept(job)]
     # weights that do not fit are told before anything is written
-    _require_space_for_all(to_do, load_foundation_network(jobs[0].preset, jobs[0].weights))
+    _require_space_for_all(to_do, load_foundation_network(jobs[0].preset, jobs[0].weights).to("meta"))
     with all_locked([job.folder for job in to_do]):
         for job in to_do:
             _check_checkpoint(job, continue_unfinished)
@@ -98,7 +98,7 @@ def _check_checkpoint(job: FoldJob, continue_unfinished: bool) -> None:
 
 
 def _require_space_for_all(jobs: Sequence[FoldJob], network: nn.Module) -> None:
-    """Tells now what would be told hours later, when all but the last folds are adapted; a single one is checked in its turn."""
+    """`network` on the meta device, where copies have no numbers. Tells now what would be told hours later, when all but the last folds are adapted; a single one is checked in its turn."""
     if len(jobs) < 2:
         return
     alike = {_trained_alike(job): job for job in jobs}  # a hundred structures are of two or three kinds

@@ -18,9 +18,8 @@ from arena_pipeline.io.lock import all_locked, locked
 from arena_pipeline.io.space import require_space
 from arena_pipeline.model.adapter import read_adapter
 from arena_pipeline.model.adapter_checks import network_faults
-from arena_pipeline.model.checkpoints import POSITION_INDEX, skeleton
+from arena_pipeline.model.checkpoints import skeleton
 from arena_pipeline.model.model_folder import check_same_plans
-from arena_pipeline.model.network import HEAD
 from arena_pipeline.model.task_head import empty_head
 from arena_pipeline.model.tensor_files import listed
 from arena_pipeline.planning import Plans
@@ -158,13 +157,15 @@ def _swapped(target: Path, overwrite: bool) -> Iterator[Path]:
 
 def _validate(folder: Path, manifest: Manifest, preset: FoundationPreset) -> None:
     """All that would otherwise be found out when predicting, and that the parts of the package agree."""
-    plans = Plans.read(folder / PLANS)
+    plans = Plans.read(folder / PLANS, preset.architecture)
     LabelMap.read(folder)
     own = (manifest.dataset_name, manifest.foundation, manifest.foundation_sha256, set(manifest.folds))
     if (plans.dataset_name, plans.foundation, plans.foundation_sha256, {task.name for task in plans.tasks}) != own:
         raise PackageError(f"{MANIFEST} and {PLANS} are of different models; get the package again")
     _check_limits(plans)
-    parameters = {name: tuple(tensor.shape) for name, tensor in skeleton(preset.architecture).items() if not name.endswith(POSITION_INDEX)}
+    architecture = preset.architecture
+    parameters = {name: tuple(tensor.shape) for name, tensor in skeleton(architecture).items() if not architecture.is_derived(name)}
+    channels = parameters[f"{architecture.head}.weight"][1]
     for task, folds in manifest.folds.items():
         for fold in folds:
             place = fold_folder(folder, task, fold)
@@ -174,8 +175,8 @@ def _validate(folder: Path, manifest: Manifest, preset: FoundationPreset) -> Non
             if (record.task, record.fold, record.settings.method, record.shots) != (task, fold, manifest.method, manifest.shots):
                 raise PackageError(f"{place}: the adapter is of {record.settings.method}, {record.shots} shots, {record.task}, fold {record.fold}")
             shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
-            rows = empty_head(preset, preset.architecture.feature_size, record.activation, record.head, record.out_channels).out_channels
-            if faults := network_faults(shapes, parameters, HEAD, rows):
+            rows = empty_head(preset, channels, record.activation, record.head, record.out_channels).out_channels
+            if faults := network_faults(shapes, parameters, architecture, rows):
                 raise PackageError(f"{place}: its tensors do not fit {preset.name} ({listed(faults, '; ')})")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import PlansError
+from arena_pipeline.foundations import load_preset
 from arena_pipeline.foundations.selection import planned_foundation
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import all_locked
@@ -63,7 +64,7 @@ def preprocess(
 def _preprocess_one(name: str, workspace: Workspace, foundation: str | None, workers: int | None, clean: bool) -> Preprocessed:
     chosen = planned_foundation(workspace, name, foundation)
     path = workspace.plans(name, chosen)
-    plans = Plans.read(path)
+    plans = Plans.read(path, load_preset(chosen, workspace.foundations).architecture)
     raw = RawDataset.open(workspace.raw_dataset(name))
     cases = needed_cases(plans, raw, path)
     folder = workspace.cases(name, chosen)

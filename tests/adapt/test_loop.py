@@ -12,9 +12,10 @@ from arena_pipeline.adapt.loop import COMPLETED, CONVERGED, Adaptation, accumula
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import ArenaError
-from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights
+from arena_pipeline.foundations import FoundationPreset, Scheme, Weights
+from arena_pipeline.model.architectures import SwinUnetr
+from arena_pipeline.model.device import to_device
 from arena_pipeline.model.low_rank import low_rank_matrices
-from arena_pipeline.model.network import build_network, to_device
 from arena_pipeline.planning import TaskPlan
 from arena_pipeline.settings import AdaptationSettings
 
@@ -22,7 +23,7 @@ PATCH = (64, 32, 32)
 PRESET = FoundationPreset(
     name="toy",
     title="toy",
-    architecture=Architecture(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=3, patch_merging="monai_1.5"),
+    architecture=SwinUnetr(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=3, patch_merging="monai_1.5"),
     scheme=Scheme(spacing_mm=(4, 4, 4), window_hu=(-175, 250), patch_size_voxels=PATCH),
     head="softmax",
     structures={"spleen": 1, "liver": 2},
@@ -62,7 +63,7 @@ class Bright(SupportVolume):
 
 def prepared(task: TaskPlan, settings: AdaptationSettings) -> tuple[nn.Module, Trainable]:
     torch.manual_seed(0)
-    network = to_device(build_network(PRESET.architecture), torch.device("cpu"))
+    network = to_device(PRESET.architecture.build(), torch.device("cpu"))
     return network, prepare_(network, PRESET, task, settings, torch.Generator().manual_seed(1), 2)
 
 

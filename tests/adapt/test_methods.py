@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import get_args
 
@@ -21,12 +22,12 @@ from arena_pipeline.adapt.methods import METHODS, method_settings
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import MissingPackage, PlansError
-from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights, load_preset
+from arena_pipeline.foundations import FoundationPreset, Scheme, Weights, load_preset
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, read_adapter, write_adapter
+from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.low_rank import low_rank_matrices
-from arena_pipeline.model.network import DECODER, build_network
 from arena_pipeline.planning import InferencePlan, TaskPlan
 from arena_pipeline.settings import AdaptationSettings, MethodName
 
@@ -35,7 +36,7 @@ SCHEME = Scheme(spacing_mm=(4, 4, 4), window_hu=(-175, 250), patch_size_voxels=P
 PRESET = FoundationPreset(
     name="toy",
     title="toy",
-    architecture=Architecture(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=3, patch_merging="monai_1.5"),
+    architecture=SwinUnetr(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=3, patch_merging="monai_1.5"),
     scheme=SCHEME,
     head="softmax",
     structures={"spleen": 1, "liver": 2},
@@ -76,13 +77,13 @@ class Bright(SupportVolume):
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("foundation") / "toy.safetensors"
-    save_file(build_network(PRESET.architecture).state_dict(), path)
+    save_file(PRESET.architecture.build().state_dict(), path)
     return path
 
 
 def started(weights: Path, method: MethodName, task: TaskPlan = BASE, rank: int | None = None, **settings: object) -> Adaptation:
     """An adaptation of one volume, before its first step."""
-    network = build_network(PRESET.architecture)
+    network = PRESET.architecture.build()
     network.load_state_dict(load_file(weights))
     chosen = method_settings(AdaptationSettings.model_validate({"max_epochs": 3, "learning_rate": 0.01} | settings), method, rank)
     trainable = prepare_(network, PRESET, task, chosen, torch.Generator().manual_seed(1), 1)
@@ -157,7 +158,7 @@ def test_a_method_trains_what_it_says_goes_on_where_it_was_and_predicts_what_it_
     if method == "fft":
         assert trained == set(before)
     else:
-        rest = {name for name in before if name in HEAD_PARAMETERS or (task.train_decoder and name.startswith(DECODER))}
+        rest = {name for name in before if name in HEAD_PARAMETERS or (task.train_decoder and name.startswith(PRESET.architecture.decoder))}
         assert trained == rest | {name for name in before if encoder_part(method)(name)}
 
     again = started(weights, method, task)
@@ -245,13 +246,13 @@ def test_the_optimizer_gets_each_parameter_once_at_its_rate(weights: Path) -> No
 
 @pytest.fixture(scope="module")
 def full_size() -> nn.Module:
-    return build_network(Architecture(feature_size=48, out_channels=1, patch_merging="monai_0.9.1"))
+    return SwinUnetr(feature_size=48, out_channels=1, patch_merging="monai_0.9.1").build().to("meta")
 
 
 def test_parameter_counts_at_full_size(full_size: nn.Module) -> None:
     def count(method: MethodName) -> int:
         settings = method_settings(AdaptationSettings(), method)
-        trainable: Trainable = METHODS[method].build(full_size, settings, torch.Generator().manual_seed(0), 1000)
+        trainable: Trainable = METHODS[method].build(deepcopy(full_size), PRESET.architecture, settings, torch.Generator().manual_seed(0), 1000)
         return sum(tensor.numel() for tensor in trainable.own)
 
     # widths C of the eight blocks sum to 1,440

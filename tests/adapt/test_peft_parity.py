@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from arena_pipeline.adapt.methods import METHODS
 from arena_pipeline.adapt.trainable import Trainable
+from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.low_rank import low_rank_matrices
 from arena_pipeline.settings import AdaptationSettings, MethodName
 
 RANK, STEPS = 6, 8
+SWIN = SwinUnetr(feature_size=12, out_channels=1, patch_merging="monai_1.5")  # whose rule finds the projections
 INPUTS = torch.randn(STEPS, 16, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
@@ -38,7 +40,7 @@ def pair(method: MethodName, config: LoraConfig) -> tuple[nn.Module, Trainable, 
     torch.manual_seed(0)
     ours = Toy().double().requires_grad_(False)
     theirs = get_peft_model(copy.deepcopy(ours), config)
-    trainable = METHODS[method].build(ours, AdaptationSettings(method=method, rank=RANK), torch.Generator().manual_seed(1), STEPS)
+    trainable = METHODS[method].build(ours, SWIN, AdaptationSettings(method=method, rank=RANK), torch.Generator().manual_seed(1), STEPS)
     with torch.no_grad():
         for name, matrix in low_rank_matrices(trainable.updates):
             layer = peft_layer(theirs, name)
@@ -104,7 +106,7 @@ def test_adalora_with_its_allocator_and_its_penalty() -> None:
 def test_the_defaults_are_pefts() -> None:
     ours = pair("adalora", AdaLoraConfig(init_r=RANK, target_r=4, total_step=STEPS, target_modules=["qkv"]))[1]
     assert (ours.config.beta1, ours.config.beta2, ours.config.orth_reg_weight, ours.config.tinit, ours.config.tfinal) == (0.85, 0.85, 0.5, 0, 0)
-    published = METHODS["adalora"].build(Toy().requires_grad_(False), AdaptationSettings(rank=12), torch.Generator().manual_seed(1), 100)
+    published = METHODS["adalora"].build(Toy().requires_grad_(False), SWIN, AdaptationSettings(rank=12), torch.Generator().manual_seed(1), 100)
     assert (published.config.init_r, published.config.target_r, published.config.total_step) == (12, 8, 100)
     a = torch.cat([matrix.A.flatten() for _, matrix in low_rank_matrices(published.updates)])
     assert a.std().item() == pytest.approx(0.02, rel=0.2)

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import AdapterError
-from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights
+from arena_pipeline.foundations import FoundationPreset, Scheme, Weights
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import RECORD, TENSORS, Adapter, AdapterRecord, read_adapter, write_adapter
+from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.low_rank import low_rank_matrices
-from arena_pipeline.model.network import DECODER, build_network
 from arena_pipeline.planning import InferencePlan, TaskPlan
 from arena_pipeline.settings import AdaptationSettings
 
@@ -24,7 +24,7 @@ SCHEME = Scheme(spacing_mm=(4, 4, 4), window_hu=(-175, 250), patch_size_voxels=(
 PRESET = FoundationPreset(
     name="toy",
     title="toy",
-    architecture=Architecture(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=3, patch_merging="monai_1.5"),
+    architecture=SwinUnetr(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=3, patch_merging="monai_1.5"),
     scheme=SCHEME,
     head="softmax",
     structures={"spleen": 1, "liver": 2},
@@ -52,7 +52,7 @@ BASE = TaskPlan(
 def weights(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "toy.safetensors"
-    save_file(build_network(PRESET.architecture).state_dict(), path)
+    save_file(PRESET.architecture.build().state_dict(), path)
     return path
 
 
@@ -90,7 +90,7 @@ def record(trainable: Trainable, task: TaskPlan, foundation_sha256: str) -> Adap
 
 def adapted(weights: Path, task: TaskPlan) -> tuple[torch.nn.Module, Adapter]:
     """A network whose every trained value is moved at random, some gates to zero, one whole matrix too."""
-    network = build_network(PRESET.architecture)
+    network = PRESET.architecture.build()
     network.load_state_dict(load_file(weights))
     trainable = prepare_(network, PRESET, task, AdaptationSettings(rank=4), torch.Generator().manual_seed(1), 1)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_the_file_follows_the_effective_rank(weights: Path) -> None:
 def test_a_base_task_saves_update_and_head_and_a_novel_one_the_decoder_too(weights: Path) -> None:
     base, novel = (set(adapted(weights, task)[1].weights()) for task in (BASE, NOVEL))
     assert base == {"out.conv.conv.weight", "out.conv.conv.bias"}
-    assert all(name.startswith(DECODER) for name in novel - base) and len(novel) > 20
+    assert all(name.startswith(PRESET.architecture.decoder) for name in novel - base) and len(novel) > 20
     assert not any("encoder" in name for name in novel)
 
 

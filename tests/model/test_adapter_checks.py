@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from arena_pipeline.model.adapter_checks import MAX_RANK, MAX_TENSORS, file_faults, network_faults
+from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.tensor_files import TensorFacts, UnfitTensors, read_tensors
 
+SWIN = SwinUnetr(feature_size=12, out_channels=15, patch_merging="monai_1.5")
 LAYER = "swinViT.layers1.0.blocks.0.attn.qkv"
 KEY = f"update.{LAYER}.key"
 GOOD = {
@@ -45,13 +47,12 @@ def test_a_good_adapter_is_read_as_it_is(tmp_path: Path) -> None:
 
 BAD: list[tuple[str, dict[str, Tensor], str]] = [
     ("a name of nothing", {"evil": torch.ones(1)}, "unexpected tensor evil"),
-    ("a projection of nothing", {f"update.{LAYER}.query.A": torch.ones(1, 12)}, "unexpected update .*query of A"),
+    ("a part alone", {f"update.{LAYER}.query.A": torch.ones(1, 12)}, "unexpected update .*query of A"),
     ("a part of nothing", {f"{KEY}.C": torch.ones(1)}, "unexpected update .*key of A, B, C, v"),
     ("doubles", {"weight.out.conv.conv.bias": torch.ones(3, dtype=torch.float64)}, "bias is F64 instead of F32, F16, BF16"),
     ("integers", {"weight.out.conv.conv.bias": torch.ones(3, dtype=torch.int64)}, "bias is I64 instead of"),
     ("another rank than in the record", {f"{KEY}.v": torch.ones(3)}, r"key.v is \(3,\), expected \(2,\)"),
     ("A of another rank", {f"{KEY}.A": torch.ones(9, 12)}, r"key.A is \(9, 12\), expected \(2, 12\)"),
-    ("B of other rows", {f"{KEY}.B": torch.ones(36, 2)}, r"key.B is \(36, 2\), expected \(12, 2\)"),
     ("a vector as matrix", {f"{KEY}.A": torch.ones(24)}, "expected two matrices"),
     ("no number", {"weight.out.conv.conv.bias": torch.tensor([1.0, float("nan"), 0.0])}, "bias: values that are not finite"),
     ("infinity in half precision", {"weight.out.conv.conv.bias": torch.full((3,), 70000.0).half()}, "values that are not finite"),
@@ -104,26 +105,28 @@ def shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def test_a_good_adapter_fits_its_network_and_no_other_head() -> None:
-    assert network_faults(shapes(GOOD), NETWORK, "out.conv.conv", 3) == []
-    assert network_faults(shapes(GOOD), NETWORK, "out.conv.conv", 1)[0] == "out.conv.conv.weight is (3, 12, 1, 1, 1), expected (1, 12, 1, 1, 1)"
+    assert network_faults(shapes(GOOD), NETWORK, SWIN, 3) == []
+    assert network_faults(shapes(GOOD), NETWORK, SWIN, 1)[0] == "out.conv.conv.weight is (3, 12, 1, 1, 1), expected (1, 12, 1, 1, 1)"
 
 
 UNFIT: list[tuple[str, dict[str, Tensor], str]] = [
     ("an unknown parameter", {"weight.nowhere": torch.ones(1)}, "the network has no parameter nowhere"),
     ("a buffer", {"weight.swinViT.relative_position_index": torch.ones(8, 8)}, "the network has no parameter swinViT.relative_position_index"),
     ("another shape", {f"weight.{LAYER}.bias": torch.ones(7)}, f"{LAYER}.bias is (7,), expected (36,)"),
-    ("an unknown layer", {"update.a.attn.qkv.qkv.A": torch.ones(1, 12)}, "no projection a.attn.qkv that could be updated"),
-    ("a layer twice", {f"weight.{LAYER}.weight": torch.ones(36, 12)}, f"no projection {LAYER} that could be updated"),
+    ("an unknown layer", {"update.a.attn.qkv.qkv.A": torch.ones(1, 12)}, "no layer a.attn.qkv that could be updated"),
+    ("a layer twice", {f"weight.{LAYER}.weight": torch.ones(36, 12)}, f"no layer {LAYER} that could be updated"),
     ("other channels", {f"{KEY}.A": torch.ones(2, 24)}, f"{LAYER}.key.A is (2, 24), expected (rank, 12)"),
+    ("other rows", {f"{KEY}.B": torch.ones(36, 2)}, f"{LAYER}.key.B is (36, 2), expected (12, rank)"),
+    ("other blocks", {f"update.{LAYER}.query.A": torch.ones(1)}, f"{LAYER} has updates of key and query and value, expected key and value, or qkv"),
     ("two kinds of update", FUSED, f"{LAYER} has updates of key and qkv and value, expected key and value, or qkv"),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), [row[1:] for row in UNFIT], ids=[row[0] for row in UNFIT])
 def test_what_has_no_place_in_the_network_is_told(change: dict[str, Tensor], message: str) -> None:
-    assert message in network_faults(shapes(GOOD | change), NETWORK, "out.conv.conv", 3)
+    assert message in network_faults(shapes(GOOD | change), NETWORK, SWIN, 3)
 
 
 def test_a_head_is_wanted() -> None:
     updates = {name: tensor for name, tensor in GOOD.items() if name.startswith("update.")}
-    assert network_faults(shapes(updates), NETWORK, "out.conv.conv", 3) == ["no out.conv.conv.weight", "no out.conv.conv.bias"]
+    assert network_faults(shapes(updates), NETWORK, SWIN, 3) == ["no out.conv.conv.weight", "no out.conv.conv.bias"]

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset, load_preset, preset_names
+from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.checkpoint_files import read_checkpoint_file
-from arena_pipeline.model.checkpoints import LAYOUTS, match, read_foundation
-from arena_pipeline.model.network import build_network
+from arena_pipeline.model.checkpoints import match, read_foundation
 
 HEADERS = {"module.organ_embedding": torch.zeros(32, 512), "module.GAP.0.weight": torch.ones(4), "module.precls_conv.0.bias": torch.ones(4)}
 
@@ -33,7 +33,7 @@ def tiny(name: str, feature_size: int = 12) -> FoundationPreset:
 
 def state_of(preset: FoundationPreset) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return build_network(preset.architecture).state_dict()
+    return preset.architecture.build().state_dict()
 
 
 def fseft(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def refusal(name: str, path: Path, **arguments: Any) -> str:
 
 
 def test_every_preset_has_a_reader() -> None:
-    assert {load_preset(name).weights.layout for name in preset_names()} <= set(LAYOUTS)
+    assert {load_preset(name).weights.layout for name in preset_names()} <= set(SwinUnetr.layouts)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_file_without_tensors_says_what_it_has(content: Any, found: str, tmp_p
 
 def test_a_whole_pickled_network_is_read_if_trusted(tmp_path: Path) -> None:
     preset = tiny("monai_btcv")
-    path = save(tmp_path / "a.pt", build_network(preset.architecture))
+    path = save(tmp_path / "a.pt", preset.architecture.build())
     assert "--trust_checkpoint" in refusal("monai_btcv", path)
     assert read_foundation(preset, path, trust=True).matched == 151
 

@@ -7,19 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from arena_pipeline.errors import NoTargetLayers
-from arena_pipeline.foundations import Architecture
-from arena_pipeline.model.network import build_network
+from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.recompute import recompute_activations_
 
-TINY = Architecture(feature_size=12, window_size_voxels=(4, 4, 4), out_channels=1, patch_merging="monai_1.5")
+TINY = SwinUnetr(feature_size=12, window_size_voxels=(4, 4, 4), out_channels=1, patch_merging="monai_1.5")
 
 
 def step(recompute: bool) -> tuple[Tensor, dict[str, Tensor], int]:
     """Output and gradients of one adaptation-like step, and the bytes that autograd kept for its backward pass."""
     torch.manual_seed(0)
-    network = build_network(TINY).requires_grad_(False)
+    network = TINY.build().requires_grad_(False)
     if recompute:
-        recompute_activations_(network)
+        recompute_activations_(network, TINY)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name.startswith(("decoder1.", "out.")) or name.endswith("attn.qkv.weight"))
     kept = 0
@@ -44,5 +43,5 @@ def test_same_numbers_with_less_kept() -> None:
 
 
 def test_a_network_without_such_blocks_is_told() -> None:
-    with pytest.raises(NoTargetLayers, match="SwinUNETR"):
-        recompute_activations_(nn.Linear(2, 2))
+    with pytest.raises(NoTargetLayers, match="swin_unetr"):
+        recompute_activations_(nn.Linear(2, 2), TINY)

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from arena_pipeline.errors import FoundationError
-from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights
-from arena_pipeline.model.network import build_network, head
-from arena_pipeline.model.task_head import empty_head, new_head, pretrained_head
+from arena_pipeline.foundations import FoundationPreset, Scheme, Weights
+from arena_pipeline.model.architectures import SwinUnetr
+from arena_pipeline.model.task_head import empty_head, head, new_head, pretrained_head
 
 SCHEME = Scheme(spacing_mm=(4, 4, 4), window_hu=(-175, 250), patch_size_voxels=(64, 32, 32))
 
 
 def preset(kind: Literal["sigmoid", "softmax", "none"]) -> FoundationPreset:
     structures = {"spleen": 1, "liver": 2} if kind == "softmax" else {"spleen": 0, "liver": 1}
-    architecture = Architecture(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=3, patch_merging="monai_1.5")
+    architecture = SwinUnetr(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=3, patch_merging="monai_1.5")
     weights = Weights(expected_file="x.pth", layout="arena", origin="made here")
     return FoundationPreset(
         name="toy",
@@ -43,22 +43,22 @@ def features() -> torch.Tensor:
 
 
 def test_binary_task_of_a_sigmoid_foundation_takes_the_row(features: torch.Tensor) -> None:
-    network = build_network(preset("sigmoid").architecture)
+    network = preset("sigmoid").architecture.build()
     taken = pretrained_head(network, preset("sigmoid"), ["liver"], softmax=False)
-    torch.testing.assert_close(logits(taken, features)[:, 0], logits(head(network), features)[:, 1])
+    torch.testing.assert_close(logits(taken, features)[:, 0], logits(head(network, preset("sigmoid").architecture), features)[:, 1])
 
 
 def test_binary_task_of_a_softmax_foundation_starts_from_its_probability(features: torch.Tensor) -> None:
-    network = build_network(preset("softmax").architecture)
+    network = preset("softmax").architecture.build()
     taken = pretrained_head(network, preset("softmax"), ["liver"], softmax=False)
-    probability = logits(head(network), features).softmax(dim=1)[:, 2]
+    probability = logits(head(network, preset("sigmoid").architecture), features).softmax(dim=1)[:, 2]
     torch.testing.assert_close(logits(taken, features)[:, 0].sigmoid(), probability)
-    assert logits(taken, features).shape == (1, 1, 3, 3, 3) and taken.out_channels == head(network).out_channels
+    assert logits(taken, features).shape == (1, 1, 3, 3, 3) and taken.out_channels == head(network, preset("sigmoid").architecture).out_channels
 
 
 def test_an_empty_head_takes_what_a_task_has_trained(features: torch.Tensor) -> None:
     for kind in ("softmax", "sigmoid"):
-        network = build_network(preset(kind).architecture)
+        network = preset(kind).architecture.build()
         trained = pretrained_head(network, preset(kind), ["liver"], softmax=False)
         empty = empty_head(preset(kind), 12, "sigmoid", "pretrained", 1)
         empty.load_state_dict(trained.state_dict())
@@ -68,15 +68,15 @@ def test_an_empty_head_takes_what_a_task_has_trained(features: torch.Tensor) -> 
 
 
 def test_multiclass_task_of_a_softmax_foundation_keeps_all_its_rows(features: torch.Tensor) -> None:
-    network = build_network(preset("softmax").architecture)
+    network = preset("softmax").architecture.build()
     taken = pretrained_head(network, preset("softmax"), ["liver", "spleen"], softmax=True)
-    torch.testing.assert_close(logits(taken, features), logits(head(network), features)[:, [0, 2, 1]])
+    torch.testing.assert_close(logits(taken, features), logits(head(network, preset("sigmoid").architecture), features)[:, [0, 2, 1]])
 
 
 def test_multiclass_task_of_a_sigmoid_foundation_has_a_new_background_row(features: torch.Tensor) -> None:
-    network = build_network(preset("sigmoid").architecture)
+    network = preset("sigmoid").architecture.build()
     taken = pretrained_head(network, preset("sigmoid"), ["spleen", "liver"], softmax=True)
-    torch.testing.assert_close(logits(taken, features)[:, 1:], logits(head(network), features)[:, :2])
+    torch.testing.assert_close(logits(taken, features)[:, 1:], logits(head(network, preset("sigmoid").architecture), features)[:, :2])
     assert taken.bias[0] == 0 and taken.weight[0].abs().max() > 0
 
 
@@ -91,4 +91,4 @@ def test_new_head_is_xavier_with_zero_bias() -> None:
 )
 def test_a_row_that_is_not_there_is_refused(kind: Literal["sigmoid", "none"], structure: str, message: str) -> None:
     with pytest.raises(FoundationError, match=message):
-        pretrained_head(build_network(preset(kind).architecture), preset(kind), [structure], softmax=False)
+        pretrained_head(preset(kind).architecture.build(), preset(kind), [structure], softmax=False)

@@ -12,15 +12,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from arena_pipeline.errors import FoundationError
-from arena_pipeline.foundations import Architecture, FoundationPreset, Scheme, Weights, load_preset, packaged_weights, preset_folder
+from arena_pipeline.foundations import FoundationPreset, Scheme, Weights, load_preset, packaged_weights, preset_folder
+from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.checkpoint_files import read_checkpoint_file
-from arena_pipeline.model.network import build_network
 from arena_pipeline.model.weights import load_foundation_network
 
 PRESET = FoundationPreset(
     name="toy",
     title="toy",
-    architecture=Architecture(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=2, patch_merging="monai_1.5"),
+    architecture=SwinUnetr(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=2, patch_merging="monai_1.5"),
     scheme=Scheme(spacing_mm=(4, 4, 4), window_hu=(-175, 250), patch_size_voxels=(64, 32, 32)),
     head="sigmoid",
     structures={"spleen": 0, "liver": 1},
@@ -35,7 +35,7 @@ BIAS, INDEX = "out.conv.conv.bias", "swinViT.layers1.0.blocks.0.attn.relative_po
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in build_network(PRESET.architecture).state_dict().items()}
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in PRESET.architecture.build().state_dict().items()}
 
 
 def test_half_precision_is_read_into_the_same_numbers(state: dict[str, Tensor], tmp_path: Path) -> None:

@@ -98,4 +98,4 @@ def test_a_damaged_or_missing_file_says_what_to_do(plans_file: Path) -> None:
 def test_a_scheme_that_no_network_can_take_is_refused(plans_file: Path, key: str, value: list[float], message: str) -> None:
     edit(plans_file, lambda content: content["scheme"].update({key: value}))
     with pytest.raises(PlansError, match=message):
-        Plans.read(plans_file)
+        Plans.read(plans_file, load_preset("fseft").architecture)

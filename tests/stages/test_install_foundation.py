@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from arena_pipeline.cli.install_foundation import main, print_installation
 from arena_pipeline.errors import FoundationError, PlansError
-from arena_pipeline.foundations import Architecture, FoundationPreset, choose_foundation, load_preset, preset_folder
+from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset, preset_folder
 from arena_pipeline.io.filestate import file_sha256
-from arena_pipeline.model.attention import FastWindowAttention
-from arena_pipeline.model.network import build_network, head
-from arena_pipeline.model.task_head import set_head_
+from arena_pipeline.model.architectures import SwinUnetr
+from arena_pipeline.model.architectures.swin_attention import FastWindowAttention
+from arena_pipeline.model.task_head import head, set_head_
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import Plans
 from arena_pipeline.stages.adapt import adapt_dataset
@@ -50,10 +50,10 @@ def tiny(name: str) -> FoundationPreset:
     return preset.model_copy(update={"architecture": network, "scheme": scheme, "adaptation": adaptation, "weights": weights})
 
 
-def trained(architecture: Architecture) -> nn.Module:
+def trained(architecture: SwinUnetr) -> nn.Module:
     """A network whose every weight is its own, the norms' and biases' too."""
     torch.manual_seed(0)
-    network = build_network(architecture)
+    network = architecture.build()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -131,7 +131,7 @@ def test_an_installed_foundation_computes_what_the_saved_network_did(
                 assert torch.equal(ours, theirs)
             return
         if preset.head == "none":
-            set_head_(found, head(network))
+            set_head_(found, preset.architecture, head(network, preset.architecture))
         assert torch.equal(found(image), network(image))
 
 
@@ -169,7 +169,7 @@ def test_a_safetensors_file_is_as_good(workspace: Workspace, tmp_path: Path, ima
     save_file(write_suprem(network.state_dict())["net"], tmp_path / "suprem.safetensors")
     folder = install_preset(preset, tmp_path / "suprem.safetensors", workspace).folder
     found = load_foundation_network(preset, folder / "weights.safetensors")
-    set_head_(found, head(network))
+    set_head_(found, preset.architecture, head(network, preset.architecture))
     with torch.no_grad():
         assert torch.equal(found(image), network(image))
 

@@ -25,8 +25,7 @@ from arena_pipeline.io.images import read_segmentation
 from arena_pipeline.io.lock import locked
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, write_adapter
 from arena_pipeline.model.model_folder import choose_model
-from arena_pipeline.model.network import HEAD, head
-from arena_pipeline.model.task_head import pretrained_head
+from arena_pipeline.model.task_head import head, pretrained_head
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.predict.case import predict_case
@@ -80,7 +79,8 @@ def make_model(
     plans.write(model / "plans.json")
     for task in tasks:
         new = pretrained_head(network, preset, list(task.structures), softmax=objective == "multiclass")
-        tensors = {f"weight.{HEAD}.weight": new.weight, f"weight.{HEAD}.bias": new.bias}
+        name = preset.architecture.head
+        tensors = {f"weight.{name}.weight": new.weight, f"weight.{name}.bias": new.bias}
         for fold in folds:
             write_adapter(fold_folder(model, task.name, fold), Adapter(_record(plans, task, fold, shots), tensors))
     return model
@@ -110,7 +110,6 @@ def _lively_foundation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import save_file
 
     import arena_pipeline.foundations.presets as foundations
-    from arena_pipeline.model.network import build_network
 
     folder = tmp_path / "presets"
     folder.mkdir()
@@ -121,10 +120,10 @@ def _lively_foundation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small["weights"]["sha256"] = None
     (folder / "arena_mini.json").write_text(json.dumps(small))
     torch.manual_seed(3)
-    network = build_network(load_preset(FOUNDATION).architecture)
+    network = load_preset(FOUNDATION).architecture.build()
     with torch.no_grad():
-        head(network).weight.mul_(20)
-        head(network).bias.zero_()
+        head(network, load_preset(FOUNDATION).architecture).weight.mul_(20)
+        head(network, load_preset(FOUNDATION).architecture).bias.zero_()
     save_file(network.state_dict(), folder / "arena_mini.safetensors")
     monkeypatch.setattr(foundations, "preset_folder", lambda: folder)
 

@@ -22,9 +22,10 @@ from arena_pipeline.adapt.methods.low_rank import arena, lora
 from arena_pipeline.adapt.methods.selected import affine_ln, bitfit, fft, linear_probe
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import MissingPackage, PlansError
+from arena_pipeline.model.architectures import Architecture
 from arena_pipeline.settings import AdaptationSettings, MethodName
 
-Builder = Callable[[nn.Module, AdaptationSettings, torch.Generator, int], Trainable]
+Builder = Callable[[nn.Module, Architecture, AdaptationSettings, torch.Generator, int], Trainable]
 
 PUBLISHED_RATE, PUBLISHED_DECODER_RATE = 1e-3, 1e-4
 
@@ -34,7 +35,7 @@ class Method:
     """One row.
 
     Attributes:
-        build: (network, settings, generator, iterations) -> what is trained in the encoder; `iterations`: of the whole schedule.
+        build: (network, architecture, settings, generator, iterations) -> what is trained in the encoder; `iterations`: of the whole schedule.
         rate: published rate of that, and of the head, while the decoder is frozen.
         rate_with_decoder: of that while the decoder is trained too.
         rank: allocated where neither -rank nor the plans say, whose rank is for their own method and its variants; None: it has none.

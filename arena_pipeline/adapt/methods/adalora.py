@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import PlansError
-from arena_pipeline.model.low_rank import FusedUpdate, LowRankUpdate, ScaledMatrix, add_updates_, low_rank_matrices
+from arena_pipeline.model.architectures import Architecture, Target
+from arena_pipeline.model.low_rank import LowRankMatrix, ScaledMatrix, add_updates_, low_rank_matrices
 from arena_pipeline.settings import AdaptationSettings
 
 ADAPTER = "default"  # peft's name of an adapter, part of the parameters' names that its allocator looks for
@@ -68,7 +69,7 @@ class AdaLoraTrainable(Trainable):
             setattr(self.allocator, name, {key: tensor.to(devices[key], copy=True) for key, tensor in state[name].items()})
 
 
-def adalora(network: nn.Module, settings: AdaptationSettings, generator: torch.Generator, iterations: int) -> Trainable:
+def adalora(network: nn.Module, architecture: Architecture, settings: AdaptationSettings, generator: torch.Generator, iterations: int) -> Trainable:
     """Updates of all rows; `rank` is init_r, of which two thirds stay (peft's 12 and 8). `iterations` is total_step.
 
     Raises:
@@ -79,11 +80,11 @@ def adalora(network: nn.Module, settings: AdaptationSettings, generator: torch.G
     if settings.rank < 2:
         raise PlansError(f"adalora: expected a rank of at least 2, of which two thirds stay, found {settings.rank}")
     config = AdaLoraConfig(init_r=settings.rank, target_r=settings.rank * 2 // 3, total_step=iterations)
-    updates = add_updates_(network, partial(_update, config.lora_alpha), settings.rank, generator)
+    updates = add_updates_(network, architecture, partial(_matrices, config.lora_alpha), settings.rank, generator)
     own: list[Tensor] = [tensor for _, matrix in low_rank_matrices(updates) for tensor in matrix.parameters()]
     return AdaLoraTrainable(own=own, updates=updates, config=config)
 
 
-def _update(lora_alpha: float, channels: int, rank: int, generator: torch.Generator | None) -> LowRankUpdate:
-    a, b = (torch.empty(shape).normal_(0, 0.02, generator=generator) for shape in ((rank, channels), (3 * channels, rank)))
-    return FusedUpdate(ScaledMatrix(a, b, torch.zeros(rank, 1), lora_alpha / (rank + 1e-5)))
+def _matrices(lora_alpha: float, target: Target, rank: int, generator: torch.Generator | None) -> dict[str, LowRankMatrix]:
+    a, b = (torch.empty(shape).normal_(0, 0.02, generator=generator) for shape in ((rank, target.columns), (target.rows, rank)))
+    return {target.whole: ScaledMatrix(a, b, torch.zeros(rank, 1), lora_alpha / (rank + 1e-5))}

@@ -1,4 +1,4 @@
-"""The methods that add a low-rank update to every fused attn.qkv projection: ARENA and LoRA."""
+"""The methods that add a low-rank update to every layer that the architecture names for it: ARENA and LoRA."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from arena_pipeline.adapt.proximal import proximal_step_
 from arena_pipeline.adapt.trainable import Trainable
-from arena_pipeline.model.low_rank import add_updates_, arena_update, lora_update, low_rank_matrices
+from arena_pipeline.model.architectures import Architecture
+from arena_pipeline.model.low_rank import add_updates_, arena_matrices, lora_matrices, low_rank_matrices
 from arena_pipeline.settings import AdaptationSettings
 
 
@@ -27,9 +28,9 @@ class ArenaTrainable(Trainable):
             gate.grad = None
 
 
-def arena(network: nn.Module, settings: AdaptationSettings, generator: torch.Generator, iterations: int) -> Trainable:
-    """Updates of the key and value rows, with gates v; `gate_optimizer` and `gate_step` say what moves v besides the soft threshold."""
-    updates = add_updates_(network, arena_update, settings.rank, generator)
+def arena(network: nn.Module, architecture: Architecture, settings: AdaptationSettings, generator: torch.Generator, iterations: int) -> Trainable:
+    """Updates of blocks of rows, with gates v; `gate_optimizer` and `gate_step` say what moves v besides the soft threshold."""
+    updates = add_updates_(network, architecture, arena_matrices, settings.rank, generator)
     matrices = [matrix for _, matrix in low_rank_matrices(updates)]
     own: list[Tensor] = [factor for matrix in matrices for factor in (matrix.A, matrix.B)]
     gates: list[Tensor] = [matrix.v for matrix in matrices if matrix.v is not None]
@@ -42,7 +43,7 @@ def arena(network: nn.Module, settings: AdaptationSettings, generator: torch.Gen
     return ArenaTrainable(own=own, gates=gates, updates=updates, gate_step=0.0 if by_adamw else settings.gate_step, l1_weight=settings.l1_weight)
 
 
-def lora(network: nn.Module, settings: AdaptationSettings, generator: torch.Generator, iterations: int) -> Trainable:
-    """ARENA with v fixed at one, on query, key and value rows at once: W0 + B A with B (3C, r), and no alpha/r scaling."""
-    updates = add_updates_(network, lora_update, settings.rank, generator)
+def lora(network: nn.Module, architecture: Architecture, settings: AdaptationSettings, generator: torch.Generator, iterations: int) -> Trainable:
+    """ARENA with v fixed at one, on all rows at once: W0 + B A, and no alpha/r scaling."""
+    updates = add_updates_(network, architecture, lora_matrices, settings.rank, generator)
     return Trainable(own=[factor for _, matrix in low_rank_matrices(updates) for factor in (matrix.A, matrix.B)], updates=updates)

@@ -23,7 +23,7 @@ from arena_pipeline.io.json_files import read_model
 from arena_pipeline.io.lock import all_locked, locked
 from arena_pipeline.io.workers import telling_loader_deaths
 from arena_pipeline.model.allocator import keep_freed_memory
-from arena_pipeline.model.network import build_network, to_device
+from arena_pipeline.model.device import to_device
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.records import note, stage, versions
 from arena_pipeline.research.pretrain.loop import Pretraining, pretrain
@@ -103,7 +103,7 @@ def pretrain_foundation(
         processes.wait()
         note("device", str(own_device))
         torch.manual_seed(settings.seed)  # MONAI initialises from the global generator
-        network = build_network(preset.architecture) if start is None else start
+        network = preset.architecture.build() if start is None else start
         run = Pretraining(to_device(network, own_device), settings, processes)
         with stage("pretrain"), telling_loader_deaths(f"pre-training {preset.name}"):
             pretrain(preset, run, batches, output, workers=max(0, workers - 1))
@@ -126,7 +126,7 @@ def _store(
         remove_unfinished(folder)
     phantom_seed, start = origin
     wanted = Description(
-        preset=preset.model_dump(mode="json", exclude={"weights", "adaptation"}),
+        preset=preset.model_dump(mode="json", exclude={"weights": True, "adaptation": True, "architecture": {"family"}}),
         settings=settings,
         phantoms=len(volumes.get(PHANTOMS, ())),
         phantom_seed=phantom_seed,

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from arena_pipeline.foundations import Architecture
-from arena_pipeline.model.network import build_network, to_device
+from arena_pipeline.model.architectures import SwinUnetr
+from arena_pipeline.model.device import to_device
 from arena_pipeline.research.pretrain.loop import Pretraining
 from arena_pipeline.research.pretrain.loss import sigmoid_loss, softmax_loss
 from arena_pipeline.research.pretrain.patches import Batch
@@ -79,8 +79,8 @@ def test_autocast_runs_the_network_in_half_precision_and_the_loss_in_single() ->
 
 def test_the_whole_network_runs_under_autocast() -> None:
     torch.manual_seed(0)
-    architecture = Architecture(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=2, patch_merging="monai_1.5")
-    network = to_device(build_network(architecture), torch.device("cpu"))
+    architecture = SwinUnetr(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=2, patch_merging="monai_1.5")
+    network = to_device(architecture.build(), torch.device("cpu"))
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     batch = Batch(torch.rand(1, 1, 64, 32, 32), torch.ones(1, 64, 32, 32, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
 

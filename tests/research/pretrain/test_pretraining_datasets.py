@@ -18,7 +18,6 @@ from arena_pipeline.errors import ArenaError, DatasetError, FoundationError
 from arena_pipeline.foundations import choose_foundation, load_preset, read_preset
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.images import read_segmentation
-from arena_pipeline.model.network import HEAD, build_network, head
 from arena_pipeline.research.pretrain.patches import PatchSteps
 from arena_pipeline.research.pretrain.pretrain import pretrain_foundation
 from arena_pipeline.research.pretrain.settings import PretrainSettings, make_settings
@@ -124,7 +123,9 @@ def test_from_annotated_datasets_to_a_foundation_that_predicts(
     assert pretrain_command([*arguments, "-d", "901", "902"]) == 0
     assert len((output / "training_log.csv").read_text().splitlines()) == 4
     torch.manual_seed(0)  # the command's default
-    before, after = head(build_network(read_preset(output / "own.json").architecture)).bias, load_file(output / "own.safetensors")[f"{HEAD}.bias"]
+    architecture = read_preset(output / "own.json").architecture
+    name = f"{architecture.head}.bias"
+    before, after = architecture.build().get_parameter(name), load_file(output / "own.safetensors")[name]
     assert (before != after).all() and after.dtype == torch.float16
     record = json.loads((output / "pretraining.json").read_text())
     assert record["volumes"] == {"Dataset901_Tiny": 2, "Dataset902_Tiny": 2} and record["settings"]["steps"] == 3

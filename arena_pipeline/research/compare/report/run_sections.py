@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from arena_pipeline.model.architectures import layer_label
 from arena_pipeline.research.compare.published import ZERO_SHOT
 from arena_pipeline.research.compare.report.dice_sections import averages, column_name, columns_of, dice_cell, shots_name
 from arena_pipeline.research.compare.report.parts import Cell, Figure, LegendEntry, Panel, Section, Table, number, whole
@@ -16,7 +16,6 @@ from arena_pipeline.research.compare.report.plots import Looks, Point, loss_plot
 from arena_pipeline.research.compare.tables import REFERENCE
 
 TABLE_EPOCHS = 9
-LAYER = re.compile(r"layers(\d+)\.\d+\.blocks\.(\d+)\..*?([^.]+)$")
 MATRIX_COLUMNS = slice(4, None)
 """Of a training log: after epoch, loss, learning_rate and the sum of the ranks."""
 EVERY_EPOCH = "every epoch is in the training_log.csv beside each adapter"
@@ -132,8 +131,8 @@ def _rank_figure(name: str, method: str, runs: Mapping[tuple[int, str], Sequence
         ranks = mean_over_folds(folds, layers)
         title = f"{task}, {shots_name(shots)}"
         allocated = max(int(log[layers].to_numpy().max()) for log in folds)
-        panels.append(Panel(title, rank_map(f"{name}-{place}", f"{method}, {title}", [layer_name(layer) for layer in layers], ranks, allocated)))
-        body += [[task, str(shots), layer_name(layer), *_at(values, shown, 1)] for layer, values in zip(layers, ranks, strict=True)]
+        panels.append(Panel(title, rank_map(f"{name}-{place}", f"{method}, {title}", [layer_label(layer) for layer in layers], ranks, allocated)))
+        body += [[task, str(shots), layer_label(layer), *_at(values, shown, 1)] for layer, values in zip(layers, ranks, strict=True)]
     caption = (
         f"{method}: the effective rank of each updated matrix (row) over the epochs (columns), mean over the folds; a fold that stopped early "
         "keeps its last value. Yellow is all of the rank that was allocated, dark blue none."
@@ -148,12 +147,6 @@ def mean_over_folds(folds: Sequence[pd.DataFrame], columns: Sequence[str]) -> np
     longest = max(len(log) for log in folds)
     stacked = [np.pad(log[list(columns)].to_numpy(dtype=float), ((0, longest - len(log)), (0, 0)), mode="edge") for log in folds]
     return np.asarray(np.mean(stacked, axis=0).T)
-
-
-def layer_name(name: str) -> str:
-    """swinViT.layers2.0.blocks.1.attn.qkv.key -> stage 2, block 1, key; other names as they are."""
-    found = LAYER.search(name)
-    return f"stage {found[1]}, block {found[2]}, {found[3]}" if found else name
 
 
 def _dice_point(row: object) -> Point:

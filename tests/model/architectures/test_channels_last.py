@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arena_pipeline.model.channels_last import ChannelsLastInstanceNorm, PointwiseConvolution, keep_channels_last_
+from arena_pipeline.model.architectures.channels_last import ChannelsLastInstanceNorm, PointwiseConvolution, keep_channels_last_
 
 CHANNELS_LAST = torch.channels_last_3d
 SHAPES = [(1, 3, 4, 6, 2), (2, 12, 32, 32, 32), (3, 5, 7, 5, 3), (1, 96, 2, 2, 2)]

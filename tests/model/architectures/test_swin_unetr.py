@@ -8,11 +8,11 @@ from monai.networks.nets import SwinUNETR
 from monai.networks.nets.swin_unetr import BasicLayer, PatchMerging, WindowAttention
 from torch import nn
 
-from arena_pipeline.foundations import Architecture
-from arena_pipeline.model.attention import shift_masks
-from arena_pipeline.model.channels_last import PointwiseConvolution
-from arena_pipeline.model.network import build_network, head, to_device
-from arena_pipeline.model.patch_merging import CurrentPatchMerging, PublishedPatchMerging
+from arena_pipeline.model.architectures import SwinUnetr
+from arena_pipeline.model.architectures.channels_last import PointwiseConvolution
+from arena_pipeline.model.architectures.swin_attention import shift_masks
+from arena_pipeline.model.architectures.swin_patch_merging import CurrentPatchMerging, PublishedPatchMerging
+from arena_pipeline.model.device import to_device
 
 
 def monai_network(window: int = 4, feature_size: int = 12) -> nn.Module:
@@ -20,15 +20,15 @@ def monai_network(window: int = 4, feature_size: int = 12) -> nn.Module:
     return SwinUNETR(in_channels=1, out_channels=3, feature_size=feature_size, window_size=window, use_v2=False).eval()
 
 
-def architecture(patch_merging: str, window: int = 4) -> Architecture:
-    return Architecture(feature_size=12, window_size_voxels=(window,) * 3, out_channels=3, patch_merging=patch_merging)
+def architecture(patch_merging: str, window: int = 4) -> SwinUnetr:
+    return SwinUnetr(feature_size=12, window_size_voxels=(window,) * 3, out_channels=3, patch_merging=patch_merging)
 
 
 @pytest.mark.parametrize(("window", "shape"), [(4, (2, 1, 64, 32, 32)), (7, (1, 1, 64, 64, 32)), (2, (1, 1, 32, 32, 64))])
 def test_logits_and_gradients_are_monais(window: int, shape: tuple[int, ...]) -> None:
     """Ours is channels last as in every command, MONAI's channels first. Gradients in double precision: single keeps two digits of them."""
     reference = monai_network(window)
-    network = to_device(build_network(architecture("monai_1.5", window)), torch.device("cpu"))
+    network = to_device(architecture("monai_1.5", window).build(), torch.device("cpu"))
     network.load_state_dict(reference.state_dict())
     image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -43,14 +43,14 @@ def test_logits_and_gradients_are_monais(window: int, shape: tuple[int, ...]) ->
 def test_every_layer_that_has_a_faster_class_has_it() -> None:
     """A MONAI of other classes would be slower without a word."""
     slow = (WindowAttention, BasicLayer, nn.InstanceNorm3d)
-    network = build_network(architecture("monai_1.5"))
+    network = architecture("monai_1.5").build()
     assert not [name for name, module in network.named_modules() if type(module) in slow]
     pointwise = [module for module in network.modules() if isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1)]
     assert len(pointwise) > 3 and all(isinstance(module, PointwiseConvolution) for module in pointwise)
 
 
 def test_shift_masks_are_made_once_per_shape() -> None:
-    network, image = build_network(architecture("monai_1.5", 2)), torch.rand((1, 1, 64, 32, 32))
+    network, image = architecture("monai_1.5", 2).build(), torch.rand((1, 1, 64, 32, 32))
     shift_masks.cache_clear()
     with torch.no_grad():
         network(image)
@@ -62,7 +62,7 @@ def test_shift_masks_are_made_once_per_shape() -> None:
 def test_a_prediction_leaves_nothing_that_keeps_from_adapting() -> None:
     """The shift masks are kept from call to call: made in inference mode, they could not be saved for a backward pass."""
     shift_masks.cache_clear()
-    network = build_network(architecture("monai_1.5", 2))
+    network = architecture("monai_1.5", 2).build()
     image = torch.rand((1, 1, 64, 32, 32))
     with torch.inference_mode():
         network(image)
@@ -100,7 +100,7 @@ def test_current_merging_is_monais_on_odd_grids_too() -> None:
 
 
 def test_the_two_orders_load_the_same_weights_and_differ() -> None:
-    published, current = build_network(architecture("monai_0.9.1")), build_network(architecture("monai_1.5"))
+    published, current = architecture("monai_0.9.1").build(), architecture("monai_1.5").build()
     current.load_state_dict(published.state_dict(), strict=True)
     image = torch.rand(1, 1, 64, 32, 32)
     with torch.no_grad():
@@ -108,4 +108,4 @@ def test_the_two_orders_load_the_same_weights_and_differ() -> None:
 
 
 def test_head_takes_the_tasks_channels() -> None:
-    assert head(build_network(architecture("monai_1.5"), out_channels=1)).out_channels == 1
+    assert architecture("monai_1.5").build(out_channels=1).get_submodule(architecture("monai_1.5").head).out_channels == 1
