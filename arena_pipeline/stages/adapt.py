@@ -98,7 +98,10 @@ def _check_checkpoint(job: FoldJob, continue_unfinished: bool) -> None:
 
 
 def _require_space_for_all(jobs: Sequence[FoldJob], network: nn.Module) -> None:
-    """`network` on the meta device, where copies have no numbers. Tells now what would be told hours later, when all but the last folds are adapted; a single one is checked in its turn."""
+    """Tells now what would be told hours later, when all but the last folds are adapted; a single one is checked in its turn.
+
+    `network` is on the meta device, where a copy has shapes alone.
+    """
     if len(jobs) < 2:
         return
     alike = {_trained_alike(job): job for job in jobs}  # a hundred structures are of two or three kinds
