@@ -209,9 +209,8 @@ def _tasks(plans: Plans, structures: Sequence[str] | None, shots: int) -> list[T
     if structures:
         return [plans.task(name) for name in structures]
     possible = [task for task in plans.tasks if task.max_shots >= shots]
-    for task in plans.tasks:
-        if task not in possible:
-            logger.warning("%s: left out, %d shots asked for and %d possible", task.name, shots, task.max_shots)
+    if too_few := [f"{task.name} ({task.max_shots})" for task in plans.tasks if task not in possible]:
+        logger.warning("left out, since %d shots were asked for and fewer are possible: %s", shots, ", ".join(too_few))
     if not possible:
         most = max((task.max_shots for task in plans.tasks), default=0)
         raise SupportSetError(

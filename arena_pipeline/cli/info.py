@@ -55,6 +55,8 @@ def _print_dataset(dataset: DatasetState) -> None:
     shown = ", ".join(dataset.structures[:8]) + (f" and {len(dataset.structures) - 8} more" if len(dataset.structures) > 8 else "")
     cases, queries = counted(dataset.training, "annotated case"), counted(dataset.queries, "query", "queries")
     print(f"    {cases}, {queries}; {dataset.objective}: {shown}")
+    if dataset.failed_verification:
+        print(f"    {dataset.failed_verification}")
     _print_next(dataset.next_command)
     for prepared in dataset.prepared:
         tasks = counted(prepared.tasks, "task")
@@ -67,10 +69,19 @@ def _print_dataset(dataset: DatasetState) -> None:
 def _print_model(model: ModelState) -> None:
     origin = ", installed from a package" if model.installed else ""
     print(f"  {model.dataset}, {model.foundation}, {model.method}, {counted(model.shots, 'shot')}{origin}: {model.folder}")
-    for text, folds in (("adapted", model.folds), ("begun only", model.unfinished), ("of other plans, not used", model.of_other_plans)):
+    for task, numbers in model.folds.items():
+        epochs = sorted(set(model.epochs.get(task, ())))
+        length = f"{epochs[0]} to {epochs[-1]} epochs" if len(epochs) > 1 else counted(epochs[0], "epoch") if epochs else ""
+        print(f"    adapted: {task}, {_folds(numbers)}" + (f" ({length})" if length else ""))
+    rest = (("begun only", model.unfinished), ("of other plans, not used", model.of_other_plans), ("not adapted", model.missing))
+    for text, folds in rest:
         for task, numbers in folds.items():
-            print(f"    {text}: {task}, fold{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}")
+            print(f"    {text}: {task}, {_folds(numbers)}")
     _print_next(model.next_command)
+
+
+def _folds(numbers: tuple[int, ...]) -> str:
+    return f"fold{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def _print_next(command: str | None, indent: int = 4) -> None:

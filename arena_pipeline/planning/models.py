@@ -11,12 +11,13 @@ from arena_pipeline.errors import PlansError, UnknownStructure
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import Objective
-from arena_pipeline.io.json_files import read_model
+from arena_pipeline.io.json_files import read_model, similar
 from arena_pipeline.io.label_names import check_structure_names
 from arena_pipeline.model.architectures import Architecture
 from arena_pipeline.settings import AdaptationSettings, Frozen
 
 MULTICLASS_TASK = "multiclass"
+LISTED_TASKS = 10  # in the message of an error
 MEND = "mend it, or delete it and run arena_plan again"
 
 
@@ -127,7 +128,10 @@ class Plans(Frozen):
             if task.name == name:
                 return task
         known = [task.name if list(task.structures) == [task.name] else f"{task.name} ({', '.join(task.structures)})" for task in self.tasks]
-        raise UnknownStructure(f"unknown task {name}; the plans of {self.dataset_name} have: {', '.join(known)}")
+        meant = similar(name, [task.name for task in self.tasks])
+        listed = ", ".join(known[:LISTED_TASKS]) + (f" and {len(known) - LISTED_TASKS} more" if len(known) > LISTED_TASKS else "")
+        guess = f"did you mean {meant}? " if meant else ""
+        raise UnknownStructure(f"unknown task {name}", advice=f"{guess}the plans of {self.dataset_name} have: {listed}")
 
     @classmethod
     def read(cls, path: Path, architecture: Architecture | None = None) -> Plans:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from arena_pipeline.errors import DatasetError, FoundationError, PlansError
+from arena_pipeline.fingerprint.audit import DatasetAudit
 from arena_pipeline.foundations import choose_foundation, load_preset, preset_names
 from arena_pipeline.foundations.selection import planned_foundation
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.planning import Plans
 from arena_pipeline.share.package import is_installed
-from arena_pipeline.workspace import CHECKPOINT, Workspace
+from arena_pipeline.words import counted
+from arena_pipeline.workspace import CHECKPOINT, Workspace, fold_folder
 
 USUAL_SHOTS = 5
+USUAL_FOLDS = (0, 1, 2)
 MODEL_FOLDER = re.compile(r"(?P<method>.+)_(?P<shots>\d+)shots")
 FOLD_FOLDER = re.compile(r"fold_(\d+)")
 ADAPTER_RECORD = "adapter.json"
@@ -58,12 +62,14 @@ class DatasetState:
     problem: str | None
     prepared: tuple[PreparedState, ...]
     next_command: str | None
+    failed_verification: str | None = None
 
 
 @dataclass(frozen=True)
 class ModelState:
     """An adapted model: task -> folds with a whole adapter, and those that were begun only; `installed`: from a package of somebody's.
 
+    `epochs`: of each of `folds`, in their order. `missing`: task -> folds of `USUAL_FOLDS` that nobody has begun.
     `of_other_plans`: those with a whole adapter that the plans in the folder have no use for.
     """
 
@@ -77,6 +83,8 @@ class ModelState:
     next_command: str
     installed: bool = False
     of_other_plans: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    epochs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    missing: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,18 @@ def _dataset(workspace: Workspace, name: str, default: str) -> DatasetState:
     planned = sorted({p.parent.name for p in folder.glob("*/plans.json")} & set(preset_names(workspace.foundations)))
     prepared = tuple(_prepared(workspace, name, foundation, default) for foundation in planned)
     command = None if prepared else workspace.command("arena_plan_and_preprocess", "-d", _number(name))
-    return DatasetState(name, len(raw.training), len(raw.queries), tuple(raw.json.structures), raw.json.objective, None, prepared, command)
+    structures, failed = tuple(raw.json.structures), _failed_verification(workspace, name)
+    return DatasetState(name, len(raw.training), len(raw.queries), structures, raw.json.objective, None, prepared, command, failed)
+
+
+def _failed_verification(workspace: Workspace, name: str) -> str | None:
+    """What arena_verify_dataset found that keeps the dataset from being used, in a sentence; None where it found nothing or has not been run."""
+    try:
+        audit = DatasetAudit.read(workspace.audit(name))
+    except PlansError:
+        return None
+    errors = [finding.sentence for finding in audit.findings if finding.level == "error"]
+    return f"verification failed with {counted(len(errors), 'error')}, the first: {errors[0]}" if errors else None
 
 
 def _prepared(workspace: Workspace, name: str, foundation: str, default: str) -> PreparedState:
@@ -176,8 +195,20 @@ def _models(workspace: Workspace) -> list[ModelState]:
             command = workspace.command("arena_adapt", *_which(dataset, foundation, ""), "-shots", shots, *method)
         else:
             command = _install_first(workspace, foundation) or workspace.command("arena_predict", "-i", "in/", "-o", "out/", "-m", str(folder))
-        found.append(ModelState(dataset, foundation, match["method"], shots, folder, folds, unfinished, command, is_installed(folder), others))
+        epochs = {task: tuple(_epochs(folder, task, fold) for fold in numbers) for task, numbers in folds.items()}
+        begun = {task: {*folds.get(task, ()), *unfinished.get(task, ()), *others.get(task, ())} for task in {*folds, *unfinished, *others}}
+        missing = {task: tuple(f for f in USUAL_FOLDS if f not in begun[task]) for task in sorted(begun) if not begun[task] >= set(USUAL_FOLDS)}
+        own = is_installed(folder)
+        found.append(ModelState(dataset, foundation, match["method"], shots, folder, folds, unfinished, command, own, others, epochs, missing))
     return found
+
+
+def _epochs(model: Path, task: str, fold: int) -> int:
+    """How many epochs a fold was adapted for; 0 where its record can't be read."""
+    try:
+        return int(json.loads((fold_folder(model, task, fold) / ADAPTER_RECORD).read_text(encoding="utf-8"))["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _of_other_plans(model: Path) -> dict[str, tuple[int, ...]]:

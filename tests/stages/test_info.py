@@ -11,6 +11,7 @@ from arena_pipeline.cli import info as command
 from arena_pipeline.foundations import load_preset, preset_names
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.stages.info import info
+from arena_pipeline.stages.verify_dataset import verify_dataset
 from arena_pipeline.workspace import ENVIRONMENT_VARIABLE, Workspace, fold_folder
 
 NAME = "Dataset901_Tiny"
@@ -187,3 +188,21 @@ def test_the_command_prints_all_of_it(workspace: Workspace, tiny_dataset: Callab
         assert part in text
     assert command.main(["-w", str(workspace.root.parent / "nothing here")]) == 0
     assert "not there yet" in capsys.readouterr().out
+
+
+def test_short_trials_missing_folds_and_failed_verification_are_told(
+    workspace: Workspace, tiny_dataset: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tiny_dataset()
+    (raw / "labelsTr" / "case_0.nii.gz").write_bytes(b"damaged")
+    verify_dataset([901], workspace, workers=0)
+    model = workspace.model(NAME, "arena_mini", "arena", 3)
+    for fold, epochs in ((0, 2), (1, 20)):
+        folder = fold_folder(model, "liver", fold)
+        folder.mkdir(parents=True)
+        (folder / "adapter.json").write_text(json.dumps({"epochs": epochs}))
+    assert command.main(["-w", str(workspace.root)]) == 0
+    told = capsys.readouterr().out
+    assert "adapted: liver, folds 0, 1 (2 to 20 epochs)" in told
+    assert "not adapted: liver, fold 2" in told
+    assert "verification failed with 1 error, the first: " in told and "labelsTr/case_0.nii.gz: not a NIfTI file" in told
