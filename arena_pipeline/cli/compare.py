@@ -54,8 +54,10 @@ def _compare(args: argparse.Namespace, command: str) -> None:
     common.check_first(args.workspace, [args.dataset_id], args.device)
     import pandas as pd  # seconds to import, with what the stage imports: not for -h
 
+    from arena_pipeline.model.allocator import keep_freed_memory
     from arena_pipeline.research.compare.compare import compare
 
+    keep_freed_memory()
     done = compare(
         args.dataset_id,
         args.shots,

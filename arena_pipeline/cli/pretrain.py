@@ -80,8 +80,10 @@ def _print_weights(args: argparse.Namespace) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> Path:
-    from arena_pipeline.research.pretrain.pretrain import pretrain_foundation  # not for -h
+    from arena_pipeline.model.allocator import keep_freed_memory  # not for -h
+    from arena_pipeline.research.pretrain.pretrain import pretrain_foundation
 
+    keep_freed_memory()
     phantoms = args.phantoms or (0 if args.dataset_ids else 300)
     changes = {name: getattr(args, name) for name in SETTINGS}
     return pretrain_foundation(

@@ -14,6 +14,8 @@ from arena_pipeline.machine import check_device_name
 def pick_device(name: str) -> torch.device:
     """The device called `name`: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU where there is one.
 
+    A numbered GPU becomes torch's current one, so that what a library puts on "cuda" goes there too.
+
     Raises:
         ArenaError: the name is unknown, or this machine (or this build of torch) has no such device.
     """
@@ -28,6 +30,8 @@ def pick_device(name: str) -> torch.device:
         raise ArenaError(f"device {name}: this machine has {torch.cuda.device_count()} CUDA GPU(s), numbered from 0")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ArenaError(f"device {name}: torch finds no Apple GPU; use -device cpu or auto")
+    if kind == "cuda" and number:
+        torch.cuda.set_device(int(number))
     return torch.device(name)
 
 

@@ -139,7 +139,7 @@ def test_two_commands_on_one_dataset(workspace: Workspace, tiny_dataset: MakeDat
     plan_and_preprocess([901], workspace, device="cpu", workers=0, fingerprint_workers=0)
     program = "from arena_pipeline.cli.preprocess import main; raise SystemExit(main())"
     command = [sys.executable, "-c", program, "-d", "901", "-np", "0", "--clean", "-w", str(workspace.root)]
-    lock = workspace.preprocessed_dataset(NAME) / ".in_use.json"
+    lock = workspace.preprocessed_dataset(NAME) / ".in_use.txt"
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while first.poll() is None and not lock.exists():
         time.sleep(0.001)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import multiprocessing
 import shutil
 import time
 from dataclasses import dataclass
@@ -146,7 +147,8 @@ def read_finished(path: Path) -> FinishedRun | None:
 def execute(run: Run) -> None:
     """Adapts (unless that is done), predicts, scores and writes the run's record, which makes it finished. Runs in worker processes."""
     identity = run.identity()  # now: a support case that is preprocessed again meanwhile makes another run
-    keep_freed_memory()
+    if multiprocessing.parent_process() is not None:  # a worker is ours alone; the process of a caller of the Python API is not
+        keep_freed_memory()
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     device = pick_device(run.device)

@@ -22,7 +22,6 @@ from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.io.lock import all_locked, locked
 from arena_pipeline.io.workers import telling_loader_deaths
-from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.device import to_device
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.records import note, stage, versions
@@ -87,7 +86,6 @@ def pretrain_foundation(
     if not raws and not phantoms:
         raise DatasetError("nothing to train on: name datasets of the workspace with -d, or a number of --phantoms")
     start = None if pretrained_weights is None else load_foundation_network(preset, pretrained_weights)  # refused before any work
-    keep_freed_memory()
     with process_group(device) as (processes, own_device), locked(output) if processes.is_first else nullcontext():
         volumes = {raw.folder.name: dataset_volumes(raw, preset, workspace) for raw in raws}
         if phantoms:

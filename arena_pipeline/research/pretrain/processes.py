@@ -94,8 +94,6 @@ def process_group(device_name: str) -> Iterator[tuple[Processes, torch.device]]:
         return
     device = _own_device(device_name)
     on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=WAIT, device_id=device if on_gpu else None)
     try:
         yield Processes(distributed.get_rank(), size), device
