@@ -61,7 +61,7 @@ class Adaptation:
         self.settings, self.patch_size, self.rng = settings, patch_size, rng
         self.optimizer = torch.optim.AdamW([{"params": params, "lr": rate, "base": rate} for rate, params in trainable.groups], weight_decay=0)
         self.epochs: list[Epoch] = []
-        self.micro_batch = FittingBatch(settings.micro_batch)
+        self.micro_batch = FittingBatch(settings.micro_batch or settings.patches_per_volume)
 
     def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> History:
         """From wherever it stands to the end.
@@ -120,7 +120,7 @@ def _iterate(
 ) -> float:
     """One forward and backward over the patches, and AdamW's step; returns the task's loss before it, without a method's penalty."""
 
-    def attempt(size: int | None) -> float:
+    def attempt(size: int) -> float:
         network.zero_grad(set_to_none=True)  # those of an attempt that failed half-way too
         return accumulate_gradients(network, *batch, size)
 

@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 DAMAGE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, ImportError, struct.error, pickle.UnpicklingError)
 """What torch.load raises for a damaged file, or for one whose classes are not installed."""
-NEEDS_CODE = re.compile(r"GLOBAL|unrecognized function|Can only (build|create)")
-"""In the words of torch's safe loader, where a pickle wants more than tensors and plain values."""
 HTML = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|\?xml)", re.IGNORECASE)
 GIT_LFS = b"version https://git-lfs"
 ARCHIVES = (b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")
@@ -101,9 +99,9 @@ def _unpickle(path: Path, trust: bool) -> Any:
         with torch.serialization.safe_globals(_numbers()), path.open("rb") as file:  # given a path, torch.load goes by the file's name
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if not NEEDS_CODE.search(str(error)):
+        wanted = code_wanted(error)
+        if wanted is None:
             raise _damaged(path, error) from None
-        wanted = ", ".join(sorted(set(re.findall(r"GLOBAL (\S+)", str(error))))) or "a function of its author"
     except DAMAGE as error:
         raise _damaged(path, error) from None
     if not trust:
@@ -117,6 +115,14 @@ def _unpickle(path: Path, trust: bool) -> Any:
             return torch.load(file, map_location="cpu", weights_only=False)
     except DAMAGE as error:
         raise _damaged(path, error) from None
+
+
+def code_wanted(error: pickle.UnpicklingError) -> str | None:
+    """The code that torch's safe loader refused to run, in words; None where the file is damaged instead. Torch tells the two by its text alone."""
+    text = str(error)
+    if not re.search(r"GLOBAL|unrecognized function|Can only (build|create)", text):
+        return None
+    return ", ".join(sorted(set(re.findall(r"GLOBAL (\S+)", text)))) or "a function of its author"
 
 
 def _damaged(path: Path, error: Exception) -> FoundationError:

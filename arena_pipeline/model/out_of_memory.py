@@ -1,4 +1,4 @@
-"""A device without room for a batch: the same work once more, patch by patch, said aloud; then a clear error."""
+"""A device without room for a batch: the same work once more with half as many patches, said aloud; then a clear error."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def telling_out_of_memory(what: str) -> Iterator[None]:
 
 
 class FittingBatch:
-    """How many patches go through a network at once: as planned, and 1 for good after the device had no room for as many.
+    """How many patches go through a network at once: as planned, and half as many for good whenever the device had no room.
 
-        fitting = FittingBatch(settings.micro_batch)
+        fitting = FittingBatch(settings.micro_batch or settings.patches_per_volume)
         loss = fitting.run(lambda size: accumulate_gradients(network, images, segmentations, size))
 
     Args:
-        size: the planned number; None means all there are.
+        size: the planned number.
     """
 
-    def __init__(self, size: int | None) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
 
-    def run(self, work: Callable[[int | None], Result]) -> Result:
+    def run(self, work: Callable[[int], Result]) -> Result:
         """work(size), where nothing is kept of a `work` that failed half-way.
 
         Raises:
@@ -81,9 +81,10 @@ class FittingBatch:
                 f"the device has no memory for a single patch ({reason}); close other programs that use it, choose another -device, "
                 f"or a foundation with a smaller patch or network"
             ) from None
-        many = "all patches" if self.size is None else f"{self.size} patches"
-        logger.warning("the device has no memory for %s at once (%s): one at a time from here on, which computes the same", many, reason)
-        self.size = 1
+        half = (self.size + 1) // 2
+        text = "the device has no memory for %d patches at once (%s): %d at a time from here on, which computes the same"
+        logger.warning(text, self.size, reason, half)
+        self.size = half
 
 
 def _give_back_memory() -> None:

@@ -165,7 +165,7 @@ def _finished_logits(network: Network, volume: Tensor, windows: Windows, along: 
 
 def _run(network: Network, inputs: Tensor, batch: FittingBatch) -> Tensor:
     """The network on all inputs, as many at once as the device has room for."""
-    return batch.run(lambda size: torch.cat([network(part).float() for part in inputs.split(size or len(inputs))]))
+    return batch.run(lambda size: torch.cat([network(part).float() for part in inputs.split(size)]))
 
 
 def _shift_(tensor: Tensor, axis: int, by: int) -> None:

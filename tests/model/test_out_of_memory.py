@@ -37,7 +37,7 @@ class Small(nn.Module):
 
 
 def gradients(network: Small, batch: FittingBatch, images: Tensor, segmentations: Tensor) -> tuple[float, list[Tensor]]:
-    def attempt(size: int | None) -> float:
+    def attempt(size: int) -> float:
         network.zero_grad(set_to_none=True)
         return accumulate_gradients(network, images, segmentations, size)
 
@@ -45,29 +45,39 @@ def gradients(network: Small, batch: FittingBatch, images: Tensor, segmentations
     return loss, [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
 
 
-@pytest.mark.parametrize(("planned", "room", "error", "message"), [(None, 2, torch.OutOfMemoryError, CUDA), (3, 1, RuntimeError, MPS)])
+@pytest.mark.parametrize(
+    ("planned", "room", "error", "message", "sizes"),
+    [
+        (6, 3, torch.OutOfMemoryError, CUDA, [6, 3, 3, 3, 3]),
+        (3, 1, RuntimeError, MPS, [3, 2, *[1] * 12]),
+        (6, 2, RuntimeError, MPS, [6, 3, *[2] * 6]),
+    ],
+)
 def test_smaller_micro_batches_give_the_same_gradients_and_are_said_once(
-    planned: int | None, room: int, error: type[RuntimeError], message: str, caplog: pytest.LogCaptureFixture
+    planned: int, room: int, error: type[RuntimeError], message: str, sizes: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     images, segmentations = torch.rand(6, 1, *PATCH), torch.randint(0, 2, (6, *PATCH))
-    expected_loss, expected = gradients(Small(6), FittingBatch(None), images, segmentations)
+    expected_loss, expected = gradients(Small(6), FittingBatch(6), images, segmentations)
     network, batch = Small(room, error, message), FittingBatch(planned)
     for _ in range(2):  # two iterations
         loss, found = gradients(network, batch, images, segmentations)
         assert loss == pytest.approx(expected_loss, abs=1e-6)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
-    assert network.sizes == [planned or 6, *[1] * 12]
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warning.startswith(f"the device has no memory for {'all' if planned is None else planned} patches at once ({message.splitlines()[0]})")
+    assert network.sizes == sizes
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    tried = sorted({planned, *sizes}, reverse=True)
+    assert len(warnings) == len(tried) - 1
+    for warning, before, after in zip(warnings, tried, tried[1:], strict=False):
+        assert warning.startswith(f"the device has no memory for {before} patches at once ({message.splitlines()[0]}): {after} at a time")
 
 
 def test_no_room_for_a_single_patch_is_an_error_with_what_to_do() -> None:
     images, segmentations = torch.rand(2, 1, *PATCH), torch.randint(0, 2, (2, *PATCH))
     with pytest.raises(ArenaError, match=r"no memory for a single patch \(CUDA out of memory. Tried to allocate 2.00 GiB\); .*smaller"):
-        gradients(Small(0), FittingBatch(None), images, segmentations)
+        gradients(Small(0), FittingBatch(6), images, segmentations)
     with pytest.raises(RuntimeError, match="another fault"):
-        gradients(Small(0, RuntimeError, "another fault"), FittingBatch(None), images, segmentations)
+        gradients(Small(0, RuntimeError, "another fault"), FittingBatch(6), images, segmentations)
     assert not is_out_of_memory(RuntimeError("memory of another kind"))
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
@@ -90,5 +100,5 @@ def test_prediction_takes_windows_one_by_one_and_keeps_to_it(caplog: pytest.LogC
     small, batch = Small(1).eval(), FittingBatch(4)
     for _ in range(2):  # two volumes
         np.testing.assert_allclose(mean_over_networks([small], volume, windows(batch)), expected, atol=1e-6)
-    assert small.sizes[0] == 4 and set(small.sizes[1:]) == {1}
-    assert len([record for record in caplog.records if "one at a time" in record.getMessage()]) == 1
+    assert small.sizes[:2] == [4, 2] and set(small.sizes[2:]) == {1}
+    assert len([record for record in caplog.records if "at a time from here on" in record.getMessage()]) == 2

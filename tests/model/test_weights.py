@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
@@ -9,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset, Scheme, Weights, load_preset, packaged_weights, preset_folder
 from arena_pipeline.model.architectures import SwinUnetr
-from arena_pipeline.model.checkpoint_files import read_checkpoint_file
+from arena_pipeline.model.checkpoint_files import code_wanted, read_checkpoint_file
 from arena_pipeline.model.weights import load_foundation_network
 
 PRESET = FoundationPreset(
@@ -77,6 +78,23 @@ def test_changed_weights_of_the_package_are_refused_when_they_are_used(tmp_path:
     save_file(changed, path)
     with pytest.raises(FoundationError, match=r"its preset says .*; the file was changed or damaged, reinstall arena-pipeline"):
         load_foundation_network(preset, path)
+
+
+class Unknown:
+    """An object of a class that torch's safe loader does not know."""
+
+
+@pytest.mark.parametrize(("content", "wanted"), [({"model": Unknown()}, "Unknown"), ({"model": nn.Linear(1, 1)}, "torch.nn.modules.linear.Linear")])
+def test_torchs_own_words_still_tell_code_from_damage(content: dict[str, object], wanted: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(pickle.UnpicklingError) as refused:
+        torch.load(tmp_path / "w.pth", weights_only=True)
+    named = code_wanted(refused.value)
+    assert named is not None and named.endswith(wanted)
+    (tmp_path / "damaged.pth").write_bytes(b"\x80\x02}q\x00\xff\xff.")
+    with pytest.raises(pickle.UnpicklingError) as damaged:
+        torch.load(tmp_path / "damaged.pth", weights_only=True)
+    assert code_wanted(damaged.value) is None
 
 
 def test_a_checkpoint_that_would_expand_is_refused_unread(tmp_path: Path) -> None:

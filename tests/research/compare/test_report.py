@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from arena_pipeline.model.architectures import layer_label
 from arena_pipeline.research.compare.report import write_report
 from arena_pipeline.research.compare.report.about import fact_lines
 from arena_pipeline.research.compare.report.dice_sections import dice_cell, short_answers
 from arena_pipeline.research.compare.report.page import read_logs, render
 from arena_pipeline.research.compare.report.parts import Cell
-from arena_pipeline.research.compare.report.run_sections import layer_name, mean_over_folds, rank_section
+from arena_pipeline.research.compare.report.run_sections import mean_over_folds, rank_section
 from arena_pipeline.research.compare.report.style import styles
 from arena_pipeline.research.compare.report_data import ReportData
 from arena_pipeline.research.compare.tables import RANK_COLUMNS
@@ -215,8 +216,8 @@ def test_mean_over_folds_continues_a_shorter_fold_with_its_last_value() -> None:
 
 
 def test_names_of_matrices() -> None:
-    assert layer_name("swinViT.layers3.0.blocks.1.attn.qkv.value") == "stage 3, block 1, value"
-    assert layer_name("something.else") == "something.else"
+    assert layer_label("swinViT.layers3.0.blocks.1.attn.qkv.value") == "stage 3, block 1, value"
+    assert layer_label("something.else") == "something.else"
 
 
 def test_every_method_looks_different() -> None:
