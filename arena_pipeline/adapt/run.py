@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -19,6 +20,7 @@ from arena_pipeline.adapt.report import TrainingLog, plot_progress
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import SupportSetError
 from arena_pipeline.io.atomic import remove_unfinished
+from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.space import require_space
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, discard_adapter, write_adapter
@@ -131,6 +133,7 @@ def _refuse_changed_support(job: FoldJob, volumes: dict[str, Any], checkpoints: 
 def _record(job: FoldJob, identity: dict[str, Any], trainable: Trainable, history: History, measured: RunRecord) -> AdapterRecord:
     return AdapterRecord(
         **identity,
+        support_volumes_ml=_support_volumes_ml(job),
         plans_sha256=job.plans_sha256,
         inference=job.plans.inference,
         dataset_labels=job.plans.labels,
@@ -146,3 +149,10 @@ def _record(job: FoldJob, identity: dict[str, Any], trainable: Trainable, histor
         versions=versions(),
         licence=job.preset.licence,
     )
+
+
+def _support_volumes_ml(job: FoldJob) -> dict[str, tuple[float, ...]]:
+    """Structure -> its volume in each support case: what arena_predict compares the volumes that it finds with."""
+    voxel_ml = math.prod(job.plans.scheme.spacing_mm) / 1000
+    counts = [count_labels(StoredCase.open(job.cases, case).segmentation(), max(job.task.structures.values()) + 1) for case in job.support_ids]
+    return {name: tuple(round(float(voxels[label]) * voxel_ml, 3) for voxels in counts) for name, label in job.task.structures.items()}

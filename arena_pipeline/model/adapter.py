@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -38,6 +39,7 @@ class AdapterRecord(Frozen):
         dataset_labels: structure -> integer of the whole dataset, so that the tasks of one dataset share one numbering.
         fold, shots, support_ids: the support set; in a model that was exported, the names of its cases are left out: an empty `support_ids`.
         support_sha256: over their files; None in records of version 0.1.
+        support_volumes_ml: structure -> its volume in each support case, on the preprocessed grid; empty in older records.
         effective_rank: "<layer>.<block of rows>" -> number of directions in use; empty for a method without low-rank updates.
         trained_parameters: while adapting; `saved_parameters`: in the file.
         epochs, stop_reason, final_loss, seconds: how the adaptation ended.
@@ -64,6 +66,7 @@ class AdapterRecord(Frozen):
     shots: int
     support_ids: tuple[str, ...]
     support_sha256: str | None = None
+    support_volumes_ml: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     settings: AdaptationSettings
     effective_rank: dict[str, int]
     trained_parameters: int

@@ -13,6 +13,7 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Image
 from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.predict.export import RunningMaximum, restore_probability
+from arena_pipeline.predict.fold_agreement import FoldDecisions
 from arena_pipeline.predict.memory import require_memory, working_parts
 from arena_pipeline.predict.windows import Activation, Network, Windows, mean_over_networks
 from arena_pipeline.preprocess.case import preprocess_image
@@ -89,10 +90,12 @@ class Extras:
     Attributes:
         probability: gets every channel's probabilities, float32 on the native grid.
         mask: gets every structure's own decision before any merging, boolean on the preprocessed grid.
+        fold_dice: gets, of each task with several folds, structure -> mean Dice between them on the preprocessed grid.
     """
 
     probability: Take | None = None
     mask: Take | None = None
+    fold_dice: Callable[[dict[str, float]], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +146,7 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     in_order = sorted(tasks, key=lambda one: min(one.structures.values()))
     for task in in_order:
         require_memory(working_parts(volume.shape, grid.native_shape, settings.scheme.patch_size_voxels, task.out_channels, bool(extras.probability)))
-        probabilities = mean_over_networks(_folds(task), volume, settings.windows(task.activation))
+        probabilities = _mean_over_folds(task, volume, settings, extras)
         if maximum is None:
             rival = probabilities[0] if task.activation == "softmax" else settings.threshold
             maximum = RunningMaximum(grid, rival, settings.workers, dtype)
@@ -159,6 +162,16 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     if highest > last:
         segmentation[segmentation > last] = 0
     return segmentation
+
+
+def _mean_over_folds(task: Task, volume: np.ndarray, settings: CaseSettings, extras: Extras) -> np.ndarray:
+    windows = settings.windows(task.activation)
+    if extras.fold_dice is None or len(task.networks) == 1:
+        return mean_over_networks(_folds(task), volume, windows)
+    decisions = FoldDecisions(volume.shape, task.structures_by_channel, task.activation, settings.threshold)
+    probabilities = mean_over_networks(_folds(task), volume, windows, decisions.add)
+    extras.fold_dice(decisions.mean_pairwise_dice())
+    return probabilities
 
 
 def _hand_out(task: Task, probabilities: np.ndarray, grid: GridMap, threshold: float, extras: Extras) -> None:

@@ -23,6 +23,7 @@ from arena_pipeline.model.out_of_memory import FittingBatch
 Activation = Literal["sigmoid", "softmax"]
 Network = Callable[[Tensor], Tensor]
 Box = tuple[slice, ...]
+Watch = Callable[[int, Box, np.ndarray], None]
 SIGMA_SHARE = 0.125  # of the patch's edge
 PIECE_VOXELS = 32  # along x: what is finished is handed out in pieces, since the activation copies its input more than once
 LEAST_IMPORTANCE = 1e-3  # of a voxel in a window's corner: keeps the division by the summed weights well conditioned
@@ -82,13 +83,20 @@ def sliding_window(
     return mean_over_networks([network], volume, Windows(patch_size, overlap, activation, FittingBatch(batch), device))
 
 
-def mean_over_networks(networks: Iterator[Network] | Sequence[Network], volume: np.ndarray, windows: Windows) -> np.ndarray:
-    """The mean of several networks' probabilities, (channels, x, y, z) float32; however many they are, it is in memory once."""
+def mean_over_networks(
+    networks: Iterator[Network] | Sequence[Network], volume: np.ndarray, windows: Windows, watch: Watch | None = None
+) -> np.ndarray:
+    """The mean of several networks' probabilities, (channels, x, y, z) float32; however many they are, it is in memory once.
+
+    `watch` is called with every part of every network's own probabilities: number of the network from 0, box, (channels, x, y, z).
+    """
     total: np.ndarray | None = None
     count = 0
     for network in networks:
         count += 1
         for box, slab in probability_slabs(network, volume, windows):
+            if watch is not None:
+                watch(count - 1, box, slab)
             if total is None:
                 total = np.zeros((len(slab), *volume.shape), np.float32)
             if len(slab) != len(total):

@@ -1,0 +1,48 @@
+"""How far the folds of a task agree on a volume: each fold's own decision, voxel by voxel, on the preprocessed grid."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from arena_pipeline.predict.windows import Activation, Box
+
+
+class FoldDecisions:
+    """Every fold's own segmentation, one byte per voxel (two where a softmax has more than 255 channels).
+
+    Args:
+        shape: of the preprocessed volume, (x, y, z).
+        channels: structure -> output channel; the background of a softmax is channel 0.
+        threshold: what a structure of a sigmoid task must exceed.
+    """
+
+    def __init__(self, shape: tuple[int, ...], channels: Mapping[str, int], activation: Activation, threshold: float) -> None:
+        if activation == "sigmoid" and len(channels) != 1:
+            raise ValueError(f"a sigmoid task with folds has one structure, found {', '.join(channels)}")
+        self._shape, self._channels, self._activation, self._threshold = shape, dict(channels), activation, threshold
+        self._folds: list[np.ndarray] = []
+
+    def add(self, fold: int, box: Box, probabilities: np.ndarray) -> None:
+        """A part of one fold's probabilities, (channels, x, y, z), at `box`; folds come one after the other, from 0."""
+        if fold == len(self._folds):
+            self._folds.append(np.zeros(self._shape, np.uint8 if len(probabilities) <= 256 else np.uint16))
+        if self._activation == "softmax":
+            self._folds[fold][box] = probabilities.argmax(axis=0)
+        else:  # one structure per sigmoid task
+            self._folds[fold][box] = probabilities[0] > self._threshold
+
+    def mean_pairwise_dice(self) -> dict[str, float]:
+        """Structure -> mean Dice over all pairs of folds in which at least one has it; 1 agrees in full, NaN without such a pair."""
+        return {name: self._mean_dice(channel if self._activation == "softmax" else 1) for name, channel in self._channels.items()}
+
+    def _mean_dice(self, value: int) -> float:
+        masks = [fold == value for fold in self._folds]
+        sizes = [int(np.count_nonzero(mask)) for mask in masks]
+        pairs = [(i, j) for i, j in itertools.combinations(range(len(masks)), 2) if sizes[i] + sizes[j]]
+        if not pairs:
+            return math.nan
+        return float(np.mean([2 * np.count_nonzero(masks[i] & masks[j]) / (sizes[i] + sizes[j]) for i, j in pairs]))
