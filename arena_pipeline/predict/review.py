@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -78,8 +79,8 @@ def review_case(
         volume, mean, sd, pieces, border = _measured(image, segmentation, label, box)
         dice = fold_dice.get(name, math.nan)
         reasons = "; ".join(_reasons(volume, border, dice, (lowest, highest)))
-        numbers = [round(value, 3) for value in (volume, mean, sd)]
-        lines.append(ReviewLine(case, name, bool(reasons), reasons, *numbers, pieces, border, round(dice, 3), round(lowest, 3), round(highest, 3)))
+        volume, mean, sd, dice, lowest, highest = (round(value, 3) for value in (volume, mean, sd, dice, lowest, highest))
+        lines.append(ReviewLine(case, name, bool(reasons), reasons, volume, mean, sd, pieces, border, dice, lowest, highest))
     return lines
 
 
@@ -132,7 +133,12 @@ def write_review(path: Path, lines: Sequence[ReviewLine]) -> None:
 
 def read_review(path: Path) -> list[ReviewLine]:
     """The lines of an earlier run; none where there is no such file or it is not one of these."""
-    readers = {"float": lambda text: float(text or "nan"), "int": int, "bool": lambda text: text == "True", "str": str}
+    readers: dict[str, Callable[[str], Any]] = {
+        "float": lambda text: float(text or "nan"),
+        "int": int,
+        "bool": lambda text: text == "True",
+        "str": str,
+    }
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return [ReviewLine(**{one.name: readers[str(one.type)](row[one.name]) for one in fields(ReviewLine)}) for row in csv.DictReader(file)]
