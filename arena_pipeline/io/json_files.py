@@ -34,14 +34,14 @@ def read_model(path: Path, model: type[Model], error: type[ArenaError], missing:
     try:
         content = _read_json(path)
     except FileNotFoundError:
-        raise error(f"{path}: {missing}") from None
+        raise error(missing, file=path) from None
     except (OSError, ValueError, RecursionError) as fault:  # a ValueError: not UTF-8, not JSON, an integer of thousands of digits, a key twice
         reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else fault
-        raise error(f"{path}: not a readable JSON file ({reason}); {mend}") from None
+        raise error(f"not a readable JSON file ({reason})", file=path, advice=mend) from None
     try:
         return model.model_validate(content)
     except ValidationError as faults:
-        raise error(f"{path}: {_in_words(faults, content)}; {mend}") from None
+        raise error(_in_words(faults, content), file=path, advice=mend) from None
 
 
 def similar(word: str, known: Iterable[str]) -> str | None:

@@ -132,4 +132,4 @@ def read_adapter(folder: Path) -> Adapter:
     try:
         return Adapter(record, read_tensors(path, MAX_BYTES, lambda facts: file_faults(facts, record.effective_rank)))
     except (OSError, UnfitTensors) as error:
-        raise AdapterError(f"{path}: not a readable adapter ({error}); run arena_adapt for this fold again") from None
+        raise AdapterError(f"not a readable adapter ({error})", file=path, advice="run arena_adapt for this fold again") from None

@@ -233,9 +233,10 @@ def check_same_plans(record: AdapterRecord, folder: Path, plans: Plans, plans_fi
         AdapterError: the adapter in `folder` was made with other plans; names both, and each decision that differs.
     """
     if differing := _differences(record, folder, plans):
-        where = f"{folder}: the adapter of {record.dataset_name}/{record.task} for {record.foundation} was made with other plans"
+        where = f"the adapter of {record.dataset_name}/{record.task} for {record.foundation} was made with other plans"
         here = f"than {plans_file} of {plans.dataset_name} for {plans.foundation}"
-        raise AdapterError(f"{where} (SHA-256 {record.plans_sha256[:12]}...) {here}: {'; '.join(differing)}; run arena_adapt for it again")
+        found = f"{where} (SHA-256 {record.plans_sha256[:12]}...) {here}: {'; '.join(differing)}"
+        raise AdapterError(found, file=folder, advice="run arena_adapt for it again")
 
 
 def _differences(record: AdapterRecord, folder: Path, plans: Plans) -> list[str]:

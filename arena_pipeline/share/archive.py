@@ -67,10 +67,10 @@ def write_archive(path: Path) -> Iterator[ArchiveWriter]:
 
 
 class Archive:
-    """The checked table of contents of an archive, and its files. `sizes`: name -> bytes."""
+    """The checked table of contents of an archive, and its files. `path`: of the archive; `sizes`: name -> bytes."""
 
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
-        self._archive, self._path = archive, path
+        self._archive, self.path = archive, path
         entries = archive.infolist()
         for entry in entries:
             if fault := _fault(entry):
@@ -94,9 +94,9 @@ class Archive:
                     left -= len(block)
                     yield block
         except DAMAGED as error:
-            raise PackageError(f"{self._path}: {name} is damaged ({error}); get the package again") from None
+            raise PackageError(f"{self.path}: {name} is damaged ({error}); get the package again") from None
         if left:
-            raise PackageError(f"{self._path}: {name} is {left:,} bytes too short; get the package again")
+            raise PackageError(f"{self.path}: {name} is {left:,} bytes too short; get the package again")
 
     def extract(self, name: str, target: Path, expected: FileFacts | None = None) -> None:
         """Writes a file of the archive to `target`, whose folder is made.
@@ -105,7 +105,7 @@ class Archive:
             PackageError: size or SHA-256 is not as expected, where that is given.
         """
         if expected is not None and self.sizes[name] != expected.bytes:
-            raise PackageError(f"{self._path}: {name} has {self.sizes[name]:,} bytes, its manifest says {expected.bytes:,}; get the package again")
+            raise PackageError(f"{self.path}: {name} has {self.sizes[name]:,} bytes, its manifest says {expected.bytes:,}; get the package again")
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         with telling_full_disk(target), target.open("xb") as file:
@@ -114,7 +114,7 @@ class Archive:
                 file.write(block)
         if expected is not None and digest.hexdigest() != expected.sha256:
             found = f"SHA-256 {digest.hexdigest()[:12]}..., its manifest says {expected.sha256[:12]}..."
-            raise PackageError(f"{self._path}: {name} has {found}; it was damaged or changed, get the package again")
+            raise PackageError(f"{self.path}: {name} has {found}; it was damaged or changed, get the package again")
 
 
 @contextmanager

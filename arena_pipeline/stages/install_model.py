@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from arena_pipeline.errors import ArenaError, FoundationError, PackageError
+from arena_pipeline.errors import FoundationError, PackageError
 from arena_pipeline.foundations import FoundationPreset, load_preset, preset_names, weights_file
 from arena_pipeline.io.filestate import file_sha256
-from arena_pipeline.io.json_files import LARGEST_FILE_BYTES
-from arena_pipeline.io.lock import all_locked, locked
 from arena_pipeline.io.space import require_space
-from arena_pipeline.model.adapter import read_adapter
-from arena_pipeline.model.adapter_checks import network_faults
-from arena_pipeline.model.checkpoints import skeleton
-from arena_pipeline.model.model_folder import check_same_plans
-from arena_pipeline.model.task_head import empty_head
-from arena_pipeline.model.tensor_files import listed
-from arena_pipeline.planning import Plans
-from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.records import stage
-from arena_pipeline.share.archive import MAX_ENTRY_BYTES, Archive, open_archive
-from arena_pipeline.share.package import MANIFEST, PLANS, Manifest, names_of, read_manifest
-from arena_pipeline.workspace import Workspace, fold_folder
-
-logger = logging.getLogger(__name__)
-
-LARGEST_LABEL = 65_535  # what a segmentation can hold
-SPACING_MM = (0.1, 50.0)
-LARGEST_PATCH, LARGEST_COUNT = 512, 1024
+from arena_pipeline.share.archive import open_archive
+from arena_pipeline.share.install import read_package_manifest, unpack
+from arena_pipeline.share.package import Manifest
+from arena_pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -48,8 +28,6 @@ class InstalledModel:
 def install_model(package: Path, workspace: Workspace, overwrite: bool = False) -> InstalledModel:
     """Installs a package as results/DATASET/FOUNDATION/METHOD_Kshots.
 
-    All of it is written into a folder beside that place and validated there; then the folder is renamed.
-
     Args:
         overwrite: replace a model that is there.
 
@@ -58,44 +36,17 @@ def install_model(package: Path, workspace: Workspace, overwrite: bool = False) 
         ArenaError: something in it is not what it should be, or its foundation here has other weights; nothing stays then.
     """
     with open_archive(package) as archive, stage("install"):
-        manifest = _read_manifest(archive, package)
-        if manifest.foundation not in preset_names(workspace.foundations):
-            name = manifest.foundation
-            raise PackageError(
-                f"{package}: made on the foundation {name}, which is its makers' own; get {name}.json and its weights from them, "
-                f"run arena_install_foundation {name}.json WEIGHTS, then this again"
-            )
-        preset = load_preset(manifest.foundation, workspace.foundations)
+        manifest = read_package_manifest(archive)
+        name = manifest.foundation
+        if name not in preset_names(workspace.foundations):
+            get = f"get {name}.json and its weights from them, run arena_install_foundation {name}.json WEIGHTS, then this again"
+            raise PackageError(f"made on the foundation {name}, which is its makers' own", file=package, advice=get)
+        preset = load_preset(name, workspace.foundations)
         missing = _missing_foundation(manifest, preset, package, workspace)
-        target = workspace.model(manifest.dataset_name, manifest.foundation, manifest.method, manifest.shots)
+        target = workspace.model(manifest.dataset_name, name, manifest.method, manifest.shots)
         require_space(target, sum(archive.sizes.values()), "the model")
-        with _folder_of(target, overwrite) as folder:
-            for name, facts in manifest.files.items():
-                archive.extract(name, folder / name, facts)
-            archive.extract(MANIFEST, folder / MANIFEST)
-            try:
-                _validate(folder, manifest, preset)
-            except ArenaError as error:
-                raise type(error)(f"{package}: {str(error).replace(str(folder), target.name)}") from None
+        unpack(archive, manifest, preset, target, overwrite)
     return InstalledModel(target, manifest, missing)
-
-
-def _read_manifest(archive: Archive, package: Path) -> Manifest:
-    if archive.sizes.get(MANIFEST, MAX_ENTRY_BYTES) > LARGEST_FILE_BYTES:
-        raise PackageError(f"{package}: no {MANIFEST}, or one too large; it was not made by arena_export_model")
-    with tempfile.TemporaryDirectory() as folder:
-        archive.extract(MANIFEST, Path(folder) / MANIFEST)
-        try:
-            manifest = read_manifest(Path(folder) / MANIFEST)
-        except PackageError as error:
-            raise PackageError(f"{package}: {str(error).replace(folder, '')}") from None
-    wanted = names_of(manifest.folds)
-    differing = {"lacks": wanted - set(archive.sizes), "has besides": set(archive.sizes) - wanted - {MANIFEST}}
-    differing["has without a checksum"] = wanted - set(manifest.files)
-    differing["has checksums of"] = set(manifest.files) - wanted
-    if faults := [f"{what} {listed(sorted(names))}" for what, names in differing.items() if names]:
-        raise PackageError(f"{package}: {'; '.join(faults)}; it was not made by arena_export_model, or was changed; get the package again")
-    return manifest
 
 
 def _missing_foundation(manifest: Manifest, preset: FoundationPreset, package: Path, workspace: Workspace) -> FoundationPreset | None:
@@ -112,81 +63,3 @@ def _missing_foundation(manifest: Manifest, preset: FoundationPreset, package: P
             f"({manifest.arena_version}) with those weights"
         )
     return None
-
-
-@contextmanager
-def _folder_of(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder beside `target` that takes its place if the block succeeds, and vanishes otherwise."""
-    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
-    try:
-        with locked(target.parent, f"_{target.name}"):
-            yield from _swapped(target, overwrite)
-    finally:
-        for folder in made:
-            with suppress(OSError):  # not empty: the model is there
-                folder.rmdir()
-
-
-def _swapped(target: Path, overwrite: bool) -> Iterator[Path]:
-    new, old = (target.parent / f".{target.name}.{what}" for what in ("installing", "replaced"))
-    if old.exists() and not target.exists():
-        old.rename(target)  # an installation was killed between its two renames
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
-    if target.exists() and not overwrite:
-        raise PackageError(
-            f"{target}: a model is there already; add --overwrite to replace it, or install the package in another workspace (-w FOLDER)"
-        )
-    new.mkdir()
-    try:
-        yield new
-        with all_locked([folder for folder in target.glob("*/fold_*") if folder.is_dir()]):
-            pass  # nobody is adapting there
-        if target.exists():
-            target.rename(old)
-        try:
-            new.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _validate(folder: Path, manifest: Manifest, preset: FoundationPreset) -> None:
-    """All that would otherwise be found out when predicting, and that the parts of the package agree."""
-    plans = Plans.read(folder / PLANS, preset.architecture)
-    LabelMap.read(folder)
-    own = (manifest.dataset_name, manifest.foundation, manifest.foundation_sha256, set(manifest.folds))
-    if (plans.dataset_name, plans.foundation, plans.foundation_sha256, {task.name for task in plans.tasks}) != own:
-        raise PackageError(f"{MANIFEST} and {PLANS} are of different models; get the package again")
-    _check_limits(plans)
-    architecture = preset.architecture
-    parameters = {name: tuple(tensor.shape) for name, tensor in skeleton(architecture).items() if not architecture.is_derived(name)}
-    channels = parameters[f"{architecture.head}.weight"][1]
-    for task, folds in manifest.folds.items():
-        for fold in folds:
-            place = fold_folder(folder, task, fold)
-            adapter = read_adapter(place)
-            record = adapter.record
-            check_same_plans(record, place, plans, folder / PLANS)
-            if (record.task, record.fold, record.settings.method, record.shots) != (task, fold, manifest.method, manifest.shots):
-                raise PackageError(f"{place}: the adapter is of {record.settings.method}, {record.shots} shots, {record.task}, fold {record.fold}")
-            shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
-            rows = empty_head(preset, channels, record.activation, record.head, record.out_channels).out_channels
-            if faults := network_faults(shapes, parameters, architecture, rows):
-                raise PackageError(f"{place}: its tensors do not fit {preset.name} ({listed(faults, '; ')})")
-
-
-def _check_limits(plans: Plans) -> None:
-    """Numbers that are possible but would ask for more memory than any machine has."""
-    scheme = plans.scheme
-    if not SPACING_MM[0] <= min(scheme.spacing_mm) <= max(scheme.spacing_mm) <= SPACING_MM[1] or max(scheme.patch_size_voxels) > LARGEST_PATCH:
-        expected = f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm and at most {LARGEST_PATCH} voxels"
-        raise PackageError(f"{PLANS}: voxels of {scheme.spacing_mm} mm in patches of {scheme.patch_size_voxels}; expected {expected}")
-    if max(plans.inference.window_batch, plans.workers.export) > LARGEST_COUNT:
-        raise PackageError(f"{PLANS}: more than {LARGEST_COUNT} windows at once, or workers")
-    if wrong := {name: label for name, label in plans.labels.items() if not 0 <= label <= LARGEST_LABEL}:
-        raise PackageError(f"{PLANS}: labels {wrong}; expected 0 to {LARGEST_LABEL:,}")
