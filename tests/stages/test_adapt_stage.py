@@ -45,6 +45,8 @@ def test_a_fold_is_written_whole_and_described(ready: Workspace) -> None:
     adapter = read_adapter(folder)
     record = adapter.record
     assert record.support_ids == draw_support_set(("case_0", "case_1", "case_2"), 1, 0)
+    # The cube's voxels 2-7, 3-7, 4-7 of 1.5 mm: of the points 4 mm apart, 2 x 2 x 1 lie in it, 0.064 ml each.
+    assert record.support_volumes_ml == {"liver": (0.256,)}
     assert record.saved_parameters == sum(tensor.numel() for tensor in adapter.tensors.values())
     assert (record.epochs, record.kind, record.train_decoder, record.head) == (2, "base", False, "pretrained")
     assert record.licence and record.versions["torch"]
