@@ -145,7 +145,10 @@ def _unknown_cases(raw: RawDataset) -> Iterator[str]:
 
 
 def _absent_structures(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
-    present = {label for case in cases if case.part == "Tr" for label in case.labels_present or ()}
+    training = [case for case in cases if case.part == "Tr"]
+    present = {label for case in training for label in case.labels_present or ()}
+    if not training:
+        return  # unreadable, which is told
     if absent := [name for name, label in raw.json.structures.items() if label not in present]:
         yield f"{_listed(absent)}: no training case shows it, no adaptation to it is possible; add cases that do"
 
