@@ -65,7 +65,7 @@ class Checkpoints:
             self._adaptation.load_state_dict(stored["state"])
             self._earlier_seconds = float(stored["seconds"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise AdapterError(f"{self.path}: does not fit the adaptation it belongs to ({error}); {ANEW}") from None
+            raise AdapterError(f"{self.path}: does not fit the adaptation it belongs to ({error})", advice=ANEW) from None
         return True
 
     def keep(self) -> None:
@@ -102,17 +102,17 @@ def read_fold_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, A
         AdapterError: damaged, of another version, or of another identity (says what differs).
     """
     if (reason := damage(path)) is not None:
-        raise AdapterError(f"{path}: damaged ({reason}); {ANEW}")
+        raise AdapterError(f"{path}: damaged ({reason})", advice=ANEW)
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         if stored["version"] != FORMAT_VERSION:
-            raise AdapterError(f"{path}: written by another version of this program; {ANEW}")
+            raise AdapterError(f"{path}: written by another version of this program", advice=ANEW)
         differences = _differences(stored["identity"], plain(identity))
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise AdapterError(f"{path}: damaged, or not a checkpoint ({reason}); {ANEW}") from None
+        raise AdapterError(f"{path}: damaged, or not a checkpoint ({reason})", advice=ANEW) from None
     if differences:
-        raise AdapterError(f"{path}: an unfinished adaptation with other {'; '.join(differences)}; go back to those, or {ANEW}")
+        raise AdapterError(f"{path}: an unfinished adaptation with other {'; '.join(differences)}", advice=f"go back to those, or {ANEW}")
     return dict(stored)
 
 

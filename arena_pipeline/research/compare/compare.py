@@ -19,7 +19,7 @@ from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import memory
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.records import note, stage
-from arena_pipeline.research.compare.grid import Asked, Grid, installed_methods
+from arena_pipeline.research.compare.grid import ComparisonRequest, Grid, installed_methods
 from arena_pipeline.research.compare.outputs import Finished, gather, write_outputs
 from arena_pipeline.research.compare.report import write_report
 from arena_pipeline.research.compare.report_data import ReportData
@@ -87,7 +87,7 @@ def compare(
     folder = workspace.comparison(planned.plans.dataset_name, planned.preset.name)
     chosen = None if structures is None else tuple(structures)
     wanted = installed_methods() if methods is None else tuple(methods)
-    asked = Asked(tuple(shots), wanted, chosen, tuple(folds), tuple(ranks), rank, max_epochs, most_queries, protocol, device)
+    asked = ComparisonRequest(tuple(shots), wanted, chosen, tuple(folds), tuple(ranks), rank, max_epochs, most_queries, protocol, device)
     with locked(folder.root):
         return _compare(Grid(planned, asked, folder, raw), workers, finished_only, command)
 
@@ -99,8 +99,8 @@ def _compare(grid: Grid, workers: int | None, finished_only: bool, command: str)
         preprocess_dataset(grid.raw, planned.plans.scheme, planned.cases, planned.plans.workers.preprocess, cases)
     runs = grid.runs
     notes = grid.notes()
-    for note_ in notes:
-        logger.info("%s", note_)
+    for sentence in notes:
+        logger.info("%s", sentence)
     todo = [] if finished_only else [run for run in runs if not run.is_whole()]
     count = _workers(workers, planned, todo, device)
     logger.info("%d runs: %d to make, %d at a time", len(runs), len(todo), max(count, 1))

@@ -39,7 +39,7 @@ def installed_methods() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ComparisonRequest:
     """What the command asked for; `rank` and `max_epochs` change the planned settings where they are not None."""
 
     shots: tuple[int, ...]
@@ -64,7 +64,7 @@ class Grid:
     """Builds the runs of one comparison."""
 
     planned: PlannedDataset
-    asked: Asked
+    asked: ComparisonRequest
     folder: ComparisonFolder
     raw: RawDataset
     _settings: dict[tuple[str, int | None], AdaptationSettings] = field(default_factory=dict)

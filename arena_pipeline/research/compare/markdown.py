@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from arena_pipeline.research.compare.published import ZERO_SHOT
+from arena_pipeline.research.compare.statistics import FEWEST_CASES, FEWEST_FOLDS, interval_meaning
 from arena_pipeline.research.compare.tables import REFERENCE, column_names
 
 NONE = "-"
@@ -32,7 +34,10 @@ def dice_markdown(summary: pd.DataFrame, shots: int, source: str) -> str:
     for method, of_method in here.groupby("method", sort=False):
         cells = {row.column: _dice_cell(row) for row in of_method.itertuples()}
         rows.append([method, *(cells.get(column, NONE) for column in columns)])
-    notes = "Mean Dice over the folds and query cases, with its 95 % bootstrap interval over cases. An average is over the structures of its kind.\n"
+    meaning = interval_meaning(_fewest_folds(here))
+    notes = f"Mean Dice over the folds and query cases, with its 95 % interval {meaning}. An average is over the structures of its kind.\n"
+    if here["failed_fits"].any():
+        notes += "Adaptations that failed are counted beside the Dice, which is of the others.\n"
     if here["published_Dice"].notna().any():
         notes += f"In brackets: the published figure ({source}).\n"
     return f"# Dice, {shots} shots\n\n{markdown_table(['method', *columns], rows)}\n{notes}"
@@ -40,21 +45,30 @@ def dice_markdown(summary: pd.DataFrame, shots: int, source: str) -> str:
 
 def _dice_cell(row: object) -> str:
     mean, low, high, published = (getattr(row, name) for name in ("Dice", "Dice_low", "Dice_high", "published_Dice"))
-    return interval(mean, low, high) + ("" if pd.isna(published) else f" ({published:.3f})")
+    failed, fits = (int(getattr(row, name)) for name in ("failed_fits", "fits"))
+    lost = f"; {failed} of {fits} failed" if failed else ""
+    return interval(mean, low, high) + ("" if pd.isna(published) else f" ({published:.3f})") + lost
+
+
+def _fewest_folds(rows: pd.DataFrame) -> int:
+    """Of the methods that have any; zero-shot has no support set, and its interval needs none."""
+    folds = rows.loc[rows["method"] != ZERO_SHOT, "folds"]
+    return int(folds.min()) if len(folds) else FEWEST_FOLDS
 
 
 def contrasts_markdown(tests: pd.DataFrame) -> str:
     """ARENA against each method."""
     rows = [
-        [r.shots, r.structure if r.structure != "average" else f"{r.kind} average", r.method, r.cases, interval(r.difference, r.difference_low,
-         r.difference_high), _p(r.wilcoxon_p), _p(r.holm_p), r.verdict]
+        [r.shots, r.structure if r.structure != "average" else f"{r.kind} average", r.method, r.cases, r.folds,
+         interval(r.difference, r.difference_low, r.difference_high), _p(r.p), _p(r.holm_p), r.verdict]
         for r in tests.itertuples()
     ]  # fmt: skip
-    header = ["shots", "structure", "method", "cases", f"Dice of {REFERENCE} minus method's", "p (Wilcoxon)", "p (Holm)", "verdict"]
+    header = ["shots", "structure", "method", "cases", "folds", f"Dice of {REFERENCE} minus method's", "p", "p (Holm)", "verdict"]
+    meaning = interval_meaning(int(tests["folds"].min()))
     notes = (
-        "Differences are paired by case, with their 95 % bootstrap interval over cases. p: Wilcoxon's signed-rank test over cases, two-sided;\n"
-        "Holm's correction is over the methods of a row's shots and structure. A verdict needs the interval to leave out 0 and the corrected p\n"
-        "below 0.05; with fewer than six cases none is possible.\n"
+        f"Differences are paired by fold and case, with their 95 % interval {meaning}. p: two-sided, of the same\n"
+        "t statistic; Holm's correction is over the methods of a row's shots and structure. A verdict needs the corrected p below 0.05, at least\n"
+        f"{FEWEST_FOLDS} folds and {FEWEST_CASES} cases; it is of fits that did not fail.\n"
     )
     return f"# {REFERENCE} against the others\n\n{markdown_table(header, rows)}\n{notes}"
 
@@ -67,7 +81,8 @@ def ranks_markdown(ranks: pd.DataFrame) -> str:
         for r in ranks.itertuples()
     ]  # fmt: skip
     header = ["shots", "structure", "method", "rank", "Dice", "effective rank, sum over the layers", "trained parameters"]
-    return f"# Dice against the initial rank\n\n{markdown_table(header, rows)}\nMeans over folds; Dice with its 95 % bootstrap interval over cases.\n"
+    meaning = interval_meaning(int(ranks["folds"].min()))
+    return f"# Dice against the initial rank\n\n{markdown_table(header, rows)}\nMeans over folds; Dice with its 95 % interval {meaning}.\n"
 
 
 def efficiency_markdown(efficiency: pd.DataFrame) -> str:

@@ -19,7 +19,7 @@ from arena_pipeline.research.compare import markdown, tables
 from arena_pipeline.research.compare.published import ZERO_SHOT, is_published_query_set, published_dice, published_source
 from arena_pipeline.research.compare.report_data import Example, ReportData, TrainingLogFile
 from arena_pipeline.research.compare.runs import FinishedRun, Run, row_values
-from arena_pipeline.research.compare.statistics import CONFIDENCE, RESAMPLES
+from arena_pipeline.research.compare.statistics import CONFIDENCE, interval_meaning
 from arena_pipeline.workspace import TRAINING_LOG, ComparisonFolder
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def _facts(found: Sequence[Finished], runs: pd.DataFrame, has_published: bool) -
         "finished": datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
         "hours_of_adaptation": round(sum(one.record.adapter.get("seconds", 0.0) for one in found) / 3600, 2),
         "settings": {one.run.name: one.record.identity.get("settings") for one in found},
-        "interval": f"{CONFIDENCE:.0%} percentile bootstrap over query cases, {RESAMPLES} resamples",
+        "interval": f"{CONFIDENCE:.0%} {interval_meaning(runs['fold'].nunique())}, two-way jackknife and t",
         "published_source": published_source() if has_published else None,
         "machine": {"cores": usable_cores(), "memory_gib": round(memory_bytes() / 2**30, 1), "device": run.device},
         "versions": versions(),

@@ -44,7 +44,7 @@ from arena_pipeline.workspace import CHECKPOINT
 logger = logging.getLogger(__name__)
 
 MEASURES = ("Dice", "NSD_1mm", "NSD_2mm", "HD95_mm")
-ADAPTER_FACTS = {"epochs", "stop_reason", "final_loss", "seconds", "peak_memory_mib", "trained_parameters", "effective_rank"}
+ADAPTER_FACTS = {"failed", "epochs", "stop_reason", "final_loss", "seconds", "peak_memory_mib", "trained_parameters", "effective_rank"}
 
 
 class CaseScore(Frozen):
@@ -178,7 +178,7 @@ def _can_go_on(job: FoldJob) -> bool:
     try:
         read_fold_checkpoint(path, job.checkpoint_identity())
     except AdapterError as error:
-        logger.info("%s: adapted from the start (%s)", job.folder, str(error).rpartition("; ")[0])
+        logger.info("%s: adapted from the start (%s)", job.folder, error.without_advice)
         return False
     return True
 
@@ -224,10 +224,11 @@ def row_values(run: Run, finished: FinishedRun, folder: str) -> list[dict[str, o
         "kind": run.task.kind,
         "task": run.task.name,
         "fold": run.fold,
+        "failed": bool(finished.adapter.get("failed")),
         "predict_seconds": finished.predict_seconds,
         "folder": folder,
     }
-    costs = {name: finished.adapter.get(name, 0 if run.job is None else None) for name in ADAPTER_FACTS - {"effective_rank", "final_loss"}}
+    costs = {name: finished.adapter.get(name, 0 if run.job is None else None) for name in ADAPTER_FACTS - {"failed", "effective_rank", "final_loss"}}
     if run.job is None:
         costs |= {"stop_reason": "not adapted", "peak_memory_mib": None}
     total = {"effective_rank": sum(ranks.values()), "allocated_rank": len(ranks) * settings.rank} if settings is not None and ranks else {}

@@ -1,13 +1,13 @@
-"""Intervals and tests of a comparison. The unit is always the query case: folds and structures of one case are averaged, never counted as cases.
+"""Intervals, tests and verdicts of a comparison.
 
-Scores come as a matrix (structures, cases) that is NaN where a case has no score of a structure. Its mean is the mean over the structures of
-each structure's mean over its cases, as the published tables average.
+Scores come as an array (structures, folds, cases) that is NaN where a case has no score of a structure in a fold. Both a fold (its support set and
+seed) and a query case are draws that many scores share, so both are resampled: each fold and each case is left out in turn (a two-way jackknife).
+Not a percentile bootstrap: that of three folds never reaches beyond the best and the worst of them, and so covers three means in four at most.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,65 +15,60 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
-RESAMPLES = 9_999
+CONFIDENCE, SIGNIFICANCE = 0.95, 0.05
+FEWEST_FOLDS = 3
 FEWEST_CASES = 6
-"""With five pairs the smallest two-sided p of Wilcoxon's test is 2 / 2^5 = 0.0625: nothing could come out."""
+SMALLEST_DIFFERENCE = 1e-12
+"""Below it a mean is rounding, and no difference."""
+STRUCTURES, FOLDS, CASES = range(3)
 
-Verdict = Literal["better", "worse", "no clear difference", "too few cases"]
+Verdict = Literal["better", "worse", "no clear difference", "too few folds", "too few cases"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `cases` query cases with its 95 % bootstrap interval; NaN ends where fewer than two cases leave none."""
+    """A mean with its 95 % interval, NaN ends where nothing leaves one, and the two-sided p of a mean of 0.
+
+    With one fold both are over the query cases alone.
+    """
 
     mean: float
     low: float
     high: float
     cases: int
+    folds: int
+    p: float
 
 
-def mean_of_structures(scores: np.ndarray) -> np.ndarray:
-    """(structures, ..., cases) -> (...): the mean over structures of their means over cases, both over what is not NaN."""
-    return _known_mean(_known_mean(scores, axis=-1), axis=0)
-
-
-def mean_per_case(scores: np.ndarray) -> np.ndarray:
-    """(structures, cases) -> (cases,): every case's mean over the structures it has a score of."""
-    return _known_mean(scores, axis=0)
+def overall_mean(scores: np.ndarray) -> float:
+    """The mean over structures of their means over cases of the means over folds, of what is not NaN; a structure without any score is left out."""
+    of_structures = _structure_means(scores)
+    return float(np.nanmean(of_structures)) if not np.isnan(of_structures).all() else math.nan
 
 
 def estimate(scores: np.ndarray) -> Estimate:
-    """The mean of (structures, cases) with its percentile bootstrap interval: cases are drawn with replacement, each with all its structures.
+    """The mean of (structures, folds, cases) with its t-interval.
 
-    A resample in which a structure has no case at all would estimate the mean over the others, and is left out.
+    Its variance is the sum of the jackknife's variances over folds and over cases, which errs on the wide side: what varies with neither alone
+    counts twice. Its degrees of freedom are those of the fewer of the two, mostly the folds: three of them tell little, however many the cases.
     """
-    scores = scores[:, ~np.isnan(scores).all(axis=0)]
-    cases = scores.shape[1]
-    mean = float(mean_of_structures(scores)) if cases else math.nan
-    if cases < 2:
-        return Estimate(mean, math.nan, math.nan, cases)
-    if not np.isnan(scores).any():
-        scores = scores.mean(axis=0, keepdims=True)  # the same mean in any resample, and less to compute
-
-    def resampled(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        drawn = scores[:, index.astype(np.int64)]
-        return np.where(np.isnan(drawn).all(axis=-1).any(axis=0), math.nan, mean_of_structures(drawn))
-
-    options = {"n_resamples": RESAMPLES, "batch": 1_000, "vectorized": True, "random_state": np.random.default_rng(0)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # of an interval that is taken here without the resamples left out
-        distribution = stats.bootstrap((np.arange(cases),), resampled, method="percentile", **options).bootstrap_distribution
-    low, high = np.nanpercentile(distribution, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
-    return Estimate(mean, float(low), float(high), cases)
-
-
-def wilcoxon_p(differences: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test on paired differences, a value per case; NaN without any, 1 where none differs from 0."""
-    known = differences[~np.isnan(differences)]
-    if not len(known):
-        return math.nan
-    return float(stats.wilcoxon(known).pvalue) if known.any() else 1.0
+    for axis in (STRUCTURES, FOLDS, CASES):
+        others = tuple(other for other in range(3) if other != axis)
+        scores = scores.compress(~np.isnan(scores).all(axis=others), axis=axis)
+    _, folds, cases = scores.shape
+    if not scores.size:
+        return Estimate(math.nan, math.nan, math.nan, cases, folds, math.nan)
+    mean = overall_mean(scores)
+    resampled = [axis for axis in (FOLDS, CASES) if scores.shape[axis] > 1]
+    variance = sum(_jackknife_variance(scores, axis) for axis in resampled)
+    if not resampled or math.isnan(variance):
+        return Estimate(mean, math.nan, math.nan, cases, folds, math.nan)
+    if variance == 0:
+        return Estimate(mean, mean, mean, cases, folds, 1.0 if abs(mean) < SMALLEST_DIFFERENCE else 0.0)
+    freedom = min(scores.shape[axis] for axis in resampled) - 1
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+    p = 1.0 if abs(mean) < SMALLEST_DIFFERENCE else float(2 * stats.t.sf(abs(mean) / math.sqrt(variance), freedom))
+    return Estimate(mean, mean - half, mean + half, cases, folds, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -86,25 +81,34 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def signed_ranks(differences: np.ndarray) -> float:
-    """Positive where the ranks of the positive differences prevail in Wilcoxon's test, which need not be so where their mean is positive."""
-    known = differences[~np.isnan(differences) & (differences != 0)]
-    return float((np.sign(known) * stats.rankdata(np.abs(known))).sum())
-
-
-def verdict(difference: Estimate, holm_p: float, direction: float) -> Verdict:
-    """Better or worse only where the interval leaves out 0, the corrected p is below 0.05, and both point the same way.
-
-    Args:
-        direction: `signed_ranks` of the differences that were tested.
-    """
+def verdict(difference: Estimate, holm_p: float) -> Verdict:
+    """Better or worse only from three folds and six cases, where the corrected p is below 0.05 (the interval, not corrected, then leaves out 0)."""
+    if difference.folds < FEWEST_FOLDS:
+        return "too few folds"
     if difference.cases < FEWEST_CASES:
         return "too few cases"
-    if not holm_p < 1 - CONFIDENCE:
+    if not holm_p < SIGNIFICANCE:
         return "no clear difference"
-    if difference.low > 0 and direction > 0:
-        return "better"
-    return "worse" if difference.high < 0 and direction < 0 else "no clear difference"
+    return "better" if difference.mean > 0 else "worse"
+
+
+def interval_meaning(folds: int) -> str:
+    """What an interval covers, in words; `folds` is the smallest number of them in a table."""
+    if folds < 2:
+        return "over query cases; with one support set it can't say how another one would do, which may change a mean more than the cases do"
+    return "over query cases and support sets (folds)"
+
+
+def _jackknife_variance(scores: np.ndarray, axis: int) -> float:
+    """(n - 1) / n times the sum of squares of the n means without one, about their own mean; NaN where a structure would be without a score."""
+    count = scores.shape[axis]
+    means = np.array([_structure_means(np.delete(scores, left_out, axis)).mean() for left_out in range(count)])
+    return float((count - 1) / count * ((means - means.mean()) ** 2).sum())
+
+
+def _structure_means(scores: np.ndarray) -> np.ndarray:
+    """(structures, folds, cases) -> (structures,)."""
+    return _known_mean(_known_mean(scores, axis=FOLDS), axis=-1)
 
 
 def _known_mean(values: np.ndarray, axis: int) -> np.ndarray:

@@ -9,28 +9,28 @@ import numpy as np
 import pandas as pd
 
 from arena_pipeline.research.compare.published import AVERAGE, ZERO_SHOT
-from arena_pipeline.research.compare.statistics import Estimate, estimate, holm, mean_of_structures, mean_per_case, signed_ranks, verdict, wilcoxon_p
+from arena_pipeline.research.compare.statistics import Estimate, estimate, holm, overall_mean, verdict
 
 REFERENCE = "arena"
 """The method that all others are tested against."""
 
 RUN_COLUMNS = (
-    "method", "rank", "default_rank", "shots", "kind", "task", "structure", "fold", "case", "status", "Dice", "NSD_1mm", "NSD_2mm", "HD95_mm",
-    "epochs", "stop_reason", "final_loss", "seconds", "predict_seconds", "peak_memory_mib", "trained_parameters", "effective_rank",
+    "method", "rank", "default_rank", "shots", "kind", "task", "structure", "fold", "failed", "case", "status", "Dice", "NSD_1mm", "NSD_2mm",
+    "HD95_mm", "epochs", "stop_reason", "final_loss", "seconds", "predict_seconds", "peak_memory_mib", "trained_parameters", "effective_rank",
     "allocated_rank", "folder",
 )  # fmt: skip
 WHOLE_NUMBERS = ("rank", "epochs", "trained_parameters", "effective_rank", "allocated_rank")
 SUMMARY_COLUMNS = (
     "shots", "method", "kind", "structure", "cases", "folds", "Dice", "Dice_low", "Dice_high", "NSD_2mm", "HD95_mm", "missed",
-    "published_Dice",
+    "failed_fits", "fits", "published_Dice",
 )  # fmt: skip
-DIFFERENCE_COLUMNS = ("shots", "kind", "structure", "case", "method", "arena_Dice", "method_Dice", "difference")
+DIFFERENCE_COLUMNS = ("shots", "kind", "structure", "fold", "case", "method", "arena_Dice", "method_Dice", "difference")
 TEST_COLUMNS = (
-    "shots", "kind", "structure", "method", "cases", "arena_Dice", "method_Dice", "difference", "difference_low", "difference_high",
-    "wilcoxon_p", "holm_p", "verdict",
+    "shots", "kind", "structure", "method", "cases", "folds", "arena_Dice", "method_Dice", "difference", "difference_low", "difference_high",
+    "p", "holm_p", "verdict",
 )  # fmt: skip
 RANK_COLUMNS = (
-    "method", "shots", "kind", "structure", "rank", "cases", "Dice", "Dice_low", "Dice_high", "effective_rank", "allocated_rank",
+    "method", "shots", "kind", "structure", "rank", "cases", "folds", "Dice", "Dice_low", "Dice_high", "effective_rank", "allocated_rank",
     "trained_parameters",
 )  # fmt: skip
 EFFICIENCY_COLUMNS = (
@@ -50,8 +50,9 @@ class Group:
 
 
 def runs_table(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
-    """The runs as a table with the right types, in the order given."""
-    return pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype(dict.fromkeys(WHOLE_NUMBERS, "Int64"))
+    """The runs as a table with the right types, in the order given; a run that does not say so did not fail."""
+    table = pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype(dict.fromkeys(WHOLE_NUMBERS, "Int64"))
+    return table.assign(failed=table["failed"].astype("boolean").fillna(False).astype(bool))
 
 
 def groups(runs: pd.DataFrame) -> list[Group]:
@@ -72,21 +73,25 @@ def shots_of(runs: pd.DataFrame) -> list[int]:
 
 
 def summary_table(runs: pd.DataFrame, published: Published) -> pd.DataFrame:
-    """Mean Dice with its interval per shots, method and structure; an average only where the method has all its structures."""
+    """Mean Dice with its interval per shots, method and structure; an average only where the method has all its structures.
+
+    Scores are those of the fits that succeeded; how many failed stands beside them. Where all of a structure's failed there is no score.
+    """
     rows = []
     for shots, method, group, cells in _cells(runs):
-        found = estimate(score_matrix(cells, group, "Dice"))
-        others = {measure: float(mean_of_structures(score_matrix(cells, group, measure))) for measure in ("NSD_2mm", "HD95_mm")}
+        fitted = score_array(cells, group, "Dice")
+        others = {measure: overall_mean(score_array(cells, group, measure)) for measure in ("NSD_2mm", "HD95_mm")}
         figure = published(shots, method, group.members)
-        names = {"shots": shots, "method": method, "kind": group.kind, "structure": group.structure, "folds": cells["fold"].nunique()}
-        missed = {"missed": int((cells["status"] == "missed").sum())}
-        rows.append(names | _named("Dice", found) | others | missed | {"published_Dice": np.nan if figure is None else figure})
+        names = {"shots": shots, "method": method, "kind": group.kind, "structure": group.structure}
+        fits = _per_run(cells[cells["method"] != ZERO_SHOT])["failed"]
+        counts = {"missed": int((cells["status"] == "missed").sum()), "failed_fits": int(fits.sum()), "fits": len(fits)}
+        rows.append(names | _named("Dice", estimate(fitted)) | others | counts | {"published_Dice": np.nan if figure is None else figure})
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
 def difference_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """ARENA minus every other method, per case: each averaged over the folds that both have. Cases without a score of both are left out."""
-    main = runs[runs["default_rank"]]
+    """ARENA minus every other method, per fold and case. Those without a score of both are left out, and so are fits that failed."""
+    main = runs[runs["default_rank"] & ~runs["failed"]]
     tables = []
     for shots in shots_of(main):
         of_shots = main[main["shots"] == shots]
@@ -95,8 +100,7 @@ def difference_table(runs: pd.DataFrame) -> pd.DataFrame:
             other = (main if method == ZERO_SHOT else of_shots).loc[lambda table, name=method: table["method"] == name]
             keys = ["structure", "case"] if method == ZERO_SHOT else ["structure", "case", "fold"]
             pairs = arena.merge(other[[*keys, "Dice"]], on=keys, suffixes=("_arena", "_method")).dropna(subset=["Dice_arena", "Dice_method"])
-            means = pairs.groupby(["kind", "structure", "case"], sort=False)[["Dice_arena", "Dice_method"]].mean().reset_index()
-            tables.append(means.rename(columns={"Dice_arena": "arena_Dice", "Dice_method": "method_Dice"}).assign(shots=shots, method=method))
+            tables.append(pairs.rename(columns={"Dice_arena": "arena_Dice", "Dice_method": "method_Dice"}).assign(shots=shots, method=method))
     if not tables:
         return pd.DataFrame(columns=list(DIFFERENCE_COLUMNS))
     table = pd.concat(tables, ignore_index=True)
@@ -104,22 +108,19 @@ def difference_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def contrast_table(differences: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """ARENA against each method: the mean difference with its interval, Wilcoxon's test over cases, and Holm's correction over the methods."""
+    """ARENA against each method: the mean difference with its interval, its p, and Holm's correction over the methods."""
     rows: list[dict[str, object]] = []
     for shots, of_shots in differences.groupby("shots", sort=True):
         for group in groups(runs[runs["shots"] == shots]):
             family = [(str(method), cells) for method, cells in _methods_with(of_shots, group)]
-            matrices = [score_matrix(cells, group, "difference") for _, cells in family]
-            per_case = [mean_per_case(matrix) for matrix in matrices]
-            p_values = [wilcoxon_p(values) for values in per_case]
-            for (method, cells), matrix, values, p, corrected in zip(family, matrices, per_case, p_values, holm(p_values), strict=True):
-                found = estimate(matrix)
-                outcome = verdict(found, corrected, signed_ranks(values))
+            found = [estimate(score_array(cells, group, "difference")) for _, cells in family]
+            for (method, cells), difference, corrected in zip(family, found, holm([one.p for one in found]), strict=True):
+                outcome = verdict(difference, corrected)
                 words = {"better": f"{REFERENCE} is better", "worse": f"{method} is better"}.get(outcome, outcome)
                 names = {"shots": shots, "kind": group.kind, "structure": group.structure, "method": method}
-                means = {name: float(mean_of_structures(score_matrix(cells, group, name))) for name in ("arena_Dice", "method_Dice")}
-                tests = {"wilcoxon_p": p, "holm_p": corrected, "verdict": words}
-                rows.append(names | means | _named("difference", found) | tests)
+                means = {name: overall_mean(score_array(cells, group, name)) for name in ("arena_Dice", "method_Dice")}
+                tests = {"p": difference.p, "holm_p": corrected, "verdict": words}
+                rows.append(names | means | _named("difference", difference) | tests)
     return pd.DataFrame(rows, columns=list(TEST_COLUMNS))
 
 
@@ -140,7 +141,7 @@ def rank_table(runs: pd.DataFrame) -> pd.DataFrame:
                 if cells is not None:
                     names = {"method": method, "shots": shots, "kind": group.kind, "structure": group.structure, "rank": rank}
                     costs = _per_run(cells)[["effective_rank", "allocated_rank", "trained_parameters"]].mean()
-                    rows.append(names | _named("Dice", estimate(score_matrix(cells, group, "Dice"))) | costs.to_dict())
+                    rows.append(names | _named("Dice", estimate(score_array(cells, group, "Dice"))) | costs.to_dict())
     return pd.DataFrame(rows, columns=list(RANK_COLUMNS))
 
 
@@ -152,7 +153,7 @@ def efficiency_table(runs: pd.DataFrame) -> pd.DataFrame:
         ranks = per_run["rank"].dropna().unique()
         costs = per_run[["trained_parameters", "seconds", "epochs"]].mean().to_dict() | {"peak_memory_mib": per_run["peak_memory_mib"].max()}
         names = {"shots": shots, "method": method, "rank": ranks[0] if len(ranks) else pd.NA, "kind": group.kind, "structure": group.structure}
-        rows.append(names | _named("Dice", estimate(score_matrix(cells, group, "Dice"))) | costs)
+        rows.append(names | _named("Dice", estimate(score_array(cells, group, "Dice"))) | costs)
     return pd.DataFrame(rows, columns=list(EFFICIENCY_COLUMNS)).astype({"rank": "Int64"})
 
 
@@ -171,10 +172,18 @@ def column_names(summary: pd.DataFrame) -> pd.Series:
     return summary["structure"].where(summary["structure"] != AVERAGE, summary["kind"] + " " + AVERAGE)
 
 
-def score_matrix(cells: pd.DataFrame, group: Group, measure: str) -> np.ndarray:
-    """(structures of the group, cases): `measure` averaged over the folds; NaN where a case has no score."""
-    wide = cells.groupby(["structure", "case"])[measure].mean().unstack("case").reindex(list(group.members))
-    return wide.to_numpy(dtype=float)
+def score_array(cells: pd.DataFrame, group: Group, measure: str) -> np.ndarray:
+    """(structures of the group, folds, cases) of the fits that did not fail; NaN where a case has no score.
+
+    Where all fits of one structure failed, all is NaN: an average over the others would hide it.
+    """
+    fitted = cells[~cells["failed"]] if "failed" in cells else cells
+    if set(fitted["structure"]) != set(group.members):
+        fitted = fitted.iloc[:0]
+    keys = ["structure", "fold", "case"]
+    index = pd.MultiIndex.from_product([group.members, fitted["fold"].unique(), fitted["case"].unique()], names=keys)
+    shape = (len(group.members), fitted["fold"].nunique(), fitted["case"].nunique())
+    return fitted.groupby(keys)[measure].mean().reindex(index).to_numpy(dtype=float).reshape(shape)
 
 
 def _cells(runs: pd.DataFrame) -> Iterator[tuple[int, str, Group, pd.DataFrame]]:
@@ -207,4 +216,7 @@ def _per_run(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _named(measure: str, found: Estimate) -> dict[str, object]:
-    return {measure: found.mean, f"{measure}_low": found.low, f"{measure}_high": found.high, "cases": found.cases}
+    """Its columns; the ends of a score's interval stay between 0 and 1, where scores are."""
+    ends = np.array([found.low, found.high])
+    low, high = ends.clip(0, 1) if measure == "Dice" else ends
+    return {measure: found.mean, f"{measure}_low": low, f"{measure}_high": high, "cases": found.cases, "folds": found.folds}

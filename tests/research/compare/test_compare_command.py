@@ -87,7 +87,7 @@ def test_files_and_figures(ready: Workspace) -> None:
         assert "| arena |" in folder.markdown(name).read_text() or "| zero_shot |" in folder.markdown(name).read_text()
     assert "<html" in folder.report.read_text(encoding="utf-8").lower()
     assert json.loads(folder.description.read_text())["queries"] == {"liver": ["query_0", "query_1", "query_2"]}
-    assert not folder.table("ranks").exists() and done.data.tests["verdict"].tolist() == ["too few cases"]
+    assert not folder.table("ranks").exists() and done.data.tests["verdict"].tolist() == ["too few folds"]
     examples = {(example.which, example.case) for example in done.data.examples}
     assert len(examples) == 3 and all(example.prediction.is_file() for example in done.data.examples)
     evaluated = evaluate(ready.raw / DATASET / "labelsTs", folder.predictions("arena_1shots", "liver", 0), structures=["liver"], workers=1)

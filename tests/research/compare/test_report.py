@@ -16,7 +16,7 @@ from arena_pipeline.research.compare.report import write_report
 from arena_pipeline.research.compare.report.about import fact_lines
 from arena_pipeline.research.compare.report.dice_sections import dice_cell, short_answers
 from arena_pipeline.research.compare.report.page import read_logs, render
-from arena_pipeline.research.compare.report.parts import Cell
+from arena_pipeline.research.compare.report.parts import Cell, p_value
 from arena_pipeline.research.compare.report.run_sections import mean_over_folds, rank_section
 from arena_pipeline.research.compare.report.style import styles
 from arena_pipeline.research.compare.report_data import ReportData
@@ -104,7 +104,7 @@ def test_tests_have_the_numbers_of_the_data(report_data: ReportData, page: Page)
         cells = shown[str(row.shots), row.structure, row.method]
         difference = f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
         assert cells["difference"] == difference
-        assert (cells["p"], cells["p (Holm)"], cells["in words"]) == (f"{row.wilcoxon_p:.3f}", f"{row.holm_p:.3f}", row.verdict)
+        assert (cells["p"], cells["p (Holm)"], cells["in words"]) == (p_value(row.p), p_value(row.holm_p), row.verdict)
 
 
 def test_costs_ranks_and_losses_are_in_tables_too(page: Page) -> None:
@@ -123,7 +123,8 @@ def test_the_short_answer_names_difference_interval_and_cases(report_data: Repor
     tests = report_data.tests
     row = tests[(tests.method == "lora") & (tests.kind == "novel") & (tests.shots == 5)].iloc[0]
     ends = f"{row.difference_low:+.3f} to {row.difference_high:+.3f}"
-    sentence = f"ARENA minus LoRA {row.difference:+.3f} Dice (95 % interval {ends}, 7 query cases, corrected p {row.holm_p:.3f}): {row.verdict}."
+    outcome = f"corrected p {p_value(row.holm_p)}): {row.verdict}."
+    sentence = f"ARENA minus LoRA {row.difference:+.3f} Dice (95 % interval {ends}, 7 query cases, 2 folds, {outcome}"
     assert sentence in page.words
 
 

@@ -1,4 +1,4 @@
-"""Statistics of a comparison against numbers worked out by hand."""
+"""Statistics of a comparison against numbers worked out by hand, and how often a verdict is wrong."""
 
 from __future__ import annotations
 
@@ -7,62 +7,74 @@ import math
 import numpy as np
 import pytest
 
-from arena_pipeline.research.compare.statistics import Estimate, estimate, holm, mean_of_structures, signed_ranks, verdict, wilcoxon_p
+from arena_pipeline.research.compare.statistics import Estimate, estimate, holm, interval_meaning, overall_mean, verdict
+
+
+def cases(*values: float) -> np.ndarray:
+    """One structure, one fold."""
+    return np.array(values)[None, None]
+
+
+def difference(mean: float = 0.1, folds: int = 3, cases: int = 10) -> Estimate:
+    return Estimate(mean, mean - 0.01, mean + 0.01, cases, folds, 0.0)
 
 
 def test_mean_over_structures_of_means_over_cases() -> None:
-    scores = np.array([[0.2, 0.4, math.nan], [0.9, math.nan, 0.7]])
-    assert mean_of_structures(scores) == pytest.approx((0.3 + 0.8) / 2)
-    assert mean_of_structures(np.array([[math.nan, math.nan], [0.5, 0.7]])) == pytest.approx(0.6)
-    assert math.isnan(float(mean_of_structures(np.full((2, 3), math.nan))))
+    scores = np.array([[[0.2, 0.4, math.nan]], [[0.9, math.nan, 0.7]]])
+    assert overall_mean(scores) == pytest.approx((0.3 + 0.8) / 2)
+    assert overall_mean(np.array([[[math.nan, math.nan]], [[0.5, 0.7]]])) == pytest.approx(0.6)
+    assert math.isnan(overall_mean(np.full((2, 1, 3), math.nan)))
 
 
-def test_interval_of_two_values() -> None:
-    """Two cases 0 and 1 give means 0, 1/2, 1 with probability 1/4, 1/2, 1/4: the 2.5 and 97.5 % points are 0 and 1."""
-    assert estimate(np.array([[0.0, 1.0]])) == Estimate(0.5, 0.0, 1.0, 2)
+def test_interval_over_cases_is_the_t_interval() -> None:
+    """0.1, 0.2, 0.3: sd 0.1, standard error 0.1 / sqrt 3, and t with 2 degrees of freedom is 4.3027."""
+    found = estimate(cases(0.1, 0.2, 0.3))
+    assert (found.mean, found.cases, found.folds) == (pytest.approx(0.2), 3, 1)
+    assert [found.high - found.mean, found.mean - found.low] == pytest.approx([4.3027 * 0.1 / math.sqrt(3)] * 2, rel=1e-4)
+    assert found.p == pytest.approx(0.0742, abs=1e-4)  # t = 0.2 / (0.1 / sqrt 3) = 3.464
 
 
-def test_interval_of_equal_values_is_a_point() -> None:
-    found = estimate(np.full((3, 5), 0.25))
-    assert (found.mean, found.low, found.high, found.cases) == (0.25, 0.25, 0.25, 5)
+def test_interval_over_folds_that_all_cases_share() -> None:
+    """Three folds 0.1, 0.2, 0.3, each the same in fifty cases: the interval is that of three values, not of fifty."""
+    found = estimate(np.repeat([0.1, 0.2, 0.3], 50).reshape(1, 3, 50))
+    assert found.high - found.mean == pytest.approx(4.3027 * 0.1 / math.sqrt(3), rel=1e-4)
+    assert found.p == pytest.approx(0.0742, abs=1e-4)
 
 
-def test_interval_of_many_values_is_the_normal_one() -> None:
-    """400 values, half 0 and half 1: standard error 0.5 / 20 = 0.025."""
-    found = estimate(np.repeat([0.0, 1.0], 200)[None])
-    assert found.mean == 0.5
-    assert found.low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.004)
-    assert found.high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.004)
+def test_both_sources_add_up() -> None:
+    """Folds and cases that both go -0.1, 0, 0.1: variance 2 * 0.01 / 3; three of each leave 2 degrees of freedom, t 4.3027."""
+    steps = np.array([-0.1, 0.0, 0.1])
+    found = estimate((0.5 + steps[:, None] + steps)[None])
+    assert found.high - found.mean == pytest.approx(4.3027 * math.sqrt(2 * 0.01 / 3), rel=1e-4)
 
 
-def test_structures_of_a_case_are_drawn_together() -> None:
-    """Two structures that cancel in every case: drawn by case the mean never moves, drawn apart it would."""
+def test_equal_values_are_a_point() -> None:
+    found = estimate(np.full((3, 2, 5), 0.25))
+    assert (found.mean, found.low, found.high, found.cases, found.folds) == (0.25, 0.25, 0.25, 5, 2)
+    assert estimate(np.zeros((1, 3, 8))).p == 1 and estimate(np.full((1, 3, 8), 1e-17)).p == 1
+
+
+def test_structures_of_a_case_go_together() -> None:
+    """Two structures that cancel in every case: left out by case the mean never moves, left out apart it would."""
     values = np.array([0.1, 0.5, 0.9, 0.3])
-    found = estimate(np.stack([values, 1 - values]))
+    found = estimate(np.stack([values, 1 - values])[:, None])
     assert (found.low, found.high) == pytest.approx((0.5, 0.5))
 
 
-def test_missing_scores_with_and_without_the_shortcut() -> None:
-    scores = np.array([[0.2, 0.4, 0.9, 0.5], [0.6, 0.1, 0.3, math.nan]])
+def test_what_is_missing_does_not_count() -> None:
+    scores = np.array([[[0.2, 0.4, 0.9, 0.5]], [[0.6, 0.1, 0.3, math.nan]]])
     found = estimate(scores)
-    assert found.mean == pytest.approx((0.5 + 1 / 3) / 2)
-    assert found.low < found.mean < found.high and found.cases == 4
-    whole = scores[:, :3]
-    assert estimate(np.column_stack([whole, [math.nan, math.nan]])) == estimate(whole)  # a case without any score is none
+    assert found.mean == pytest.approx((0.5 + 1 / 3) / 2) and found.low < found.mean < found.high and found.cases == 4
+    whole = scores[..., :3]
+    padded = np.pad(whole, ((0, 1), (0, 1), (0, 1)), constant_values=math.nan)  # a structure, fold and case without any score are none
+    assert estimate(padded) == estimate(whole)
 
 
-def test_one_case_has_no_interval() -> None:
-    one, none = estimate(np.array([[0.7]])), estimate(np.zeros((1, 0)))
-    assert (one.mean, one.cases) == (0.7, 1) and math.isnan(one.low) and math.isnan(one.high)
+def test_no_interval_from_one_value_or_where_a_structure_has_one_case() -> None:
+    one, none = estimate(cases(0.7)), estimate(np.zeros((1, 0, 0)))
+    assert (one.mean, one.cases) == (0.7, 1) and math.isnan(one.low) and math.isnan(one.high) and math.isnan(one.p)
     assert math.isnan(none.mean) and none.cases == 0
-
-
-def test_wilcoxon_by_hand() -> None:
-    """Six differences of one sign: 2 of the 2^6 sign patterns are as extreme, p = 2 / 64. One of them turned: the smallest rank, p = 4 / 64."""
-    assert wilcoxon_p(np.array([0.1, 0.2, 0.3, 0.15, 0.25, 0.05])) == pytest.approx(2 / 64)
-    assert wilcoxon_p(np.array([0.1, 0.2, 0.3, 0.15, 0.25, -0.05, math.nan])) == pytest.approx(4 / 64)
-    assert wilcoxon_p(np.zeros(8)) == 1
-    assert math.isnan(wilcoxon_p(np.array([math.nan])))
+    assert math.isnan(estimate(np.array([[[0.9, 0.8, 0.7]], [[0.3, math.nan, math.nan]]])).low)
 
 
 def test_holm_by_hand() -> None:
@@ -72,24 +84,28 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
-def test_verdicts_need_interval_and_test() -> None:
-    assert verdict(Estimate(0.1, 0.02, 0.2, 10), 0.01, 1.0) == "better"
-    assert verdict(Estimate(-0.1, -0.2, -0.02, 10), 0.01, -1.0) == "worse"
-    assert verdict(Estimate(0.1, -0.02, 0.2, 10), 0.01, 1.0) == "no clear difference"
-    assert verdict(Estimate(0.1, 0.02, 0.2, 10), 0.06, 1.0) == "no clear difference"
-    assert verdict(Estimate(0.1, 0.02, 0.2, 5), 0.01, 1.0) == "too few cases"
+def test_verdicts_at_their_thresholds() -> None:
+    assert verdict(difference(), 0.049) == "better"
+    assert verdict(difference(-0.1), 0.049) == "worse"
+    assert verdict(difference(), 0.05) == "no clear difference"
+    assert verdict(difference(), math.nan) == "no clear difference"
+    assert verdict(difference(folds=2), 0.001) == "too few folds"
+    assert verdict(difference(folds=2, cases=5), 0.001) == "too few folds"
+    assert verdict(difference(cases=5), 0.001) == "too few cases"
+    assert verdict(difference(cases=6), 0.001) == "better"
 
 
-def test_a_test_that_points_the_other_way_gives_no_verdict() -> None:
-    """Forty cases of one structure a little worse, four of another much better: the mean of structures is positive, the ranks are not."""
-    few_and_large = np.array([-0.01] * 40 + [0.3] * 4)
-    assert few_and_large[40:].mean() + few_and_large[:40].mean() > 0 > signed_ranks(few_and_large)
-    assert verdict(Estimate(0.145, 0.144, 0.146, 44), 0.001, signed_ranks(few_and_large)) == "no clear difference"
+def test_what_an_interval_covers() -> None:
+    assert "can't say how another one would do" in interval_meaning(1)
+    assert interval_meaning(3) == "over query cases and support sets (folds)"
 
 
-def test_resamples_without_a_structure_are_left_out() -> None:
-    """Structure b is in two of forty cases: 13 % of the resamples have none of it, whose mean over a alone would be 0.9."""
-    scores = np.full((2, 40), math.nan)
-    scores[0], scores[1, :2] = 0.9, 0.3
-    found = estimate(scores)
-    assert (found.mean, found.low, found.high) == pytest.approx((0.6, 0.6, 0.6))
+@pytest.mark.parametrize("folds", [3, 6])
+def test_verdicts_are_wrong_at_most_once_in_twenty_when_only_support_sets_differ(folds: int) -> None:
+    """No difference on average, every support set moves all thirty cases of its fold: 2,000 comparisons; two standard errors of 5 % are 1 %."""
+    rng = np.random.default_rng(1)
+    moved = rng.normal(0, 0.02, (2_000, 1, folds, 1)) + rng.normal(0, 0.01, (2_000, 1, folds, 30))
+    found = [estimate(scores) for scores in moved]
+    wrong = np.mean([verdict(one, one.p) in ("better", "worse") for one in found])
+    assert wrong <= 0.06
+    assert wrong >= 0.03  # and not because nothing ever gets a verdict

@@ -11,19 +11,16 @@ import pandas as pd
 from arena_pipeline.research.compare.published import AVERAGE, ZERO_SHOT
 from arena_pipeline.research.compare.report.parts import ABSENT, Cell, Figure, Panel, Section, Table, interval, number, p_value, signed
 from arena_pipeline.research.compare.report.plots import Looks, Point, Series, interval_plot
+from arena_pipeline.research.compare.statistics import FEWEST_CASES, FEWEST_FOLDS, SIGNIFICANCE, interval_meaning
 
 KIND_NAMES = {"base": "Base structures (seen in pre-training)", "novel": "Novel structures (not seen in pre-training)"}
 FILL_NAMES = ("open", "filled", "left half filled", "upper half filled")
-INTERVAL_MEANING = (
-    "In brackets: 95 % bootstrap interval over the query cases, each case's Dice averaged over the folds first. "
-    "It says how far the mean could move with other cases of the same kind; it does not cover other support sets, scanners or readers."
-)
 NO_PUBLISHED = "No published figures are shown: there are none for these structures and shots, or your query cases are not the published ones."
 TEST_MEANING = (
-    "The same query cases under both methods, so the difference is paired: positive means a higher Dice with ARENA. p is from Wilcoxon's "
-    "signed-rank test over the cases, two-sided; p (Holm) is corrected for all methods tested with the same structure and shots.",
-    "A method is called better only where the interval leaves out 0 and the corrected p is below 0.05, and never with fewer than six cases. "
-    "“No clear difference” means that these cases do not tell the two apart, which is not the same as being equal.",
+    "The same folds and query cases under both methods, so the difference is paired: positive means a higher Dice with ARENA. p is two-sided, from "
+    "the same t statistic as the interval; p (Holm) is corrected for all methods tested with the same structure and shots.",
+    f"A method is called better only where the corrected p is below {SIGNIFICANCE}, and never with fewer than {FEWEST_FOLDS} folds or {FEWEST_CASES} "
+    "cases. “No clear difference” means that these folds and cases do not tell the two apart, which is not the same as being equal.",
 )
 
 
@@ -37,7 +34,8 @@ def short_answers(tests: pd.DataFrame) -> list[str]:
             sentences.append(f"{start}; {int(row.cases)} query case is too few for an interval.")
         else:
             ends = f"{signed(row.difference_low)} to {signed(row.difference_high)}"
-            sentences.append(f"{start} (95 % interval {ends}, {int(row.cases)} query cases, corrected p {p_value(row.holm_p)}): {row.verdict}.")
+            of = f"{int(row.cases)} query cases, {int(row.folds)} folds"
+            sentences.append(f"{start} (95 % interval {ends}, {of}, corrected p {p_value(row.holm_p)}): {row.verdict}.")
     return sentences
 
 
@@ -55,7 +53,9 @@ def dice_section(summary: pd.DataFrame, methods: Sequence[str], looks: Looks, so
         f"Mean Dice with its 95 % interval, {_range(summary.cases)} query cases per structure; a row per method. {_fills(summary)}"
         f"{' A bar across is the published figure.' if published else ''} The axes differ: read them before comparing plots."
     )
-    text = (INTERVAL_MEANING, f"“published” is the figure of {source} for the same query cases." if published else NO_PUBLISHED)
+    folds = summary[summary.method != ZERO_SHOT].folds
+    meaning = f"In brackets: 95 % interval {interval_meaning(int(folds.min()) if len(folds) else 0)}. It does not cover other scanners or readers."
+    text = (meaning, f"“published” is the figure of {source} for the same query cases." if published else NO_PUBLISHED)
     return Section("dice", "Dice of every method", text, tables, [Figure(caption, panels, (), _long_table(summary, methods))])
 
 
@@ -73,7 +73,8 @@ def difference_section(tests: pd.DataFrame, methods: Sequence[str], looks: Looks
         name = column_name(kind, structure)
         panels.append(Panel(name, interval_plot(f"diff{place}", name, there, series, looks, zero=True)))
     caption = (
-        f"ARENA minus each method: mean difference in Dice with its 95 % bootstrap interval over {_range(tests.cases)} query cases. {_fills(tests)} "
+        f"ARENA minus each method: mean difference in Dice with its 95 % interval over {_range(tests.cases)} query cases and "
+        f"{_range(tests.folds)} folds. {_fills(tests)} "
         "Right of the line at 0 ARENA is higher, left of it the other method."
     )
     first = _test_table(averages(tests), others, "The averages over the structures of a kind, or its only structure.")
@@ -161,14 +162,14 @@ def _long_table(summary: pd.DataFrame, methods: Sequence[str]) -> Table:
     for row in _ordered(summary, methods):
         head = [column_name(row.kind, row.structure), str(row.shots), row.method, str(int(row.cases)), str(int(row.folds))]
         dice = [number(row.Dice), interval(row.Dice_low, row.Dice_high), number(row.published_Dice)]
-        body.append([*head, *dice, number(row.NSD_2mm), number(row.HD95_mm, 1), str(int(row.missed))])
+        body.append([*head, *dice, number(row.NSD_2mm), number(row.HD95_mm, 1), str(int(row.missed)), f"{row.failed_fits} of {row.fits}"])
     caption = (
         "The numbers of the plots and two scores of the surface: NSD is the share of both surfaces within 2 mm of the other one, "
-        "HD95 the 95th percentile of the distance between them in mm, over the segmentations that are not empty; missed: those that are."
+        "HD95 the 95th percentile of the distance between them in mm, over the segmentations that are not empty; missed: those that are. "
+        "Failed: adaptations that did not learn; all scores are of the others."
     )
-    return Table(
-        caption, ["structure", "shots", "method", "cases", "folds", "Dice", "95 % interval", "published", "NSD 2 mm", "HD95, mm", "missed"], body
-    )
+    head = ["structure", "shots", "method", "cases", "folds", "Dice", "95 % interval", "published", "NSD 2 mm", "HD95, mm", "missed", "failed"]
+    return Table(caption, head, body)
 
 
 def _test_table(tests: pd.DataFrame, methods: Sequence[str], caption: str) -> Table:
@@ -176,7 +177,7 @@ def _test_table(tests: pd.DataFrame, methods: Sequence[str], caption: str) -> Ta
     for row in _ordered(tests, methods):
         head = [column_name(row.kind, row.structure), str(row.shots), row.method, str(int(row.cases))]
         difference = Cell(signed(row.difference), (interval(row.difference_low, row.difference_high, sign=True),))
-        body.append([*head, number(row.arena_Dice), number(row.method_Dice), difference, p_value(row.wilcoxon_p), p_value(row.holm_p), row.verdict])
+        body.append([*head, number(row.arena_Dice), number(row.method_Dice), difference, p_value(row.p), p_value(row.holm_p), row.verdict])
     return Table(caption, ["structure", "shots", "against", "cases", "ARENA", "method", "difference", "p", "p (Holm)", "in words"], body)
 
 

@@ -40,7 +40,7 @@ def efficiency_section(efficiency: pd.DataFrame, methods: Sequence[str], looks: 
             if points:
                 panels.append(Panel(name, scatter_plot(f"cost{place}{quantity[:4]}", name, label, points, looks, level)))
     caption = (
-        "Mean Dice with its 95 % bootstrap interval over the query cases, against the number of trained parameters and against the seconds of one "
+        "Mean Dice with its 95 % interval, against the number of trained parameters and against the seconds of one "
         "adaptation (logarithmic axes; means over structures and folds). Upper left is good and cheap. Seconds hold for the machine named below, "
         "and for as many runs side by side as there were."
     )
@@ -69,7 +69,7 @@ def rank_section(ranks: pd.DataFrame, looks: Looks) -> Section:
         allotted = sorted({int(rank) for rank in rows["rank"]})
         panels.append(Panel(name, rank_plot(f"rank{place}", name, allotted, lines, effective, looks)))
     caption = (
-        "Above: mean Dice with its 95 % bootstrap interval over the query cases, against the rank that a method is given at the start (ranks "
+        "Above: mean Dice with its 95 % interval, against the rank that a method is given at the start (ranks "
         "equally far apart, the methods' points side by side). Below: what ARENA has kept of it after adaptation, in percent, and above each "
         "bar its effective rank summed over all matrices (mean over folds)."
     )
