@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from arena_pipeline.adapt.job import PlannedDataset, read_planned_dataset
+from arena_pipeline.adapt.job import read_planned_dataset
 from arena_pipeline.arguments import plain_arguments
-from arena_pipeline.errors import ArenaError, DatasetError
+from arena_pipeline.errors import DatasetError
 from arena_pipeline.evaluate.scores import Protocol
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import locked
-from arena_pipeline.io.parallel import map_cases
-from arena_pipeline.machine import limit_workers, usable_cores
 from arena_pipeline.model.device import pick_device
-from arena_pipeline.model.weights import load_foundation_network
-from arena_pipeline.planning import memory
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.records import note, stage
+from arena_pipeline.research.compare.execution import execute_all, run_workers
 from arena_pipeline.research.compare.grid import ComparisonRequest, Grid, installed_methods
 from arena_pipeline.research.compare.outputs import Finished, gather, write_outputs
 from arena_pipeline.research.compare.report import write_report
 from arena_pipeline.research.compare.report_data import ReportData
-from arena_pipeline.research.compare.runs import Run, execute
-from arena_pipeline.stages.adapt import DEFAULT_FOLDS, describe_model
+from arena_pipeline.stages.adapt import DEFAULT_FOLDS
 from arena_pipeline.workspace import ComparisonFolder, Workspace
 
 logger = logging.getLogger(__name__)
-
-CORES_PER_RUN = 2
-"""A run gains from a second core; a third and fourth do more for another run."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +95,9 @@ def _compare(grid: Grid, workers: int | None, finished_only: bool, command: str)
     for sentence in notes:
         logger.info("%s", sentence)
     todo = [] if finished_only else [run for run in runs if not run.is_whole()]
-    count = _workers(workers, planned, todo, device)
+    count = run_workers(workers, planned, todo, device)
     logger.info("%d runs: %d to make, %d at a time", len(runs), len(todo), max(count, 1))
-    failed = _execute(todo, count)
+    failed = execute_all(todo, count)
     with stage("tables"):
         found = [Finished(run, record) for run in [*runs, *grid.finished_elsewhere()] if (record := run.finished()) is not None]
         if not found:
@@ -115,31 +108,3 @@ def _compare(grid: Grid, workers: int | None, finished_only: bool, command: str)
     if failed:
         raise DatasetError(f"{len(failed)} of {len(runs)} runs failed, the tables in {folder.root} are without them: " + "; ".join(map(str, failed)))
     return Comparison(folder, data, len(todo), len(found) - len(todo))
-
-
-def _execute(todo: Sequence[Run], workers: int) -> list[ArenaError]:
-    """Makes the runs; returns what went wrong, each with its run's name."""
-    if not todo:
-        return []
-    load_foundation_network(todo[0].planned.preset, todo[0].planned.weights)  # weights that do not fit are told before anything is written
-    for model in sorted({run.job.folder.parent.parent for run in todo if run.job is not None}):
-        describe_model(todo[0].planned, model)
-    threads = max(1, usable_cores() // workers) if workers > 1 else None
-    named = {f"{run.name} {run.task.name} fold {run.fold}": replace(run, threads=threads) for run in todo}
-    failed = []
-    with stage("runs"):
-        for name, error in map_cases(execute, named, workers, "compare", "run"):
-            if error is not None:
-                logger.error("%s: %s", name, error)
-                failed.append(error if str(error).startswith(name) else type(error)(f"{name}: {error}"))
-    return failed
-
-
-def _workers(asked: int | None, planned: PlannedDataset, runs: Sequence[Run], device: str) -> int:
-    """Runs at once: an accelerator takes one, a computer one for every two cores, as far as the memory goes."""
-    settings = planned.plans.adaptation
-    wanted = asked
-    if wanted is None:
-        wanted = 1 if pick_device(device).type != "cpu" else max(1, usable_cores() // CORES_PER_RUN)
-    bytes_each = memory.adaptation_bytes(planned.preset, settings.micro_batch or settings.patches_per_volume)
-    return min(limit_workers(wanted, bytes_each, "compare"), len(runs))

@@ -1,0 +1,90 @@
+"""The runs of leave-one-out: K adaptations, each on all support scans but one, and scored on that one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from arena_pipeline.adapt.job import FoldJob, PlannedDataset
+from arena_pipeline.errors import DatasetError, SupportSetError
+from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.planning import TaskPlan
+from arena_pipeline.research.compare.published import ZERO_SHOT
+from arena_pipeline.research.compare.queries import Query
+from arena_pipeline.research.compare.runs import Run
+from arena_pipeline.workspace import ComparisonFolder, fold_folder
+
+FEWEST_SCANS = 3
+"""With two, one is left to adapt to and the interval spans everything."""
+SUPPORT_SET = 0
+"""The fold of arena_adapt whose support set is taken; with exactly K annotated scans all folds have the same."""
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Builds the runs of one dataset as it is planned, below `folder`."""
+
+    planned: PlannedDataset
+    raw: RawDataset
+    folder: ComparisonFolder
+    device: str
+
+    def runs(self, jobs: Sequence[FoldJob]) -> list[Run]:
+        """For every job the runs without each of its scans, and zero-shot on the same scans where the foundation knows the structures.
+
+        Args:
+            jobs: a task, method and support set of K each.
+
+        Raises:
+            SupportSetError: fewer than FEWEST_SCANS different scans.
+            DatasetError: a scan has no segmentation any more.
+        """
+        found: dict[Path, Run] = {}
+        for job in jobs:
+            scans = list(dict.fromkeys(job.support_ids))  # a published list has a case twice: it must leave as a whole
+            if len(scans) < FEWEST_SCANS:
+                few = f"{job.task.name}: {len(scans)} different scans, and leave-one-out needs {FEWEST_SCANS}"
+                raise SupportSetError(few, advice="ask for more -shots, or annotate more")
+            queries = [self._query(job.task, scan) for scan in scans]
+            runs = [self._without(job, left_out, query) for left_out, query in enumerate(queries)]
+            if self._knows(job.task):
+                runs = [self._run(job.task, f"{ZERO_SHOT}_0shots", 0, queries, None), *runs]
+            for run in runs:
+                found.setdefault(run.record, run)
+        return list(found.values())
+
+    def _without(self, job: FoldJob, left_out: int, query: Query) -> Run:
+        """The run that adapts to all scans of `job` but the one of `query`, and is scored on that."""
+        support = tuple(scan for scan in job.support_ids if scan != query.case)
+        name = f"{job.settings.method}_{job.shots}shots"
+        own = fold_folder(self.folder.model(name), job.task.name, left_out)
+        return self._run(job.task, name, left_out, [query], replace(job, fold=left_out, shots=len(support), support_ids=support, folder=own))
+
+    def _run(self, task: TaskPlan, name: str, fold: int, queries: Sequence[Query], job: FoldJob | None) -> Run:
+        return Run(
+            name=name,
+            method=ZERO_SHOT if job is None else job.settings.method,
+            planned=self.planned,
+            task=task,
+            shots=0 if job is None else job.shots,
+            fold=fold,
+            job=job,
+            default_rank=True,
+            queries=tuple(queries),
+            query_files={query.case: query.files(self.planned.cases) for query in queries},
+            protocol="native",
+            record=self.folder.finished_run(name, task.name, fold),
+            predictions=self.folder.predictions(name, task.name, fold),
+            device=self.device,
+        )
+
+    def _query(self, task: TaskPlan, scan: str) -> Query:
+        case = self.raw.training.get(scan)
+        if case is None or case.segmentation is None:
+            raise DatasetError("planned as an annotated scan, and not there any more", case=scan, file=self.raw.folder, advice="run arena_plan again")
+        structures = tuple(name for name in task.structures if self.raw.json.is_annotated(scan, name))
+        return Query(scan, case.image, case.segmentation, structures, self.raw.json.ignore_label)
+
+    def _knows(self, task: TaskPlan) -> bool:
+        return self.planned.preset.head != "none" and set(task.structures) <= set(self.planned.preset.structures)
