@@ -63,6 +63,14 @@ class AdapterError(ArenaError):
     """An adapter is missing, damaged, or was made for another foundation."""
 
 
+class LossNotFinite(ArenaError):
+    """The loss of an adaptation became NaN or infinite."""
+
+
+class NotLearned(ArenaError):
+    """An adaptation learned nothing, at its first rates and at lower ones."""
+
+
 class NoTargetLayers(ArenaError):
     """A change to a network matched no layer."""
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LossName = Literal["dice", "log_dice"]
 MethodName = Literal["arena", "arena_gradient", "arena_adamw", "lora", "adalora", "bitfit", "affine_ln", "linear_probe", "fft"]
 
 
@@ -27,6 +28,7 @@ class AdaptationSettings(Frozen):
         learning_rate: base rate of A, B (and of the head while the decoder is frozen). Other methods' rates follow from these two, see there.
         decoder_learning_rate: base rate of decoder and head when the decoder is trained.
         new_head_learning_rate: base rate of a head that starts from random weights; None: as any other head.
+        loss: "dice" is the published soft Dice loss; "log_dice" its logarithm, -log(soft Dice); see arena_pipeline.adapt.loss.
         max_epochs: length of the cosine schedule, and the most epochs run.
         patches_per_volume: patches drawn from the support volume of one iteration.
         micro_batch: patches run at once; None means all. Gradients are those of the full batch.
@@ -35,6 +37,8 @@ class AdaptationSettings(Frozen):
         stop_window: epochs between the two losses compared by early stopping; 0 switches it off.
         stop_improvement: relative improvement at or below which it stops.
         stop_smoothing: epochs that the loss is averaged over.
+        least_support_dice: Dice on its own support set that an adaptation must exceed, else it has not learned; see arena_pipeline.adapt.watch.
+        judged_from_epochs: an adaptation of fewer epochs is a trial, and not judged.
     """
 
     method: MethodName = "arena"
@@ -45,6 +49,7 @@ class AdaptationSettings(Frozen):
     learning_rate: float = Field(1e-3, gt=0)
     decoder_learning_rate: float = Field(1e-4, gt=0)
     new_head_learning_rate: float | None = Field(None, gt=0)
+    loss: LossName = "dice"
     max_epochs: int = Field(200, ge=1)
     patches_per_volume: int = Field(6, ge=1)
     micro_batch: int | None = Field(None, ge=1)
@@ -54,3 +59,5 @@ class AdaptationSettings(Frozen):
     stop_window: int = Field(20, ge=0)
     stop_improvement: float = 0.01
     stop_smoothing: int = Field(10, ge=1)
+    least_support_dice: float = Field(0.1, ge=0, lt=1)
+    judged_from_epochs: int = Field(10, ge=1)

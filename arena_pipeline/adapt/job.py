@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from arena_pipeline.adapt.checkpoint import plain
 from arena_pipeline.adapt.methods import method_settings
 from arena_pipeline.errors import AdapterError, PlansError, SupportSetError
 from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
@@ -19,6 +20,7 @@ from arena_pipeline.foundations.selection import planned_foundation
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.splits import draw_support_set
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter, read_adapter_record
+from arena_pipeline.model.attempts import Attempt, read_failed_attempts
 from arena_pipeline.planning import Plans, TaskPlan
 from arena_pipeline.preprocess.dataset import makes_same_cases
 from arena_pipeline.preprocess.store import StoredCase, read_case_record
@@ -95,6 +97,11 @@ class FoldJob:
             return self.made(read_adapter_record(self.folder))
         except AdapterError:
             return False
+
+    def failed_attempts(self) -> tuple[Attempt, ...]:
+        """Attempts at this very adaptation that have not learned; MOST_ATTEMPTS of them: it was given up."""
+        found = read_failed_attempts(self.folder, plain(self.checkpoint_identity()))
+        return () if found is None else found.attempts
 
     def made(self, record: AdapterRecord) -> bool:
         """Whether the adapter of `record` is this job's. Records of version 0.1 have no checksum of the support set, and are taken for it."""

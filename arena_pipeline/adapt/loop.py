@@ -17,9 +17,9 @@ from arena_pipeline.adapt.batches import SupportVolume
 from arena_pipeline.adapt.loss import task_loss
 from arena_pipeline.adapt.schedule import cosine_factor, has_converged
 from arena_pipeline.adapt.trainable import Trainable
-from arena_pipeline.errors import ArenaError
+from arena_pipeline.errors import LossNotFinite
 from arena_pipeline.model.out_of_memory import FittingBatch, telling_out_of_memory
-from arena_pipeline.settings import AdaptationSettings
+from arena_pipeline.settings import AdaptationSettings, LossName
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Adaptation:
         """From wherever it stands to the end.
 
         Raises:
-            ArenaError: the loss is not finite.
+            LossNotFinite: it is NaN or infinite.
         """
         while (reason := self._stop_reason()) is None:
             epoch = self._epoch(len(self.epochs))
@@ -110,19 +110,24 @@ class Adaptation:
         losses = []
         for position, volume in enumerate(self.rng.permutation(len(self.support))):
             batch = self.support[volume].patches(self.patch_size, self.settings, self.rng)
-            losses.append(_iterate(self.network, self.trainable, self.optimizer, batch, self.micro_batch))
+            losses.append(_iterate(self.network, self.trainable, self.optimizer, batch, self.micro_batch, self.settings.loss))
             self.trainable.after_step_(index * len(self.support) + position, rate)
         return Epoch(index, float(np.mean(losses)), rate, self.trainable.effective_rank())
 
 
 def _iterate(
-    network: nn.Module, trainable: Trainable, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], micro_batch: FittingBatch
+    network: nn.Module,
+    trainable: Trainable,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+    micro_batch: FittingBatch,
+    loss_name: LossName,
 ) -> float:
     """One forward and backward over the patches, and AdamW's step; returns the task's loss before it, without a method's penalty."""
 
     def attempt(size: int) -> float:
         network.zero_grad(set_to_none=True)  # those of an attempt that failed half-way too
-        return accumulate_gradients(network, *batch, size)
+        return accumulate_gradients(network, *batch, size, loss_name)
 
     loss = micro_batch.run(attempt)
     with telling_out_of_memory("the optimizer's step"):
@@ -133,7 +138,9 @@ def _iterate(
     return loss
 
 
-def accumulate_gradients(network: nn.Module, images: Tensor, segmentations: Tensor, micro_batch: int | None = None) -> float:
+def accumulate_gradients(
+    network: nn.Module, images: Tensor, segmentations: Tensor, micro_batch: int | None = None, loss_name: LossName = "dice"
+) -> float:
     """Adds the gradients of the batch's loss, run `micro_batch` patches at a time, and returns that loss.
 
     No layer mixes patches (the norms are of instances), and the loss is a mean over them: the parts, each weighted with its
@@ -144,7 +151,7 @@ def accumulate_gradients(network: nn.Module, images: Tensor, segmentations: Tens
     total = 0.0
     for image, segmentation in zip(images.split(size), segmentations.split(size), strict=True):
         image = image.to(device, memory_format=torch.channels_last_3d)
-        loss = task_loss(network(image), segmentation.to(device)) * (len(image) / len(images))
+        loss = task_loss(network(image), segmentation.to(device), loss_name) * (len(image) / len(images))
         loss.backward()
         total += float(loss.detach())
     return total
@@ -152,6 +159,6 @@ def accumulate_gradients(network: nn.Module, images: Tensor, segmentations: Tens
 
 def _check_finite(epoch: Epoch) -> None:
     if not math.isfinite(epoch.loss):
-        raise ArenaError(
+        raise LossNotFinite(
             f"epoch {epoch.epoch}: the loss is {epoch.loss}; check the support images for wrong values, or lower learning_rate in plans.json"
         )

@@ -59,7 +59,7 @@ def plot_progress(path: Path, epochs: tuple[Epoch, ...], smoothing: int, title: 
     index = np.arange(len(epochs))
     loss_axes.plot(index, losses, color="0.7", label="epoch")
     loss_axes.plot(index, [smoothed(losses[: i + 1], smoothing) for i in index], color="C0", label=f"mean of {smoothing} epochs")
-    loss_axes.set(ylabel="soft Dice loss", title=title)
+    loss_axes.set(ylabel="loss", title=title)
     loss_axes.legend(frameon=False)
     names = list(epochs[-1].effective_rank)
     if names:

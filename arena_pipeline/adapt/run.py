@@ -12,19 +12,21 @@ import torch
 from tqdm import tqdm
 
 from arena_pipeline.adapt.batches import SupportVolume
-from arena_pipeline.adapt.checkpoint import Checkpoints
+from arena_pipeline.adapt.checkpoint import Checkpoints, plain
 from arena_pipeline.adapt.job import FoldJob, check_support
 from arena_pipeline.adapt.loop import Adaptation, Epoch, History
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.report import TrainingLog, plot_progress
 from arena_pipeline.adapt.trainable import Trainable
-from arena_pipeline.errors import SupportSetError
+from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settings, fault, support_dice
+from arena_pipeline.errors import LossNotFinite, NotLearned, SupportSetError
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.space import require_space
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, discard_adapter, write_adapter
 from arena_pipeline.model.allocator import release_freed_memory
+from arena_pipeline.model.attempts import MOST_ATTEMPTS, Attempt, discard_failed_attempts, write_failed_attempts
 from arena_pipeline.model.device import to_device
 from arena_pipeline.model.recompute import recompute_activations_
 from arena_pipeline.model.weights import load_foundation_network
@@ -41,50 +43,113 @@ CHECKPOINT_BYTES = 2 * 3 * 4  # weights and AdamW's two moments, and while a new
 
 
 def run_job(job: FoldJob, device: torch.device, progress: bool = True, continue_unfinished: bool = False) -> None:
-    """Adapts one fold of one task and writes its folder.
+    """Adapts one fold of one task and writes its folder; one that has not learned is started once more, from another seed at lower rates.
 
     Args:
         progress: with a bar of its own.
         continue_unfinished: from its checkpoint, where there is one.
+
+    Raises:
+        NotLearned: neither attempt has learned, now or in an earlier run; attempts.json says so and there is no adapter.
     """
     with locked(job.folder):
         for path in remove_unfinished(job.folder):
             logger.debug("removed %s, left by a run that was killed", path)
-        release_freed_memory()  # what an earlier job left behind is not this one's peak
-        with RunRecord("adapt", {}) as measured:
-            started, identity = job.checkpoint_identity(), job.identity()  # before the cases are opened: they may be others at the end
-            adaptation = _prepared(job, device)
-            checkpoints = Checkpoints(job.folder, started, adaptation)
-            if continue_unfinished and checkpoints.resume_():
-                logger.info("%s, fold %d: goes on after %s", job.task.name, job.fold, counted(len(adaptation.epochs), "epoch"))
-            discard_adapter(job.folder)  # an older one must not stand beside the new run's log, but stays while the new run can't start
-            history = _run(job, adaptation, checkpoints, progress)
-        _refuse_changed_support(job, started["support_volumes"], checkpoints)
-        record = _record(job, identity, adaptation.trainable, history, measured)
-        record = record.model_copy(update={"seconds": round(checkpoints.seconds, 3)})
-        write_adapter(job.folder, Adapter(record, adaptation.trainable.tensors()))
-        checkpoints.remove()
-    logger.info(
-        "%s, fold %d: %s after %s, loss %.3f",
-        *(job.task.name, job.fold, history.stop_reason, counted(len(history.epochs), "epoch"), history.epochs[-1].loss),
+        failed = job.failed_attempts()
+        if len(failed) < MOST_ATTEMPTS and not continue_unfinished:
+            failed = ()
+        while len(failed) < MOST_ATTEMPTS:
+            attempt = _attempt(job, device, failed, progress, continue_unfinished)
+            if attempt.fault is None:
+                return
+            failed = (*failed, attempt)
+            write_failed_attempts(job.folder, plain(job.checkpoint_identity()), failed)
+            logger.warning("%s, fold %d: has not learned: %s", job.task.name, job.fold, attempt.fault)
+    faults = "; ".join(str(one.fault) for one in failed)
+    raise NotLearned(
+        f"{job.task.name}, fold {job.fold}: failed, has not learned in {counted(len(failed), 'attempt')}: {faults}",
+        advice=f"check the annotations of its support set ({', '.join(job.support_ids)}), or lower the rates in plans.json; --overwrite tries again",
     )
 
 
-def _prepared(job: FoldJob, device: torch.device) -> Adaptation:
-    """Everything ready for the first epoch."""
+def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], progress: bool, continue_unfinished: bool) -> Attempt:
+    """One start of the adaptation after those that `failed`; writes the adapter if it learned."""
+    release_freed_memory()  # what an earlier job left behind is not this one's peak
+    with RunRecord("adapt", {}) as measured:
+        started, identity = job.checkpoint_identity(), job.identity()  # before the cases are opened: they may be others at the end
+        adaptation = _prepared(job, device, len(failed))
+        checkpoints = Checkpoints(job.folder, started, adaptation)
+        if continue_unfinished and checkpoints.resume_():
+            logger.info("%s, fold %d: goes on after %s", job.task.name, job.fold, counted(len(adaptation.epochs), "epoch"))
+        discard_adapter(job.folder)  # an older one must not stand beside the new run's log, but stays while the new run can't start
+        if not failed:
+            discard_failed_attempts(job.folder)
+        try:
+            history = _run(job, adaptation, checkpoints, progress)
+            attempt = _judged(job, adaptation, len(failed))
+        except LossNotFinite as error:
+            attempt = _attempt_record(job, adaptation, len(failed), {}, error.found)
+    _refuse_changed_support(job, started["support_volumes"], checkpoints)
+    if attempt.fault is not None:
+        checkpoints.remove()  # before attempts.json is written: the next attempt must not go on from this one
+        return attempt
+    record = _record(job, identity, adaptation.trainable, history, measured)
+    record = record.model_copy(update={"seconds": round(checkpoints.seconds, 3), "attempts": (*failed, attempt)})
+    write_adapter(job.folder, Adapter(record, adaptation.trainable.tensors()))
+    checkpoints.remove()
+    discard_failed_attempts(job.folder)
+    logger.info(
+        "%s, fold %d: %s after %s, loss %.3f%s",
+        *(job.task.name, job.fold, history.stop_reason, counted(len(history.epochs), "epoch"), history.epochs[-1].loss, _in_words(attempt)),
+    )
+    return attempt
+
+
+def _judged(job: FoldJob, adaptation: Adaptation, number: int) -> Attempt:
+    if len(adaptation.epochs) < job.settings.judged_from_epochs:
+        return _attempt_record(job, adaptation, number, {}, None)
+    dice, of_everything = support_dice(adaptation)
+    shown = {name: round(float(value), 4) for name, value in zip(job.task.structures, dice, strict=True) if not np.isnan(value)}
+    return _attempt_record(job, adaptation, number, shown, fault(dice, of_everything, job.settings.least_support_dice))
+
+
+def _attempt_record(job: FoldJob, adaptation: Adaptation, number: int, dice: dict[str, float], why: str | None) -> Attempt:
+    settings, epochs = adaptation.settings, adaptation.epochs
+    return Attempt(
+        seed=attempt_seed(job.fold, number),
+        learning_rate=settings.learning_rate,
+        decoder_learning_rate=settings.decoder_learning_rate,
+        new_head_learning_rate=settings.new_head_learning_rate,
+        epochs=len(epochs),
+        final_loss=epochs[-1].loss if epochs else None,
+        support_dice=dice,
+        fault=why,
+    )
+
+
+def _in_words(attempt: Attempt) -> str:
+    dice = list(attempt.support_dice.values())
+    return f", Dice {sum(dice) / len(dice):.3f} on patches of its own support set" if dice else ""
+
+
+def _prepared(job: FoldJob, device: torch.device, number: int = 0) -> Adaptation:
+    """Everything ready for the first epoch of attempt `number`."""
+    settings = attempt_settings(job.settings, number)
+    if number:
+        logger.warning("%s, fold %d: starts again from another seed, at %g of its rates", job.task.name, job.fold, LOWER_RATES**number)
     logger.info("%s, fold %d: support %s", job.task.name, job.fold, ", ".join(job.support_ids))
     check_support(job)  # again: hours may have gone by over other folds
-    seeds = np.random.SeedSequence(job.fold)
+    seeds = np.random.SeedSequence(attempt_seed(job.fold, number))
     network = to_device(load_foundation_network(job.preset, job.weights), device)
     generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
-    trainable = prepare_(network, job.preset, job.task, job.settings, generator, len(job.support_ids))
+    trainable = prepare_(network, job.preset, job.task, settings, generator, len(job.support_ids))
     network.to(device)
     if job.settings.recompute_activations:
         recompute_activations_(network, job.preset.architecture)
     require_space(job.folder, (CHECKPOINT_BYTES + ADAPTER_BYTES) * trainable.parameter_count, f"adapting {job.task.name}")
     labels = list(job.task.structures.values())
     support = [SupportVolume.open(StoredCase.open(job.cases, identifier), labels) for identifier in job.support_ids]
-    return Adaptation(network, trainable, support, job.settings, job.plans.scheme.patch_size_voxels, np.random.default_rng(seeds))
+    return Adaptation(network, trainable, support, settings, job.plans.scheme.patch_size_voxels, np.random.default_rng(seeds))
 
 
 def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progress: bool) -> History:

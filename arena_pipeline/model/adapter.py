@@ -21,6 +21,7 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import replace_when_done, write_json
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.model.adapter_checks import MAX_BYTES, UPDATE, WEIGHT, file_faults
+from arena_pipeline.model.attempts import Attempt
 from arena_pipeline.model.tensor_files import UnfitTensors, read_tensors
 from arena_pipeline.planning import InferencePlan
 from arena_pipeline.settings import AdaptationSettings, Frozen
@@ -43,6 +44,7 @@ class AdapterRecord(Frozen):
         effective_rank: "<layer>.<block of rows>" -> number of directions in use; empty for a method without low-rank updates.
         trained_parameters: while adapting; `saved_parameters`: in the file.
         epochs, stop_reason, final_loss, seconds: how the adaptation ended.
+        attempts: every start of the adaptation, with its seed, rates and Dice on its own support set; the last is this adapter. () in older records.
         peak_memory_mib: while adapting: of the tensors on a CUDA device, else of the process; None in records of version 0.1.
         versions: of the packages that matter. licence: of the foundation, which holds for what derives from it.
     """
@@ -75,6 +77,7 @@ class AdapterRecord(Frozen):
     stop_reason: str
     final_loss: float
     seconds: float
+    attempts: tuple[Attempt, ...] = ()
     peak_memory_mib: float | None = None
     versions: dict[str, str]
     licence: str

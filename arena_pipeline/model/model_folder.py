@@ -13,6 +13,7 @@ from pathlib import Path
 from arena_pipeline.errors import AdapterError, UnknownStructure
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.model.adapter import RECORD, TENSORS, AdapterRecord, read_adapter_record
+from arena_pipeline.model.attempts import read_failed_attempts
 from arena_pipeline.planning import InferencePlan, Plans
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace, fold_folder
 
@@ -149,6 +150,8 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
     others = of_other_plans(path, plans)
     tasks, left_out = [], []
     wanted = _wanted_tasks(plans, structures, others)
+    if failed := {name: numbers for name in wanted if (numbers := _failed_folds(path, name))}:
+        logger.warning("left out, their adaptation has not learned: %s", in_words(failed))
     for name in wanted:
         finished = _finished_folds(path, name)
         usable = {fold: place for fold, place in finished.items() if fold not in others.get(name, ())}
@@ -206,6 +209,13 @@ def _finished_folds(path: Path, task: str) -> dict[int, Path]:
     return {int(number): folders[number] for number in sorted(folders, key=int) if (folders[number] / RECORD).is_file()}
 
 
+def _failed_folds(path: Path, task: str) -> tuple[int, ...]:
+    """Those without an adapter whose adaptation was given up."""
+    folders = {int(match.group(1)): entry for entry in (path / task).glob("fold_*") if (match := FOLD_FOLDER.fullmatch(entry.name))}
+    open_folds = [fold for fold in sorted(folders) if not (folders[fold] / RECORD).is_file()]
+    return tuple(fold for fold in open_folds if (failed := read_failed_attempts(folders[fold])) is not None and failed.given_up)
+
+
 def _task(path: Path, plans: Plans, name: str, finished: dict[int, Path], folds: Sequence[int] | None) -> AdaptedTask:
     chosen = dict(finished) if folds is None else {fold: finished[fold] for fold in folds if fold in finished}
     missing = [] if folds is None else [fold for fold in folds if fold not in finished]
@@ -213,6 +223,7 @@ def _task(path: Path, plans: Plans, name: str, finished: dict[int, Path], folds:
         there = ", ".join(map(str, finished)) or "none"
         wanted = f"fold {', '.join(map(str, missing))} is" if missing else "any fold is"
         folder = fold_folder(path, name, 0).parent
+        there += "; failed, not learned: " + ", ".join(map(str, failed)) if (failed := _failed_folds(path, name)) else ""
         raise AdapterError(f"{name}: {wanted} not adapted in {folder} (finished: {there}); run arena_adapt for it, or choose with -f")
     if lost := [str(folder / TENSORS) for folder in chosen.values() if not (folder / TENSORS).is_file()]:
         raise AdapterError(f"{name}: {', '.join(lost)} is missing; run arena_adapt for this fold again, with --overwrite")

@@ -15,12 +15,14 @@ from arena_pipeline.adapt.job import FoldJob, PlannedDataset, read_planned_datas
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.run import ADAPTER_BYTES, CHECKPOINT_BYTES, run_job
 from arena_pipeline.arguments import plain_arguments
+from arena_pipeline.errors import NotLearned
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import all_locked
 from arena_pipeline.io.space import require_space
 from arena_pipeline.model.adapter import TENSORS
+from arena_pipeline.model.attempts import discard_failed_attempts
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.model_folder import in_words, of_other_plans
 from arena_pipeline.model.weights import load_foundation_network
@@ -61,6 +63,7 @@ def adapt_dataset(
         ArenaError: no plans, an unknown structure, too few cases, a missing foundation, another command at work on one of the folds, a
             checkpoint that is damaged or of other plans or settings, no room for all folds; no adapter is touched then. Or a support case
             that was preprocessed from other files while its fold was adapted; the folds before it are whole.
+        NotLearned: after all folds were adapted, naming those that learned nothing, at their rates and at lower ones.
     """
     target = pick_device(device)
     note("device", str(target))
@@ -68,6 +71,7 @@ def adapt_dataset(
     jobs = planned.jobs(shots, folds, structures, {"method": method, "rank": rank, "max_epochs": max_epochs})
     model = workspace.model(jobs[0].plans.dataset_name, jobs[0].preset.name, jobs[0].settings.method, shots)
     to_do = [job for job in jobs if overwrite or not _is_kept(job)]
+    failed: list[NotLearned] = []
     # weights that do not fit are told before anything is written
     _require_space_for_all(to_do, load_foundation_network(jobs[0].preset, jobs[0].weights).to("meta"))
     with all_locked([job.folder for job in to_do]):
@@ -76,8 +80,25 @@ def adapt_dataset(
         describe_model(planned, model)
         for job in to_do:
             with stage(f"adapt {job.task.name} fold {job.fold}"):
-                run_job(job, target, continue_unfinished=continue_unfinished)
+                if overwrite:
+                    discard_failed_attempts(job.folder)
+                try:
+                    run_job(job, target, continue_unfinished=continue_unfinished)
+                except NotLearned as error:
+                    logger.error("%s", error)
+                    failed.append(error)
+    if failed:
+        raise _as_one(failed, len(jobs))
     return model
+
+
+def _as_one(failed: Sequence[NotLearned], folds: int) -> NotLearned:
+    if folds == 1:
+        return failed[0]
+    left_out = "they have no adapter, and predictions and averages go without them"
+    return NotLearned(
+        f"{len(failed)} of {counted(folds, 'fold')} failed, {left_out}: " + "; ".join(error.found for error in failed), advice=failed[0].advice
+    )
 
 
 def _is_kept(job: FoldJob) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -50,3 +52,16 @@ def test_voxels_that_nobody_annotated_count_for_nothing() -> None:
     task_loss(logits, sparse).backward()
     assert logits.grad is not None
     assert not logits.grad[..., 1:].any() and logits.grad[..., :1].any()
+
+
+def test_log_dice_is_its_logarithm_and_still_pulls_where_dice_is_flat() -> None:
+    """One voxel of 64 is the structure, and all logits are -8: Dice's gradient there is that of the logarithm times the Dice of about 1/2."""
+    segmentation = torch.zeros(1, 4, 4, 4, dtype=torch.long)
+    segmentation[0, 0, 0, 0] = 1
+    logits = torch.full((1, 1, 4, 4, 4), -8.0, requires_grad=True)
+    loss = task_loss(logits, segmentation)
+    (flat,) = torch.autograd.grad(loss, logits)
+    logarithm = task_loss(logits, segmentation, "log_dice")
+    (steep,) = torch.autograd.grad(logarithm, logits)
+    assert logarithm.item() == pytest.approx(-math.log(1 - loss.item()), rel=1e-5)
+    assert torch.allclose(steep * (1 - loss.item()), flat)

@@ -171,10 +171,10 @@ def execute(run: Run) -> None:
 
 
 def _can_go_on(job: FoldJob) -> bool:
-    """Whether there is a checkpoint and it is of this very run: after a change of the plans nobody asks for the old one."""
+    """Whether there is a checkpoint, or an attempt that failed, of this very run: after a change of the plans nobody asks for the old one."""
     path = job.folder / CHECKPOINT
     if not path.is_file():
-        return False
+        return bool(job.failed_attempts())
     try:
         read_fold_checkpoint(path, job.checkpoint_identity())
     except AdapterError as error:
