@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError, model_validator
 
 from arena_pipeline.errors import FoundationError
+from arena_pipeline.foundations.nnunet_scheme import NnunetScheme
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.model.architectures import AnyArchitecture
 from arena_pipeline.settings import AdaptationSettings, Frozen
@@ -26,12 +27,15 @@ class Scheme(Frozen):
         spacing_mm: (x, y, z) in RAS.
         window_hu: clipped to these, then scaled to [0, 1].
         patch_size_voxels: (x, y, z); volumes are padded to at least this.
+        orientation: "as_stored" leaves the image's own axes.
+        nnunet: how nnU-Net does it instead; None: as above. With it, spacing and patch are in the network's axis order.
     """
 
-    orientation: Literal["RAS"] = "RAS"
+    orientation: Literal["RAS", "as_stored"] = "RAS"
     spacing_mm: tuple[float, float, float]
     window_hu: tuple[float, float]
     patch_size_voxels: tuple[int, int, int]
+    nnunet: NnunetScheme | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Scheme:
@@ -41,7 +45,14 @@ class Scheme(Frozen):
             raise ValueError(f"window_hu: expected a lower and a higher end, found {self.window_hu}")
         if min(self.patch_size_voxels) <= 0:
             raise ValueError(f"patch_size_voxels: expected three lengths above 0, found {self.patch_size_voxels}")
+        if self.orientation == "as_stored" and self.nnunet is None:
+            raise ValueError("orientation: expected RAS, found as_stored")
         return self
+
+    @property
+    def overlap(self) -> float:
+        """Of neighbouring windows in prediction, as a share of the patch: nnU-Net's, or that of the published evaluation."""
+        return 0.25 if self.nnunet is None else 0.5
 
 
 class Weights(Frozen):

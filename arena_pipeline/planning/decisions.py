@@ -15,7 +15,6 @@ from arena_pipeline.planning.models import MULTICLASS_TASK, InferencePlan, Plans
 from arena_pipeline.planning.tasks import plan_task
 from arena_pipeline.settings import AdaptationSettings
 
-OVERLAP = 0.25
 THRESHOLD = 0.5
 MOST_WINDOWS_ON_DEVICE = 4
 MOST_WINDOWS_ON_CPU = 2
@@ -125,10 +124,11 @@ def _inference(preset: FoundationPreset, machine: Machine, channels: int, reason
     most = MOST_WINDOWS_ON_CPU if on_cpu else MOST_WINDOWS_ON_DEVICE
     window_batch = max(1, min(most, memory.windows_that_fit(preset, machine, channels)))
     limit = f"more than {most} are no faster on a {'CPU' if on_cpu else 'GPU'}" if window_batch == most else "more may not fit"
-    reasons["inference.overlap"] = "the overlap of the published evaluation"
+    published = preset.scheme.nnunet is None
+    reasons["inference.overlap"] = "the overlap of the published evaluation" if published else "the overlap that nnU-Net predicts with"
     reasons["inference.window_batch"] = f"windows at once in {_memory_words(machine)}; {limit}"
     reasons["inference.threshold"] = "the published threshold of binary tasks; not used by multi-class tasks"
-    return InferencePlan(overlap=OVERLAP, window_batch=window_batch, threshold=THRESHOLD)
+    return InferencePlan(overlap=preset.scheme.overlap, window_batch=window_batch, threshold=THRESHOLD)
 
 
 def _workers(fingerprint: Fingerprint, preset: FoundationPreset, machine: Machine, channels: int, reasons: dict[str, str]) -> WorkersPlan:

@@ -80,7 +80,7 @@ class CaseSettings:
 
     def windows(self, activation: Activation) -> Windows:
         """How the windows run. All share `fitting`, so that what the device can't do is tried once."""
-        return Windows(self.scheme.patch_size_voxels, self.overlap, activation, self.fitting, self.device)
+        return Windows(self.scheme.patch_size_voxels, self.overlap, activation, self.fitting, self.device, even=self.scheme.nnunet is not None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,12 +56,11 @@ Tile = tuple[_Segment, _Segment, _Segment]
 def _segments(grid: GridMap, axis: int) -> list[_Segment]:
     """The segments along RAS axis `axis` that touch the crop."""
     native_voxels, length = grid.ras_shape[axis], grid.cropped_shape[axis]
-    position = np.arange(native_voxels) * (grid.native_spacing_mm[axis] / grid.scheme_spacing_mm[axis])
-    position = np.minimum(position, grid.resampled_shape[axis] - 1) - grid.crop_start[axis]
+    position, held = grid.positions(axis)
     lower = np.floor(position).astype(np.int64)
     fraction = (position - lower).astype(np.float32)
-    lower_weight = np.where((lower >= 0) & (lower < length), 1 - fraction, np.float32(0))
-    upper_weight = np.where((lower >= -1) & (lower < length - 1), fraction, np.float32(0))
+    lower_weight = np.where(held & (lower >= 0) & (lower < length), 1 - fraction, np.float32(0))
+    upper_weight = np.where(held & (lower >= -1) & (lower < length - 1), fraction, np.float32(0))
     near, far = np.clip(lower, 0, length - 1), np.clip(lower + 1, 0, length - 1)
     segments = []
     for start in range(0, native_voxels, TILE_VOXELS):

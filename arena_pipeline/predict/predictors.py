@@ -26,8 +26,6 @@ from arena_pipeline.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 CASES_NAMED = 10
-ZERO_SHOT_INFERENCE = InferencePlan(window_batch=1)
-
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -119,7 +117,8 @@ def zero_shot_setup(
     network = AdaptedNetwork(preset, weights_file(preset, workspace.installed_foundation(name)), device)
     task = zero_shot_task(preset, {one: numbers[one] for one in structures}, network)
     source = {"model": "zero-shot", "foundation": name, "licence": preset.licence}
-    return Setup((task,), case_settings(preset.scheme, ZERO_SHOT_INFERENCE, 1, device), _labels((task,)), {}, source, _window_bytes(preset, device))
+    inference = InferencePlan(overlap=preset.scheme.overlap, window_batch=1)
+    return Setup((task,), case_settings(preset.scheme, inference, 1, device), _labels((task,)), {}, source, _window_bytes(preset, device))
 
 
 def check_zero_shot(preset: FoundationPreset, structures: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ finished and handed out. So beside the probabilities themselves little is in mem
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -36,6 +37,7 @@ class Windows:
     Attributes:
         overlap: share of the patch that neighbouring windows have in common, in [0, 1).
         batch: windows run at once.
+        even: steps of one length, as nnU-Net makes them, instead of a shorter last one.
     """
 
     patch_size: tuple[int, int, int]
@@ -43,6 +45,7 @@ class Windows:
     activation: Activation
     batch: FittingBatch
     device: torch.device
+    even: bool = False
 
 
 def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) -> list[tuple[int, ...]]:
@@ -53,11 +56,15 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) ->
     return list(itertools.product(*_starts(shape, patch, overlap)))
 
 
-def _starts(shape: Sequence[int], patch: Sequence[int], overlap: float) -> list[list[int]]:
+def _starts(shape: Sequence[int], patch: Sequence[int], overlap: float, even: bool = False) -> list[list[int]]:
     axes = []
     for length, edge in zip(shape, patch, strict=True):
-        step = max(int(edge * (1 - overlap)), 1)
-        axes.append([*range(0, length - edge, step), length - edge])
+        last = length - edge
+        if even:
+            steps = math.ceil(last / (edge * (1 - overlap)))
+            axes.append([round(last / steps * number) for number in range(steps)] + [last])
+        else:
+            axes.append([*range(0, last, max(int(edge * (1 - overlap)), 1)), last])
     return axes
 
 
@@ -150,7 +157,7 @@ def _finished_logits(network: Network, volume: Tensor, windows: Windows, along: 
 
     Sums and weights cover one layer of windows. After each layer, what lies before the next one is finished and moves out.
     """
-    patch, starts = windows.patch_size, _starts(volume.shape, windows.patch_size, windows.overlap)
+    patch, starts = windows.patch_size, _starts(volume.shape, windows.patch_size, windows.overlap, windows.even)
     importances = importance(patch).to(windows.device)
     across = [[0] if axis == along else starts[axis] for axis in range(3)]
     depth = [patch[axis] if axis == along else volume.shape[axis] for axis in range(3)]

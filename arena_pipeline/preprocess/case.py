@@ -14,6 +14,7 @@ from arena_pipeline.machine import memory_bytes
 from arena_pipeline.preprocess.crop import bounding_box
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.intensity import window_to_unit_
+from arena_pipeline.preprocess.nnunet import preprocess_nnunet, resample_labels
 from arena_pipeline.preprocess.orientation import to_ras
 from arena_pipeline.preprocess.resample import effective_spacing, resample_annotated, resample_linear, resample_nearest, resampled_size
 
@@ -30,11 +31,14 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
         threads: for the resampling.
 
     Returns:
-        (x, y, z) float32 in [0, 1], C-contiguous; the GridMap.
+        (x, y, z) float32 in [0, 1], C-contiguous; the GridMap. For nnU-Net's scheme: see `preprocess_nnunet`.
 
     Raises:
         ImageError: no voxel lies above the window's lower end, or the resampled volume is larger than the memory.
     """
+    if scheme.nnunet is not None:
+        _check_memory(image.geometry.shape, image.geometry.spacing_mm, scheme)
+        return preprocess_nnunet(image, scheme, scheme.nnunet)
     array, order = to_ras(image.array, image.geometry.affine)
     x, y, z = (image.geometry.spacing_mm[axis] for axis in order.axes)
     _check_memory(array.shape, (x, y, z), scheme)
@@ -85,5 +89,8 @@ def preprocess_segmentation(array: np.ndarray, grid: GridMap, ignore_label: int 
     resample = resample_nearest
     if ignore_label is not None and (unlabelled := array == ignore_label).any():
         array, resample = np.where(unlabelled, np.uint16(UNLABELLED), array.astype(np.uint16)), resample_annotated
+    if grid.native_start is not None and grid.native_stop is not None:
+        kept = tuple(slice(first, last) for first, last in zip(grid.native_start, grid.native_stop, strict=True))
+        return resample_labels(grid.axis_order.apply(array)[kept], grid.resampled_shape)
     resampled = resample(grid.axis_order.apply(array), grid.native_spacing_mm, grid.scheme_spacing_mm)
     return np.ascontiguousarray(resampled[grid.crop])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from arena_pipeline.preprocess.orientation import AxisOrder
 from arena_pipeline.settings import Frozen
 
@@ -9,9 +11,10 @@ Index = tuple[int, int, int]
 
 
 class GridMap(Frozen):
-    """All triples are (x, y, z) in RAS order, except `native_shape`.
+    """All triples are (x, y, z) in RAS order, except `native_shape`; for a network of nnU-Net in the network's axis order.
 
-    The RAS voxel r of the native grid lies at r * native_spacing_mm / scheme_spacing_mm - crop_start on the preprocessed one.
+    The RAS voxel r of the native grid lies at r * native_spacing_mm / scheme_spacing_mm - crop_start on the preprocessed one. With a
+    `native_start` (nnU-Net's way) it lies at (r - native_start + 1/2) * resampled_shape / (native_stop - native_start) - 1/2.
 
     Attributes:
         native_shape: voxels along the image's own axes.
@@ -21,6 +24,8 @@ class GridMap(Frozen):
         scheme_spacing_mm: after it; the scheme's, or the native one where both are the same within 0.001 mm.
         resampled_shape: after resampling, before cropping.
         crop_start, crop_stop: the kept box; first voxel, and one past the last.
+        native_start, native_stop: the box that was kept before resampling, of the native grid; None: all of it.
+        nearest_axis: along which a native voxel takes the nearest preprocessed one instead of the mean of two.
     """
 
     native_shape: Index
@@ -31,6 +36,9 @@ class GridMap(Frozen):
     resampled_shape: Index
     crop_start: Index
     crop_stop: Index
+    native_start: Index | None = None
+    native_stop: Index | None = None
+    nearest_axis: int | None = None
 
     @property
     def axis_order(self) -> AxisOrder:
@@ -46,6 +54,21 @@ class GridMap(Frozen):
         """Voxels of the preprocessed volume."""
         x, y, z = (stop - start for start, stop in zip(self.crop_start, self.crop_stop, strict=True))
         return x, y, z
+
+    def positions(self, axis: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the native voxels along an axis lie on the preprocessed grid, in its voxels, and which lie in the native box."""
+        voxels = np.arange(self.ras_shape[axis])
+        inside: np.ndarray = np.ones(len(voxels), dtype=bool)
+        last = self.resampled_shape[axis] - 1
+        if self.native_start is None or self.native_stop is None:
+            position = np.minimum(voxels * (self.native_spacing_mm[axis] / self.scheme_spacing_mm[axis]), last)
+        else:
+            start, stop = self.native_start[axis], self.native_stop[axis]
+            inside = (voxels >= start) & (voxels < stop)
+            position = np.clip((voxels - start + 0.5) * ((last + 1) / (stop - start)) - 0.5, 0, last)
+        if axis == self.nearest_axis:
+            position = np.floor(np.round(position, 6) + 0.5)
+        return position - self.crop_start[axis], inside
 
     @property
     def crop(self) -> tuple[slice, slice, slice]:

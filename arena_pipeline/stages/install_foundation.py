@@ -13,10 +13,12 @@ from torch import Tensor
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import INSTALLED_RECORD, FoundationPreset, find_preset, load_preset, preset_names
+from arena_pipeline.foundations.nnunet_folder import read_nnunet_folder
 from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_json
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import locked
 from arena_pipeline.model.checkpoints import Match, read_foundation
+from arena_pipeline.model.nnunet_checkpoint import read_nnunet_checkpoint
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.records import stage, versions
 from arena_pipeline.settings import Frozen
@@ -80,6 +82,27 @@ def install_foundation(name: str, file: Path, workspace: Workspace, trust_checkp
     if preset.weights.packaged is not None:
         raise FoundationError(f"foundation {name} comes with the package ({preset.weights.packaged}): there is nothing to install")
     return install_preset(preset, file, workspace, trust_checkpoint)
+
+
+def install_model_folder(folder: Path, workspace: Workspace, name: str | None = None, fold: str | None = None) -> Installation:
+    """Installs an nnU-Net v2 model folder, TotalSegmentator's among them, as a foundation of the workspace.
+
+    Args:
+        name: of the foundation; None: the dataset's name.
+        fold: "0" to "4" or "all"; None: the only one, else 0, else all.
+
+    Raises:
+        FoundationError: no such model, or one that can't be used as it is; nothing is installed then.
+    """
+    with stage("read"):
+        model = read_nnunet_folder(folder, name, fold)
+        found = read_nnunet_checkpoint(model)
+        source_sha256 = file_sha256(model.checkpoint)
+    for choice in model.choices:
+        logger.info("%s: %s", model.preset.name, choice)
+    target = workspace.installed_foundation(model.preset.name)
+    with stage("write"), locked(target):
+        return _write(model.preset, model.checkpoint, found, source_sha256, target, False)
 
 
 def install_preset(preset: FoundationPreset, file: Path, workspace: Workspace, trust_checkpoint: bool = False) -> Installation:
