@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 CASES_NAMED = 10
 
+
 @dataclass(frozen=True, eq=False)
 class Setup:
     """All that prediction needs but the volumes.
