@@ -6,7 +6,7 @@ PY := .venv/bin/python
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types layers licences audit wheel benchmarks arena_mini clean
+.PHONY: help install demo test lint types layers licences audit wheel benchmarks arena_mini nnunet_env nnunet_fixtures clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z_]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -58,6 +58,18 @@ arena_mini: $(INSTALLED)  ## the weights of the embedded foundation anew, into p
 	@$(PY) -m arena_pipeline.cli.pretrain -o pretraining/3 --phantoms 300 --phantom_seed 0 --seed 2 -pretrained_weights pretraining/2/arena_mini.safetensors \
 		--steps 1200 --learning_rate 0.002 --warmup_steps 50 --cooldown_steps 1000
 
+# nnU-Net needs a torchvision that does not go with every torch: it has an environment of its own, .venv-nnunet, which no test needs.
+nnunet_env:  ## .venv-nnunet with nnunetv2, for the fixtures alone
+	@test -x .venv-nnunet/bin/python || $(PYTHON) -m venv .venv-nnunet
+	@.venv-nnunet/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0 nnunetv2==2.8.1 dynamic-network-architectures==0.4.4
+
+nnunet_fixtures: $(INSTALLED) nnunet_env  ## tests/fixtures/nnunet anew: tiny models that nnU-Net plans, trains and runs on phantoms (some minutes)
+	@$(PY) -c 'import sys; from arena_pipeline.cli.make_phantoms import main; sys.exit(main())' -o pretraining/nnunet/isotropic -n 5 --layout flare22 \
+		--spacing 6 6 6 --field_of_view abdomen --size 0.8
+	@$(PY) -c 'import sys; from arena_pipeline.cli.make_phantoms import main; sys.exit(main())' -o pretraining/nnunet/anisotropic -n 5 --layout flare22 \
+		--spacing 5 5 18 --field_of_view torso --size 0.8 --seed 1
+	@.venv-nnunet/bin/python tests/fixtures/make_nnunet.py pretraining/nnunet tests/fixtures/nnunet
+
 clean:  ## remove everything made here, .venv too
-	rm -rf .venv dist build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-nnunet dist build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

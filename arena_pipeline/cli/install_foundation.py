@@ -66,7 +66,7 @@ def print_installation(installation: Installation) -> None:
         more = f" and {len(record.unexpected) - SHOWN} more" if len(record.unexpected) > SHOWN else ""
         print(f"  unexpected, not used: {', '.join(record.unexpected[:SHOWN])}{more}")
     if record.ignored:
-        print(f"  ignored: {record.ignored} tensors of a head that can't be taken over")
+        print(f"  ignored: {record.ignored} tensors of heads that are not used")
     if preset.pretrained_parts == "encoder":
         print("  an encoder alone: the decoder and the head are new, and trained for every task")
     elif preset.head == "none":

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from arena_pipeline.errors import FoundationError
-from arena_pipeline.foundations.nnunet_folder import NnunetModel
 from arena_pipeline.model.checkpoint_files import read_checkpoint_file
 from arena_pipeline.model.checkpoints import Match, match
+from arena_pipeline.model.nnunet_folder import NnunetModel
 
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of a network in parallel or compiled
 COPIES = ((r"^decoder\.encoder\.", "encoder."), (r"\.all_modules\.0\.", ".conv."), (r"\.all_modules\.\d+\.", ".norm."))

@@ -91,7 +91,9 @@ def write_arrays(folder: Path, identifier: str, arrays: tuple[np.ndarray, np.nda
         raise DatasetError(f"{identifier}: image of shape {image.shape}, segmentation {segmentation.shape}; preprocess both with one GridMap")
     folder.mkdir(parents=True, exist_ok=True)
     discard(folder, identifier)
-    tissue = image > 0 if segmentation is None else (image > 0) & (segmentation != UNLABELLED)
+    tissue = image > (0 if grid.native_start is None else image.min())  # nnU-Net's values are 0 at the mean of the structures
+    if segmentation is not None:
+        tissue &= segmentation != UNLABELLED
     positions = {"tissue": _kept(np.flatnonzero(tissue), MAXIMAL_TISSUE_POSITIONS, image.shape, rng)}
     _write_array(folder / f"{identifier}.b2nd", image)
     if segmentation is not None:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import INSTALLED_RECORD, FoundationPreset, find_preset, load_preset, preset_names
-from arena_pipeline.foundations.nnunet_folder import read_nnunet_folder
 from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_json
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import locked
 from arena_pipeline.model.checkpoints import Match, read_foundation
 from arena_pipeline.model.nnunet_checkpoint import read_nnunet_checkpoint
+from arena_pipeline.model.nnunet_folder import read_nnunet_folder
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.records import stage, versions
 from arena_pipeline.settings import Frozen
@@ -38,7 +38,7 @@ class FoundationRecord(Frozen):
         trusted: whether --trust_checkpoint was given.
         weights_sha256: of weights.safetensors, by which plans and adapters know them.
         matched, missing: weights of the network's pre-trained parts that the checkpoint filled and did not fill (always 0).
-        ignored: tensors of a head in the checkpoint that can't be used.
+        ignored: tensors of heads in the checkpoint that are not used.
         unexpected: the checkpoint's other tensors without a place in the network, by their names there.
         installed: date and time.
     """

@@ -14,9 +14,9 @@ import torch
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import load_preset
-from arena_pipeline.foundations.nnunet_folder import NnunetModel, read_nnunet_folder
 from arena_pipeline.io.images import read_image
 from arena_pipeline.model.nnunet_checkpoint import read_nnunet_checkpoint
+from arena_pipeline.model.nnunet_folder import NnunetModel, read_nnunet_folder
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.preprocess.case import preprocess_image
 from arena_pipeline.stages.install_foundation import install_model_folder

@@ -89,11 +89,13 @@ def test_an_unknown_foundation_lists_the_known() -> None:
 def test_every_key_is_explained_in_the_readme() -> None:
     """Of the presets and of plans.json, down to the settings."""
     from arena_pipeline.foundations import FoundationPreset, Scheme, Weights
+    from arena_pipeline.foundations.nnunet_scheme import NnunetScheme
     from arena_pipeline.model.architectures import SwinUnetr
+    from arena_pipeline.model.architectures.unet import PlainUNet
     from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
     from arena_pipeline.settings import AdaptationSettings
 
     readme = Path(str(preset_folder() / "README.md")).read_text(encoding="utf-8")
-    models = (FoundationPreset, SwinUnetr, Scheme, Weights, AdaptationSettings, Plans, TaskPlan, InferencePlan, WorkersPlan)
+    models = (FoundationPreset, SwinUnetr, PlainUNet, Scheme, NnunetScheme, Weights, AdaptationSettings, Plans, TaskPlan, InferencePlan, WorkersPlan)
     missing = sorted({key for model in models for key in model.model_fields if f"`{key}`" not in readme})
     assert not missing, f"plans/README.md does not explain {missing}"

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import RootModel, ValidationError
 
 from arena_pipeline.errors import FoundationError
-from arena_pipeline.foundations.nnunet_plans import architecture_of, configuration_of, scheme_of, structures_of
 from arena_pipeline.foundations.presets import OWN_NAME, FoundationPreset, Weights, preset_names
 from arena_pipeline.io.json_files import read_model
+from arena_pipeline.model.nnunet_plans import architecture_of, configuration_of, scheme_of, structures_of
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 HOMES = ("TOTALSEG_WEIGHTS_PATH", "TOTALSEG_HOME_DIR")
