@@ -26,6 +26,7 @@ WANTED = (
     "arena_postprocess",
     "arena_evaluate",
     "arena_compare",
+    "arena_cross_validate",
     "arena_verify_dataset",
     "arena_info",
     "arena_install_foundation",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from arena_pipeline.adapt.job import read_planned_dataset
 from arena_pipeline.arguments import plain_arguments
-from arena_pipeline.errors import DatasetError
+from arena_pipeline.errors import DatasetError, MissingPackage
 from arena_pipeline.evaluate.scores import Protocol
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import locked
@@ -18,12 +19,14 @@ from arena_pipeline.records import note, stage
 from arena_pipeline.research.compare.execution import execute_all, run_workers
 from arena_pipeline.research.compare.grid import ComparisonRequest, Grid, installed_methods
 from arena_pipeline.research.compare.outputs import Finished, gather, write_outputs
-from arena_pipeline.research.compare.report import write_report
 from arena_pipeline.research.compare.report_data import ReportData
 from arena_pipeline.stages.adapt import DEFAULT_FOLDS
 from arena_pipeline.workspace import ComparisonFolder, Workspace
 
 logger = logging.getLogger(__name__)
+
+REPORT_PACKAGES = ("jinja2", "markupsafe", "contourpy", "PIL")
+"""Of the extra [research]."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def compare(
         ArenaError: something is missing, or another command is at work on the comparison or the dataset, before the first run; or runs failed,
             told after all others were made and the tables were written.
     """
+    _require_report_packages()
     planned = read_planned_dataset(dataset_id, workspace, foundation)
     note("device", str(pick_device(device)))
     raw = RawDataset.open(workspace.raw_dataset(planned.plans.dataset_name))
@@ -83,6 +87,12 @@ def compare(
     asked = ComparisonRequest(tuple(shots), wanted, chosen, tuple(folds), tuple(ranks), rank, max_epochs, most_queries, protocol, device)
     with locked(folder.root):
         return _compare(Grid(planned, asked, folder, raw), workers, finished_only, command)
+
+
+def _require_report_packages() -> None:
+    """Before hours of runs, not after them."""
+    if lacking := [name for name in REPORT_PACKAGES if find_spec(name) is None]:
+        raise MissingPackage(f"the report needs {', '.join(lacking)}", advice="pip install 'arena-pipeline[research]'")
 
 
 def _compare(grid: Grid, workers: int | None, finished_only: bool, command: str) -> Comparison:
@@ -104,6 +114,8 @@ def _compare(grid: Grid, workers: int | None, finished_only: bool, command: str)
             raise failed[0] if failed else DatasetError(f"{folder.root}: no finished run yet; leave out --finished_only to make them")
         data = gather(found, command, notes)
         write_outputs(folder, data)
+        from arena_pipeline.research.compare.report import write_report  # needs an extra, which is there: see above
+
         write_report(folder, data)
     if failed:
         raise DatasetError(f"{len(failed)} of {len(runs)} runs failed, the tables in {folder.root} are without them: " + "; ".join(map(str, failed)))

@@ -20,7 +20,7 @@ from pydantic_core import to_jsonable_python
 from arena_pipeline.adapt.checkpoint import read_fold_checkpoint
 from arena_pipeline.adapt.job import FoldJob, PlannedDataset
 from arena_pipeline.adapt.run import run_job
-from arena_pipeline.errors import AdapterError
+from arena_pipeline.errors import AdapterError, NotLearned
 from arena_pipeline.evaluate.metrics import Status
 from arena_pipeline.evaluate.scores import LabelPair, Protocol, native_scores, published_score
 from arena_pipeline.io.atomic import write_json
@@ -44,7 +44,11 @@ from arena_pipeline.workspace import CHECKPOINT
 logger = logging.getLogger(__name__)
 
 MEASURES = ("Dice", "NSD_1mm", "NSD_2mm", "HD95_mm")
-ADAPTER_FACTS = {"failed", "epochs", "stop_reason", "final_loss", "seconds", "peak_memory_mib", "trained_parameters", "effective_rank"}
+ADAPTER_FACTS = {"epochs", "stop_reason", "final_loss", "seconds", "peak_memory_mib", "trained_parameters", "effective_rank"}
+
+
+FAILED = "fit failed"
+"""The status in runs.csv of what a fit that did not learn has no score of."""
 
 
 class CaseScore(Frozen):
@@ -59,8 +63,8 @@ class CaseScore(Frozen):
 class FinishedRun(Frozen):
     """The record of a run. `identity`: all that its scores depend on; a run with another one has to be made again.
 
-    `adapter` is what adapter.json says of the adaptation; empty for zero-shot. `predictions`: the segmentations that were kept, by
-    their names; empty where none were, and in earlier records.
+    `adapter` is what adapter.json says of the adaptation; empty for zero-shot, and of one that failed only that it did, without scores.
+    `predictions`: the segmentations that were kept, by their names; empty where none were, and in earlier records.
     """
 
     identity: dict[str, Any]
@@ -155,7 +159,11 @@ def execute(run: Run) -> None:
     adapter: AdapterRecord | None = None
     if run.job is not None:
         if not run.job.is_done():
-            run_job(run.job, device, progress=False, continue_unfinished=_can_go_on(run.job))
+            try:
+                run_job(run.job, device, progress=False, continue_unfinished=_can_go_on(run.job))
+            except NotLearned as error:
+                _write_failed(run, identity, error)
+                return
         adapter = read_adapter_record(run.job.folder)
     if run.predictions is not None:
         run.record.unlink(missing_ok=True)  # a run without its segmentations is not finished
@@ -168,6 +176,15 @@ def execute(run: Run) -> None:
     kept = {} if run.predictions is None else {path.name: WrittenFile.of(path) for path in sorted(run.predictions.iterdir())}
     finished = FinishedRun(identity=identity, adapter=facts, predict_seconds=round(seconds, 3), scores=tuple(scores), predictions=kept)
     write_json(run.record, finished.model_dump(mode="json"))
+
+
+def _write_failed(run: Run, identity: dict[str, Any], error: NotLearned) -> None:
+    """A fit that failed is a result of the method: counted in the tables, not made again by the next command."""
+    logger.warning("%s %s fold %d: failed, counted as such: %s", run.name, run.task.name, run.fold, error)
+    if run.predictions is not None:
+        shutil.rmtree(run.predictions, ignore_errors=True)
+    facts = {"failed": True, "stop_reason": "has not learned"}
+    write_json(run.record, FinishedRun(identity=identity, adapter=facts, predict_seconds=0, scores=()).model_dump(mode="json"))
 
 
 def _can_go_on(job: FoldJob) -> bool:
@@ -228,12 +245,12 @@ def row_values(run: Run, finished: FinishedRun, folder: str) -> list[dict[str, o
         "predict_seconds": finished.predict_seconds,
         "folder": folder,
     }
-    costs = {name: finished.adapter.get(name, 0 if run.job is None else None) for name in ADAPTER_FACTS - {"failed", "effective_rank", "final_loss"}}
+    costs = {name: finished.adapter.get(name, 0 if run.job is None else None) for name in ADAPTER_FACTS - {"effective_rank", "final_loss"}}
     if run.job is None:
         costs |= {"stop_reason": "not adapted", "peak_memory_mib": None}
     total = {"effective_rank": sum(ranks.values()), "allocated_rank": len(ranks) * settings.rank} if settings is not None and ranks else {}
     of_run |= costs | total | {"final_loss": finished.adapter.get("final_loss")}
-    return [
-        of_run | {"structure": score.structure, "case": score.case, "status": score.status, **dict.fromkeys(MEASURES), **score.measures}
-        for score in finished.scores
-    ]
+    scored = [{"structure": score.structure, "case": score.case, "status": score.status} | score.measures for score in finished.scores]
+    if of_run["failed"]:
+        scored = [{"structure": name, "case": query.case, "status": FAILED} for query in run.queries for name in query.structures]
+    return [of_run | dict.fromkeys(MEASURES) | score for score in scored]

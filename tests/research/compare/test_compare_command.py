@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from arena_pipeline.cli.compare import main
-from arena_pipeline.errors import DatasetError, FolderInUse, PlansError, UnknownStructure
+from arena_pipeline.errors import DatasetError, FolderInUse, NotLearned, PlansError, UnknownStructure
 from arena_pipeline.evaluate.scores import LabelPair, native_scores
 from arena_pipeline.io.images import read_segmentation
 from arena_pipeline.io.lock import locked
@@ -125,6 +125,19 @@ def test_a_finished_run_is_kept_while_nothing_changes(ready: Workspace, capsys: 
     assert len(runs) == 2 and runs["NSD_2mm"].isna().all()
     stored = StoredCase.open(ready.cases(DATASET, "arena_mini"), "query_0")
     assert runs["Dice"].between(0, 1 - 1 / (2 * np.count_nonzero(stored.segmentation() == 1) + 1)).all()
+
+
+def test_a_fit_that_did_not_learn_is_a_result(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise NotLearned("liver, fold 0: has not learned in 2 attempts")
+
+    monkeypatch.setattr("arena_pipeline.research.compare.runs.run_job", fails)
+    done = run(ready, methods=["arena"])
+    assert done.data.runs[["failed", "status", "case"]].values.tolist() == [[True, "fit failed", f"query_{index}"] for index in range(QUERIES)]
+    row = done.data.summary.iloc[0]
+    assert (row["failed_fits"], row["fits"]) == (1, 1) and np.isnan(row["Dice"]) and done.data.examples == []
+    assert "1 of 1 failed" in done.folder.markdown("dice_1shots").read_text() and done.folder.report.is_file()
+    assert run(ready, methods=["arena"]).executed == 0
 
 
 def test_a_damaged_segmentation_is_made_again(ready: Workspace, caplog: pytest.LogCaptureFixture) -> None:

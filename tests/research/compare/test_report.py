@@ -17,7 +17,7 @@ from arena_pipeline.research.compare.report.about import fact_lines
 from arena_pipeline.research.compare.report.dice_sections import dice_cell, short_answers
 from arena_pipeline.research.compare.report.page import read_logs, render
 from arena_pipeline.research.compare.report.parts import Cell, p_value
-from arena_pipeline.research.compare.report.run_sections import mean_over_folds, rank_section
+from arena_pipeline.research.compare.report.run_sections import mean_over_folds, rank_map_section, rank_section
 from arena_pipeline.research.compare.report.style import styles
 from arena_pipeline.research.compare.report_data import ReportData
 from arena_pipeline.research.compare.tables import RANK_COLUMNS
@@ -214,6 +214,16 @@ def test_runs_of_the_rank_sweep_are_not_in_the_loss_curves(report_data: ReportDa
 def test_mean_over_folds_continues_a_shorter_fold_with_its_last_value() -> None:
     folds = [pd.DataFrame({"loss": [1.0, 0.5, 0.2]}), pd.DataFrame({"loss": [0.8, 0.4]})]
     np.testing.assert_allclose(mean_over_folds(folds, ["loss"]), [[0.9, 0.45, 0.3]])
+
+
+def test_what_is_said_of_few_epochs_and_few_queries(report_data: ReportData, build_report_data) -> None:
+    """ARENA's rank has not moved yet, of two queries there is no median and no worst."""
+    still = {(5, "liver", "arena"): [pd.DataFrame({"epoch": [0, 1], "loss": 0.5, "learning_rate": 0.1, "effective_rank": 8, "m.key": 8})]}
+    assert rank_map_section(still).figures[0].absent.endswith("no rank had changed when the adaptations ended, after at most 2 epochs.")
+    only_best = Page(render(build_report_data((("liver", "base"),), ("arena",), (5,), ())))
+    assert "Examples" in only_best.words and "Best, median and worst" not in only_best.words
+    others = [dataclasses.replace(report_data.examples[0], which=which) for which in ("best", "median", "worst")]
+    assert "Best, median and worst cases" in Page(render(dataclasses.replace(report_data, examples=others))).words
 
 
 def test_names_of_matrices() -> None:

@@ -38,12 +38,15 @@ def write_report(folder: ComparisonFolder, data: ReportData) -> Path:
 def render(data: ReportData) -> str:
     """The page as text. It holds no script and refers to nothing outside itself; names from the data are escaped."""
     overlays, lost = _overlays(data)
+    only_best = all(overlay.example.which == "best" for overlay in overlays)
     return _template().render(
         title=data.facts.get("title") or "Comparison of methods",
         notes=list(data.facts.get("notes") or ()),
         answers=short_answers(data.tests),
         sections=_sections(data),
         examples=_by_structure(overlays),
+        examples_title="Examples" if only_best else "Best, median and worst cases",
+        only_best=only_best,
         lost_examples=lost,
         facts=fact_lines(data.facts),
         about=[status_table(data.runs), *settings_tables(data.facts)],

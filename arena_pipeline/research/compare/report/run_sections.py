@@ -18,6 +18,8 @@ from arena_pipeline.research.compare.tables import REFERENCE
 TABLE_EPOCHS = 9
 MATRIX_COLUMNS = slice(4, None)
 """Of a training log: after epoch, loss, learning_rate and the sum of the ranks."""
+SHRINKING = ("arena", "adalora")
+"""Methods, by how their names begin, whose rank may change during training."""
 EVERY_EPOCH = "every epoch is in the training_log.csv beside each adapter"
 
 Logs = Mapping[tuple[int, str, str], Sequence[pd.DataFrame]]
@@ -112,7 +114,7 @@ def rank_map_section(logs: Logs) -> Section:
     title = "Effective rank during training"
     moving = {key: folds for key, folds in logs.items() if any(_rank_changes(log) for log in folds)}
     if not moving:
-        return Section("rank-maps", title, figures=[Figure(absent="Nothing to show: no method here has a rank that changes during training.")])
+        return Section("rank-maps", title, figures=[Figure(absent=_why_no_rank_changed(logs))])
     methods = sorted(dict.fromkeys(method for _, _, method in moving), key=lambda method: method != REFERENCE)
     figures = []
     for place, method in enumerate(methods):
@@ -121,6 +123,14 @@ def rank_map_section(logs: Logs) -> Section:
     still = [name for name in dict.fromkeys(method for _, _, method in logs) if name not in methods]
     text = f"Not shown, because they have no rank or keep all of it: {', '.join(still)}." if still else ""
     return Section("rank-maps", title, [text] if text else [], figures=figures)
+
+
+def _why_no_rank_changed(logs: Logs) -> str:
+    """Of methods whose rank is fixed, and of those whose rank could have changed in a longer schedule."""
+    epochs = [len(log) for (_, _, method), folds in logs.items() if method.startswith(SHRINKING) for log in folds]
+    if not epochs:
+        return "Nothing to show: no method here has a rank that changes during training."
+    return f"Nothing to show: no rank had changed when the adaptations ended, after at most {max(epochs)} epoch{'' if max(epochs) == 1 else 's'}."
 
 
 def _rank_figure(name: str, method: str, runs: Mapping[tuple[int, str], Sequence[pd.DataFrame]], folded: bool) -> Figure:
