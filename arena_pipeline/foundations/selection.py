@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 from arena_pipeline.errors import PlansError
-from arena_pipeline.foundations import load_preset
+from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset
 from arena_pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+def pick_foundation(workspace: Workspace, foundation: str | None) -> tuple[FoundationPreset, str]:
+    """The preset named, else the most preferred one with weights, and why it is this one."""
+    if foundation is not None:
+        return load_preset(foundation, workspace.foundations), f"{foundation} was asked for"
+    name, reason = choose_foundation(workspace.foundations)
+    logger.info("foundation: %s (another one: -foundation NAME)", reason)
+    return load_preset(name, workspace.foundations), reason
 
 
 def planned_foundation(workspace: Workspace, dataset_name: str, foundation: str | None) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import PlansError
 from arena_pipeline.fingerprint import Fingerprint, dataset_state
 from arena_pipeline.fingerprint import extract_fingerprint as measure
-from arena_pipeline.foundations import choose_foundation, load_preset
+from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.foundations.selection import pick_foundation
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import locked
 from arena_pipeline.machine import workers_for
@@ -35,29 +37,30 @@ def extract_fingerprint(
     Raises:
         ArenaError: an unknown dataset or foundation, or cases that can't be used, all of them named; no fingerprint is written then.
     """
-    if foundation is None:
-        foundation, reason = choose_foundation(workspace.foundations)
-        logger.info("foundation: %s (another one: -foundation NAME)", reason)
-    preset = load_preset(foundation, workspace.foundations)
+    preset, _ = pick_foundation(workspace, foundation)
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
     fingerprints = []
     for name in names:
-        with locked(workspace.preprocessed_dataset(name)), stage("fingerprint"):
+        with locked(workspace.preprocessed_dataset(name)):
             raw = RawDataset.open(workspace.raw_dataset(name))
-            path = workspace.fingerprint(name)
-            fingerprint = None if clean else _up_to_date(workspace, name, dataset_state(raw, preset))
-            if fingerprint is None:
-                fingerprint = measure(raw, preset, workers_for(BYTES_PER_WORKER) if workers is None else workers)
-                fingerprint.write(path)
-            else:
-                logger.info("%s: the fingerprint there is up to date, kept (--clean measures again)", name)
-            fingerprints.append(fingerprint)
+            fingerprints.append(fingerprint_dataset(raw, workspace.fingerprint(name), preset, workers, clean))
     return fingerprints
 
 
-def _up_to_date(workspace: Workspace, name: str, state: str) -> Fingerprint | None:
+def fingerprint_dataset(raw: RawDataset, path: Path, preset: FoundationPreset, workers: int | None = None, clean: bool = False) -> Fingerprint:
+    """The fingerprint in `path`, measured and written unless it is up to date; the caller holds its folder. Raises as above."""
+    with stage("fingerprint"):
+        if not clean and (there := _up_to_date(path, dataset_state(raw, preset))) is not None:
+            logger.info("%s: the fingerprint there is up to date, kept (--clean measures again)", raw.folder.name)
+            return there
+        fingerprint = measure(raw, preset, workers_for(BYTES_PER_WORKER) if workers is None else workers)
+        fingerprint.write(path)
+        return fingerprint
+
+
+def _up_to_date(path: Path, state: str) -> Fingerprint | None:
     try:
-        fingerprint = Fingerprint.read(workspace.fingerprint(name))
+        fingerprint = Fingerprint.read(path)
     except PlansError:
         return None  # none yet, or of an older version of this program: it is measured again
     return fingerprint if fingerprint.source_sha256 == state else None

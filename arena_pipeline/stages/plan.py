@@ -12,11 +12,12 @@ from typing import Any
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, PlansError
 from arena_pipeline.fingerprint import Finding, Fingerprint, dataset_state
-from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset, weights_file
+from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
+from arena_pipeline.foundations.selection import pick_foundation
 from arena_pipeline.io.dataset import Objective, RawDataset
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import locked
-from arena_pipeline.machine import this_machine
+from arena_pipeline.machine import Machine, this_machine
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.planning import Plans, make_plans
 from arena_pipeline.planning.tasks import partly_annotated
@@ -52,7 +53,6 @@ def plan(
     foundation: str | None = None,
     device: str = "auto",
     objective: Objective | None = None,
-    foundation_reason: str | None = None,
 ) -> list[WrittenPlans]:
     """Makes plans for every dataset and writes them, each with its reasons.
 
@@ -63,49 +63,63 @@ def plan(
         foundation: a preset's name; None: the most preferred one with weights.
         device: where networks will run; its memory decides the size of the micro-batches.
         objective: instead of the one in dataset.json.
-        foundation_reason: why it is this foundation, where the caller has picked it.
 
     Raises:
         ArenaError: an unknown dataset or foundation, no fingerprint or an old one, no weights, or no usable training case for any structure.
     """
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
-    preset, reason = pick_foundation(workspace, foundation)
-    foundation_sha256 = file_sha256(weights_file(preset, workspace.installed_foundation(preset.name)))
-    machine = this_machine(str(pick_device(device)))
+    basis = planning_basis(workspace, foundation, device, objective)
     planned = []
     for name in names:
-        with locked(workspace.preprocessed_dataset(name)), stage("plan"):
+        with locked(workspace.preprocessed_dataset(name)):
             raw = RawDataset.open(workspace.raw_dataset(name))
-            fingerprint = _read_fingerprint(workspace, raw, preset)
-            plans = make_plans(fingerprint, preset, foundation_sha256, raw.json, machine, objective)
-            plans = plans.model_copy(update={"reasons": {**plans.reasons, "foundation": foundation_reason or reason}})
-            _check_candidates(plans)
-            path = workspace.plans(name, preset.name)
-            planned.append(WrittenPlans(plans, path, _write(plans, path), (*fingerprint.findings, *partly_annotated(plans, fingerprint))))
+            planned.append(plan_dataset(raw, Fingerprint.read(workspace.fingerprint(name)), basis, workspace))
     return planned
 
 
-def _read_fingerprint(workspace: Workspace, raw: RawDataset, preset: FoundationPreset) -> Fingerprint:
+@dataclass(frozen=True)
+class PlanningBasis:
+    """What a command looks up once and all its datasets are planned on. `reason`: why it is this foundation."""
+
+    preset: FoundationPreset
+    reason: str
+    weights_sha256: str
+    machine: Machine
+    objective: Objective | None
+
+
+def planning_basis(workspace: Workspace, foundation: str | None, device: str, objective: Objective | None) -> PlanningBasis:
+    """Arguments as of `plan`.
+
+    Raises:
+        ArenaError: an unknown foundation or device, or no weights.
+    """
+    preset, reason = pick_foundation(workspace, foundation)
+    weights = file_sha256(weights_file(preset, workspace.installed_foundation(preset.name)))
+    return PlanningBasis(preset, reason, weights, this_machine(str(pick_device(device))), objective)
+
+
+def plan_dataset(raw: RawDataset, fingerprint: Fingerprint, basis: PlanningBasis, workspace: Workspace) -> WrittenPlans:
+    """Plans one dataset, whose preprocessed folder the caller holds, and writes them; raises as `plan` does."""
+    with stage("plan"):
+        _check_fingerprint(fingerprint, raw, basis.preset, workspace)
+        plans = make_plans(fingerprint, basis.preset, basis.weights_sha256, raw.json, basis.machine, basis.objective)
+        plans = plans.model_copy(update={"reasons": {**plans.reasons, "foundation": basis.reason}})
+        _check_candidates(plans)
+        path = workspace.plans(raw.folder.name, basis.preset.name)
+        return WrittenPlans(plans, path, _write(plans, path), (*fingerprint.findings, *partly_annotated(plans, fingerprint)))
+
+
+def _check_fingerprint(fingerprint: Fingerprint, raw: RawDataset, preset: FoundationPreset, workspace: Workspace) -> None:
     name, number = raw.folder.name, int(raw.folder.name[7:10])
-    path = workspace.fingerprint(name)
-    fingerprint = Fingerprint.read(path)
     if fingerprint.source_sha256 != dataset_state(raw, load_preset(fingerprint.foundation, workspace.foundations)):
-        raise PlansError(f"{path}: the dataset has changed since; run arena_extract_fingerprint -d {number} -foundation {preset.name}")
+        advice = f"run arena_extract_fingerprint -d {number} -foundation {preset.name}"
+        raise PlansError("the dataset has changed since", file=workspace.fingerprint(name), advice=advice)
     if fingerprint.foundation != preset.name:
         logger.warning(
             "%s: the findings of its fingerprint are about the scheme of %s; arena_extract_fingerprint -d %d -foundation %s renews them",
             *(name, fingerprint.foundation, number, preset.name),
         )
-    return fingerprint
-
-
-def pick_foundation(workspace: Workspace, foundation: str | None) -> tuple[FoundationPreset, str]:
-    """The preset named, else the most preferred one with weights, and why it is this one."""
-    if foundation is not None:
-        return load_preset(foundation, workspace.foundations), f"{foundation} was asked for"
-    name, reason = choose_foundation(workspace.foundations)
-    logger.info("foundation: %s (another one: -foundation NAME)", reason)
-    return load_preset(name, workspace.foundations), reason
 
 
 def _check_candidates(plans: Plans) -> None:

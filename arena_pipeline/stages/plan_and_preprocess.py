@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from arena_pipeline.arguments import plain_arguments
-from arena_pipeline.foundations import weights_file
-from arena_pipeline.io.dataset import Objective
+from arena_pipeline.io.dataset import Objective, RawDataset
 from arena_pipeline.io.lock import all_locked
-from arena_pipeline.stages.extract_fingerprint import extract_fingerprint
-from arena_pipeline.stages.plan import WrittenPlans, pick_foundation, plan
-from arena_pipeline.stages.preprocess import Preprocessed, preprocess
+from arena_pipeline.stages.extract_fingerprint import fingerprint_dataset
+from arena_pipeline.stages.plan import WrittenPlans, plan_dataset, planning_basis
+from arena_pipeline.stages.preprocess import Preprocessed, preprocess_planned
 from arena_pipeline.stages.verify_dataset import require_integrity
 from arena_pipeline.workspace import Workspace
 
@@ -42,15 +41,14 @@ def plan_and_preprocess(
         ArenaError: as extract_fingerprint, plan and preprocess do; what an earlier step wrote stays.
     """
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]  # a wrong number is told before the hours of work for the others
-    preset, reason = pick_foundation(workspace, foundation)
-    weights_file(preset, workspace.installed_foundation(preset.name))  # missing weights are told before the hours of work
+    basis = planning_basis(workspace, foundation, device, objective)  # and so are missing weights
     prepared = []
     with all_locked([workspace.preprocessed_dataset(name) for name in names]):
-        for dataset_id in dataset_ids:
+        for dataset_id, name in zip(dataset_ids, names, strict=True):
             if verify_dataset_integrity:
                 require_integrity(dataset_id, workspace, fingerprint_workers)
-            extract_fingerprint([dataset_id], workspace, foundation=preset.name, workers=fingerprint_workers)
-            (planned,) = plan([dataset_id], workspace, preset.name, device, objective, reason)
-            (stored,) = preprocess([dataset_id], workspace, preset.name, workers, clean)
-            prepared.append((planned, stored))
+            raw = RawDataset.open(workspace.raw_dataset(name))
+            fingerprint = fingerprint_dataset(raw, workspace.fingerprint(name), basis.preset, fingerprint_workers)
+            planned = plan_dataset(raw, fingerprint, basis, workspace)
+            prepared.append((planned, preprocess_planned(raw, planned.plans, workspace, workers, clean)))
     return prepared

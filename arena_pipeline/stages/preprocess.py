@@ -58,18 +58,22 @@ def preprocess(
     """
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
     with all_locked([workspace.preprocessed_dataset(name) for name in names]):
-        return [_preprocess_one(name, workspace, foundation, workers, clean) for name in names]
+        return [_read_and_preprocess(name, workspace, foundation, workers, clean) for name in names]
 
 
-def _preprocess_one(name: str, workspace: Workspace, foundation: str | None, workers: int | None, clean: bool) -> Preprocessed:
+def _read_and_preprocess(name: str, workspace: Workspace, foundation: str | None, workers: int | None, clean: bool) -> Preprocessed:
     chosen = planned_foundation(workspace, name, foundation)
-    path = workspace.plans(name, chosen)
-    plans = Plans.read(path, load_preset(chosen, workspace.foundations).architecture)
-    raw = RawDataset.open(workspace.raw_dataset(name))
-    cases = needed_cases(plans, raw, path)
-    folder = workspace.cases(name, chosen)
+    plans = Plans.read(workspace.plans(name, chosen), load_preset(chosen, workspace.foundations).architecture)
+    return preprocess_planned(RawDataset.open(workspace.raw_dataset(name)), plans, workspace, workers, clean)
+
+
+def preprocess_planned(raw: RawDataset, plans: Plans, workspace: Workspace, workers: int | None, clean: bool) -> Preprocessed:
+    """Preprocesses the cases that `plans` need; the caller holds the dataset's preprocessed folder. Arguments and errors as of `preprocess`."""
+    name = raw.folder.name
+    cases = needed_cases(plans, raw, workspace.plans(name, plans.foundation))
+    folder = workspace.cases(name, plans.foundation)
     if clean and folder.exists():
-        logger.info("%s: deleting what was preprocessed for %s", name, chosen)
+        logger.info("%s: deleting what was preprocessed for %s", name, plans.foundation)
         shutil.rmtree(folder)
     processes = plans.workers.preprocess if workers is None else workers
     with stage("preprocess"):
