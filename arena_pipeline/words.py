@@ -15,6 +15,14 @@ def memory_size(size_bytes: float) -> str:
     return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:.0f} MiB"
 
 
+def duration(seconds: float) -> str:
+    """40 s, 12 min, 3 h 05 min."""
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
 def without_advice(error: Exception) -> str:
     """What an error found, without what to do about it, which ends the sentences of this package after a semicolon: elsewhere it may be wrong."""
     return str(error).rpartition("; ")[0] or str(error)

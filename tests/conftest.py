@@ -1,4 +1,4 @@
-"""Fixtures that the tests share: small real files, never mocks."""
+"""Fixtures that the tests share: small real files."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from arena_pipeline.model.recompute import recompute_activations_
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.records import RunRecord, versions
-from arena_pipeline.words import counted
+from arena_pipeline.words import counted, duration
 from arena_pipeline.workspace import PROGRESS, TRAINING_LOG
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,8 @@ def _prepared(job: FoldJob, device: torch.device, number: int = 0) -> Adaptation
 
 
 def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progress: bool) -> History:
-    name, done, told = f"{job.task.name}, fold {job.fold}", len(adaptation.epochs), time.monotonic()
+    name, done, begun = f"{job.task.name}, fold {job.fold}", len(adaptation.epochs), time.monotonic()
+    told = begun
     with (
         TrainingLog(job.folder / TRAINING_LOG, adaptation.epochs) as log,
         tqdm(total=job.settings.max_epochs, initial=done, desc=name, unit="epoch", disable=None if progress else True) as bar,
@@ -167,7 +168,9 @@ def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progres
             bar.update()
             if progress and bar.disable and time.monotonic() - told >= SECONDS_BETWEEN_LINES:
                 told = time.monotonic()
-                logger.info("%s: epoch %d of %d, loss %.3f", name, epoch.epoch + 1, job.settings.max_epochs, epoch.loss)
+                epochs, number = job.settings.max_epochs, epoch.epoch + 1
+                left = duration((told - begun) / (number - done) * (epochs - number))
+                logger.info("%s: epoch %d of %d, loss %.3f, about %s left", name, number, epochs, epoch.loss, left)
 
         try:
             history = adaptation.run(on_epoch)

@@ -50,20 +50,7 @@ def _adapt(args: argparse.Namespace) -> None:
     keep_freed_memory()
 
     for dataset_id in args.dataset_ids:
-        model = adapt_dataset(
-            dataset_id,
-            args.shots,
-            args.workspace,
-            folds=args.folds,
-            structures=args.structures,
-            foundation=args.foundation,
-            method=args.method,
-            rank=args.rank,
-            max_epochs=args.max_epochs,
-            device=args.device,
-            overwrite=args.overwrite,
-            continue_unfinished=args.continue_unfinished,
-        )
+        model = adapt_dataset(dataset_id, **common.keywords(args, "dataset_ids"))
         command = ["arena_predict", "-i", "FOLDER_WITH_CTS", "-o", "OUTPUT_FOLDER", "-d", str(dataset_id), "-shots", str(args.shots)]
         method = model.name.rpartition("_")[0]
         command += [] if method == "arena" else ["-method", method]

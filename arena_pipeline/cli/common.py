@@ -172,6 +172,11 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def keywords(args: argparse.Namespace, *without: str) -> dict[str, Any]:
+    """What was typed, as arguments of the function that does the command's work: options are called as its parameters are."""
+    return {name: value for name, value in vars(args).items() if name not in ("verbose", *without)}
+
+
 def check_first(workspace: Workspace, dataset_ids: Sequence[int] = (), device: str = "auto", inputs: Path | None = None) -> None:
     """Refuses, before a command imports torch, which takes seconds, what no torch is needed for: a stage's own checks, called early.
 

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     add("-rank", type=common.positive_int, metavar="R", help="allocated rank of the methods that have one (default: the plans', or the method's own)")
     add("--ranks", type=common.positive_int, nargs="+", default=[], metavar="R", help="also a rank sweep: LoRA and ARENA with each of these ranks")
     add("--max_epochs", type=common.positive_int, metavar="N", help="length of every schedule (default: the plans')")
-    add("-queries", "--queries", type=common.positive_int, metavar="N", help="only the first N query cases (default: all)")
+    add("-queries", "--queries", dest="most_queries", type=common.positive_int, metavar="N", help="only the first N query cases (default: all)")
     add("--protocol", choices=("native", "published"), default="native", help="published: Dice as the papers compute it, on the preprocessed grid")
     text = "runs at once, each in a process of its own; 0 or 1: one after the other in this one (default: chosen from cores and memory)"
     add("-np", dest="workers", type=common.whole_number, metavar="N", help=text)
@@ -58,24 +58,7 @@ def _compare(args: argparse.Namespace, command: str) -> None:
     from arena_pipeline.research.compare.compare import compare
 
     keep_freed_memory()
-    done = compare(
-        args.dataset_id,
-        args.shots,
-        args.workspace,
-        methods=args.methods,
-        structures=args.structures,
-        folds=args.folds,
-        ranks=args.ranks,
-        rank=args.rank,
-        max_epochs=args.max_epochs,
-        most_queries=args.queries,
-        foundation=args.foundation,
-        protocol=args.protocol,
-        workers=args.workers,
-        device=args.device,
-        finished_only=args.finished_only,
-        command=command,
-    )
+    done = compare(**common.keywords(args), command=command)
     with pd.option_context("display.width", None, "display.max_columns", None, "display.max_rows", None):
         for shots, table in done.data.dice.items():
             print(f"\nmean Dice, shots: {shots}")

@@ -36,20 +36,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(args: argparse.Namespace) -> int:
-
     from dataset_conversion.flare22 import convert_flare22  # not for -h
 
     with stage("convert"):
-        folder = convert_flare22(
-            source=args.source,
-            workspace=args.workspace,
-            dataset_id=args.dataset_id,
-            name=args.name,
-            structures=args.structures,
-            exclude=args.exclude,
-            workers=args.workers,
-            overwrite=args.overwrite,
-        )
+        folder = convert_flare22(**common.keywords(args))
     command = ["arena_plan_and_preprocess", "-d", str(args.dataset_id), *args.workspace.options]
     print(f"{folder}\nnext: {shlex.join(command)}")
     return 0

@@ -37,22 +37,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(args: argparse.Namespace) -> int:
-
     from dataset_conversion.totalsegmentator import convert_totalsegmentator  # not for -h
 
     with stage("convert"):
-        folder = convert_totalsegmentator(
-            source=args.source,
-            workspace=args.workspace,
-            dataset_id=args.dataset_id,
-            name=args.name,
-            structures=args.structures,
-            split=args.split,
-            exclude=args.exclude,
-            exclude_defective=args.exclude_defective,
-            workers=args.workers,
-            overwrite=args.overwrite,
-        )
+        folder = convert_totalsegmentator(**common.keywords(args))
     command = ["arena_plan_and_preprocess", "-d", str(args.dataset_id), *args.workspace.options]
     print(f"{folder}\nnext: {shlex.join(command)}")
     return 0

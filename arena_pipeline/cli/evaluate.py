@@ -52,8 +52,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from arena_pipeline.stages.evaluate import evaluate
 
-    arguments = {name: value for name, value in vars(args).items() if name not in ("reference", "prediction", "verbose")}
-    result = evaluate(args.reference, args.prediction, **arguments)
+    result = evaluate(**common.keywords(args))
     with pd.option_context("display.width", None, "display.max_columns", None, "display.max_rows", None):
         print(result.table.to_string(float_format=lambda value: f"{value:.3f}", na_rep="-"))
     print(f"\n{result.protocol}")

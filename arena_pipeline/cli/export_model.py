@@ -37,18 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 def _export(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.export_model import export_model  # torch takes seconds to import: not for -h
 
-    export = export_model(
-        args.dataset_id,
-        args.output,
-        args.workspace,
-        shots=args.shots,
-        method=args.method,
-        foundation=args.foundation,
-        folds=args.folds,
-        structures=args.structures,
-        summary=args.summary,
-        overwrite=args.overwrite,
-    )
+    export = export_model(**common.keywords(args))
     manifest = export.manifest
     print(f"{export.file}: {export.file.stat().st_size / 1e6:,.1f} MB, {len(manifest.files) + 1} files")
     print(f"  {manifest.dataset_name}, {manifest.foundation}, {manifest.method}, {counted(manifest.shots, 'shot')}")

@@ -40,7 +40,7 @@ def _extract(args: argparse.Namespace) -> None:
 
     for dataset_id in args.dataset_ids if args.verify_dataset_integrity else ():
         require_integrity(dataset_id, args.workspace, args.workers)
-    fingerprints = extract_fingerprint(args.dataset_ids, args.workspace, foundation=args.foundation, workers=args.workers, clean=args.clean)
+    fingerprints = extract_fingerprint(**common.keywords(args, "verify_dataset_integrity"))
     for fingerprint in fingerprints:
         _print(fingerprint)
         print(f"written: {args.workspace.fingerprint(fingerprint.dataset_name)}")

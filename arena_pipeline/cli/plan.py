@@ -44,7 +44,7 @@ def _plan(args: argparse.Namespace) -> None:
     common.check_first(args.workspace, args.dataset_ids, args.device)
     from arena_pipeline.stages.plan import plan  # torch takes seconds to import: not for -h
 
-    planned = plan(args.dataset_ids, args.workspace, foundation=args.foundation, device=args.device, objective=args.objective)
+    planned = plan(**common.keywords(args))
     for entry in planned:
         print_planned(entry)
 

@@ -37,17 +37,7 @@ def _plan_and_preprocess(args: argparse.Namespace) -> None:
     common.check_first(args.workspace, args.dataset_ids, args.device)
     from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess  # torch takes seconds to import: not for -h
 
-    prepared = plan_and_preprocess(
-        args.dataset_ids,
-        args.workspace,
-        foundation=args.foundation,
-        device=args.device,
-        objective=args.objective,
-        workers=args.workers,
-        fingerprint_workers=args.fingerprint_workers,
-        verify_dataset_integrity=args.verify_dataset_integrity,
-        clean=args.clean,
-    )
+    prepared = plan_and_preprocess(**common.keywords(args))
     for dataset_id, (planned, stored) in zip(args.dataset_ids, prepared, strict=True):
         print_planned(planned)
         print(f"{counted(len(stored.written), 'case')} preprocessed, {len(stored.cases) - len(stored.written)} were there: {stored.folder}")

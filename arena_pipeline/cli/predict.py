@@ -21,8 +21,8 @@ cases are named after the folders and get a DICOM-SEG too. Writes CASE.nii.gz on
 
 def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
-    options.add_argument("-i", dest="input", type=Path, required=True, metavar="CT", help="a CT, or a folder of CTs or of DICOM series")
-    options.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")
+    options.add_argument("-i", dest="input_path", type=Path, required=True, metavar="CT", help="a CT, or a folder of CTs or of DICOM series")
+    options.add_argument("-o", dest="output_folder", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")
     _add_choice_of_model(options)
     text = "predict these base structures without adaptation; with -d they get that dataset's integers"
     options.add_argument("--zero_shot", nargs="+", metavar="NAME", help=text)
@@ -47,7 +47,7 @@ def _add_choice_of_model(options: argparse.ArgumentParser) -> None:
         "-f", dest="folds", type=common.whole_number, nargs="+", metavar="FOLD", help="folds to average (default: all that are adapted)"
     )
     text = "the model's folder, instead of -d, -shots, -method and -foundation"
-    options.add_argument("-m", dest="model", type=Path, metavar="MODEL_FOLDER", help=text)
+    options.add_argument("-m", dest="model_folder", type=Path, metavar="MODEL_FOLDER", help=text)
     options.add_argument("--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the model)")
     common.add_foundation(options)
 
@@ -69,33 +69,10 @@ def _add_outputs(options: argparse.ArgumentParser) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     zero_shot_dataset = [] if args.zero_shot is None or args.dataset_id is None else [args.dataset_id]  # an adapted model needs no raw dataset
-    common.check_first(args.workspace, zero_shot_dataset, args.device, args.input)
+    common.check_first(args.workspace, zero_shot_dataset, args.device, args.input_path)
     from arena_pipeline.stages.predict import predict  # torch takes seconds to import: not for -h
 
-    summary = predict(
-        args.input,
-        args.output,
-        args.workspace,
-        dataset_id=args.dataset_id,
-        shots=args.shots,
-        method=args.method,
-        folds=args.folds,
-        model_folder=args.model,
-        structures=args.structures,
-        foundation=args.foundation,
-        zero_shot=args.zero_shot,
-        save_probabilities=args.save_probabilities,
-        save_preprocessed=args.save_preprocessed,
-        no_postprocessing=args.no_postprocessing,
-        no_previews=args.no_previews,
-        dicom_seg=args.dicom_seg,
-        labelmap=args.labelmap,
-        continue_prediction=args.continue_prediction,
-        step_size=args.step_size,
-        num_parts=args.num_parts,
-        part_id=args.part_id,
-        device=args.device,
-    )
+    summary = predict(**common.keywords(args))
     kept = f", {len(summary.kept)} kept" if summary.kept else ""
     structures = ", ".join(f"{name} = {label}" for name, label in summary.labels.items())
-    print(f"{counted(len(summary.written), 'segmentation')} written to {args.output}{kept}; {structures}")
+    print(f"{counted(len(summary.written), 'segmentation')} written to {args.output_folder}{kept}; {structures}")

@@ -33,6 +33,6 @@ def add_preprocessing(options: argparse.ArgumentParser) -> None:
 def _preprocess(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.preprocess import preprocess  # not for -h
 
-    done = preprocess(args.dataset_ids, args.workspace, foundation=args.foundation, workers=args.workers, clean=args.clean)
+    done = preprocess(**common.keywords(args))
     for entry in done:
         print(f"{counted(len(entry.written), 'case')} preprocessed, {len(entry.cases) - len(entry.written)} were there: {entry.folder}")

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from arena_pipeline.stages.verify_dataset import verify_dataset  # not for -h
 
-    audits = verify_dataset(args.dataset_ids, args.workspace, workers=args.workers, fix=args.fix)
+    audits = verify_dataset(**common.keywords(args))
     for audit in audits:
         _print(audit)
         if args.fix and audit.of_level("fixed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -30,7 +31,7 @@ from arena_pipeline.planning import Plans
 from arena_pipeline.records import note, stage
 from arena_pipeline.settings import MethodName
 from arena_pipeline.share.package import require_own
-from arena_pipeline.words import counted
+from arena_pipeline.words import counted, duration
 from arena_pipeline.workspace import CHECKPOINT, Workspace
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,11 @@ def adapt_dataset(
         for job in to_do:
             _check_checkpoint(job, continue_unfinished)
         describe_model(planned, model)
-        for job in to_do:
+        begun = time.monotonic()
+        for done, job in enumerate(to_do):
+            if done:
+                left = duration((time.monotonic() - begun) / done * (len(to_do) - done))
+                logger.info("%d of %s done, about %s left", done, counted(len(to_do), "fold"), left)
             with stage(f"adapt {job.task.name} fold {job.fold}"):
                 if overwrite:
                     discard_failed_attempts(job.folder)

@@ -1,21 +1,40 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import json
 import logging
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
 
-from arena_pipeline import records
-from arena_pipeline.cli import adapt, common, compare, convert_flare22, convert_totalsegmentator, evaluate, export_model, predict, pretrain
+from arena_pipeline import cli, records
+from arena_pipeline.cli import (
+    adapt,
+    common,
+    compare,
+    convert_flare22,
+    convert_totalsegmentator,
+    evaluate,
+    export_model,
+    extract_fingerprint,
+    plan,
+    plan_and_preprocess,
+    predict,
+    preprocess,
+    pretrain,
+    verify_dataset,
+)
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.workspace import ENVIRONMENT_VARIABLE, Workspace
 
@@ -231,6 +250,53 @@ def test_a_datasets_number_has_up_to_three_digits(text: str, capsys: pytest.Capt
         with pytest.raises(SystemExit, match="2"):
             command.main(["-d", text])
         assert f"-d: expected a whole number from 1 to 999, found {text}" in capsys.readouterr().err
+
+
+COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if module.name != "common")
+
+
+def test_help_and_typing_errors_import_no_torch() -> None:
+    program = """
+import importlib, sys
+for name in sys.argv[1:]:
+    for word in ("-h", "--no_such_option"):
+        try:
+            importlib.import_module(f"arena_pipeline.cli.{name}").main([word])
+        except SystemExit as stop:
+            assert stop.code == (0 if word == "-h" else 2), (name, word, stop.code)
+        assert "torch" not in sys.modules and "pandas" not in sys.modules, (name, word)
+"""
+    done = subprocess.run([sys.executable, "-c", program, *COMMANDS], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "function", "others"),
+    [
+        (adapt, "-d 1 -shots 5", "arena_pipeline.stages.adapt:adapt_dataset", {"dataset_ids": "dataset_id"}),
+        (compare, "-d 1 -shots 5", "arena_pipeline.research.compare.compare:compare", {"": "command"}),
+        (convert_flare22, "-i in -d 1", "dataset_conversion.flare22:convert_flare22", {}),
+        (convert_totalsegmentator, "-i in -d 1", "dataset_conversion.totalsegmentator:convert_totalsegmentator", {}),
+        (evaluate, "-ref in -pred out", "arena_pipeline.stages.evaluate:evaluate", {}),
+        (export_model, "-d 1 -o out", "arena_pipeline.stages.export_model:export_model", {}),
+        (extract_fingerprint, "-d 1", "arena_pipeline.stages.extract_fingerprint:extract_fingerprint", {"verify_dataset_integrity": ""}),
+        (plan, "-d 1", "arena_pipeline.stages.plan:plan", {}),
+        (plan_and_preprocess, "-d 1", "arena_pipeline.stages.plan_and_preprocess:plan_and_preprocess", {}),
+        (predict, "-i in -o out", "arena_pipeline.stages.predict:predict", {}),
+        (preprocess, "-d 1", "arena_pipeline.stages.preprocess:preprocess", {}),
+        (verify_dataset, "-d 1", "arena_pipeline.stages.verify_dataset:verify_dataset", {}),
+    ],
+)
+def test_options_are_called_as_the_parameters_are(
+    command: ModuleType, words: str, function: str, others: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`others`: an option that another parameter, or none, stands for."""
+    parsed: list[argparse.Namespace] = []
+    monkeypatch.setattr(common, "run", lambda work, args, *rest: parsed.append(args) or 0)
+    assert command.main(words.split()) == 0
+    module, _, name = function.partition(":")
+    parameters = set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    assert set(common.keywords(parsed[0], *others)) | set(filter(None, others.values())) == parameters
 
 
 @pytest.mark.parametrize(
