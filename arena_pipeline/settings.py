@@ -31,8 +31,9 @@ class AdaptationSettings(Frozen):
         loss: "dice" is the published soft Dice loss; "log_dice" its logarithm, -log(soft Dice); see arena_pipeline.adapt.loss.
         max_epochs: length of the cosine schedule, and the most epochs run.
         patches_per_volume: patches drawn from the support volume of one iteration.
-        micro_batch: patches run at once; None means all. Gradients are those of the full batch.
-        recompute_activations: forget most activations and compute them again in the backward pass: less memory, more time, the same numbers.
+        micro_batch: patches run at once; None: decided when the adaptation runs. Gradients are those of the full batch.
+        recompute_activations: always forget most activations and compute them again in the backward pass: less memory, more time, the same numbers;
+            if False, only where not even one patch is sure to fit otherwise and `micro_batch` is None.
         intensity_shift, intensity_shift_probability: uniform shift of the [0, 1] intensities.
         stop_window: epochs between the two losses compared by early stopping; 0 switches it off.
         stop_improvement: relative improvement at or below which it stops.

@@ -24,12 +24,14 @@ from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.space import require_space
+from arena_pipeline.machine import this_machine
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, discard_adapter, write_adapter
 from arena_pipeline.model.allocator import release_freed_memory
 from arena_pipeline.model.attempts import MOST_ATTEMPTS, Attempt, discard_failed_attempts, write_failed_attempts
 from arena_pipeline.model.device import to_device
 from arena_pipeline.model.recompute import recompute_activations_
 from arena_pipeline.model.weights import load_foundation_network
+from arena_pipeline.planning.fitting import fit_adaptation
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.records import RunRecord, versions
 from arena_pipeline.words import counted, duration
@@ -144,7 +146,9 @@ def _prepared(job: FoldJob, device: torch.device, number: int = 0) -> Adaptation
     generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
     trainable = prepare_(network, job.preset, job.task, settings, generator, len(job.support_ids))
     network.to(device)
-    if job.settings.recompute_activations:
+    settings, why = fit_adaptation(settings, job.preset, this_machine(str(device)))  # not recorded: the numbers do not depend on it
+    logger.info("%s, fold %d: %s", job.task.name, job.fold, why)
+    if settings.recompute_activations:
         recompute_activations_(network, job.preset.architecture)
     require_space(job.folder, (CHECKPOINT_BYTES + ADAPTER_BYTES) * trainable.parameter_count, f"adapting {job.task.name}")
     labels = list(job.task.structures.values())

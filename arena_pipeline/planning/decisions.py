@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from arena_pipeline.errors import PlansError
 from arena_pipeline.fingerprint import Fingerprint
 from arena_pipeline.foundations import FoundationPreset
@@ -11,14 +9,13 @@ from arena_pipeline.io.dataset import DatasetJson, Objective
 from arena_pipeline.io.label_names import BACKGROUND
 from arena_pipeline.machine import Machine
 from arena_pipeline.planning import memory
+from arena_pipeline.planning.fitting import GIB, fit_adaptation, memory_words
 from arena_pipeline.planning.models import MULTICLASS_TASK, InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.planning.tasks import plan_task
-from arena_pipeline.settings import AdaptationSettings
 
 THRESHOLD = 0.5
 MOST_WINDOWS_ON_DEVICE = 4
 MOST_WINDOWS_ON_CPU = 2
-GIB = 2**30
 
 
 def make_plans(
@@ -47,7 +44,8 @@ def make_plans(
     }
     chosen, reasons["objective"] = _objective(dataset, objective)
     tasks = _tasks(chosen, fingerprint, preset, dataset, reasons)
-    adaptation, reasons["adaptation.micro_batch"] = _adaptation(preset, machine)
+    here = fit_adaptation(preset.adaptation, preset, machine)[1]
+    reasons["adaptation.micro_batch"] = f"where it is null, arena_adapt decides it by the memory of its own machine; on the one that planned: {here}"
     channels = max((task.out_channels for task in tasks), default=1)
     inference = _inference(preset, machine, channels, reasons)
     workers = _workers(fingerprint, preset, machine, channels, reasons)
@@ -59,7 +57,7 @@ def make_plans(
         labels={BACKGROUND: 0, **dataset.structures},
         scheme=preset.scheme,
         tasks=tasks,
-        adaptation=adaptation,
+        adaptation=preset.adaptation,
         inference=inference,
         workers=workers,
         reasons=reasons,
@@ -97,28 +95,6 @@ def _tasks(
     return tuple(tasks)
 
 
-def _adaptation(preset: FoundationPreset, machine: Machine) -> tuple[AdaptationSettings, str]:
-    settings = preset.adaptation
-    if settings.micro_batch is not None:
-        return settings, f"as in the preset of {preset.name}"
-    patches = settings.patches_per_volume
-    fitting = memory.training_patches_that_fit(preset, machine)
-    estimate = f"about {memory.training_patch_bytes(preset) / GIB:.1f} GiB per patch in {_memory_words(machine)}"
-    if fitting >= patches:
-        return settings, f"all {patches} patches of a volume fit at once: {estimate}"
-    changes: dict[str, int | bool] = {}
-    doubt = ""
-    if not fitting:
-        fitting = memory.training_patches_that_fit(preset, machine, recompute=True)
-        changes["recompute_activations"] = True
-        doubt = f"; one alone is not sure to fit, so activations are computed twice (about {memory.training_patch_bytes(preset, True) / GIB:.1f} GiB)"
-        doubt += "" if fitting else "; even so it is not sure to fit: a smaller foundation or a device with more memory may be needed"
-    # As few passes as the memory allows, all of the same size: five that fit make 6 patches 3 + 3, not 5 + 1.
-    passes = math.ceil(patches / max(1, fitting))
-    changes["micro_batch"] = math.ceil(patches / passes)
-    return settings.model_copy(update=changes), f"{estimate}: {passes} passes for the {patches} patches of a volume{doubt}"
-
-
 def _inference(preset: FoundationPreset, machine: Machine, channels: int, reasons: dict[str, str]) -> InferencePlan:
     on_cpu = machine.device_memory_bytes is None
     most = MOST_WINDOWS_ON_CPU if on_cpu else MOST_WINDOWS_ON_DEVICE
@@ -126,7 +102,7 @@ def _inference(preset: FoundationPreset, machine: Machine, channels: int, reason
     limit = f"more than {most} are no faster on a {'CPU' if on_cpu else 'GPU'}" if window_batch == most else "more may not fit"
     published = preset.scheme.nnunet is None
     reasons["inference.overlap"] = "the overlap of the published evaluation" if published else "the overlap that nnU-Net predicts with"
-    reasons["inference.window_batch"] = f"windows at once in {_memory_words(machine)}; {limit}"
+    reasons["inference.window_batch"] = f"windows at once in {memory_words(machine)}; {limit}"
     reasons["inference.threshold"] = "the published threshold of binary tasks; not used by multi-class tasks"
     return InferencePlan(overlap=preset.scheme.overlap, window_batch=window_batch, threshold=THRESHOLD)
 
@@ -150,9 +126,3 @@ def _workers(fingerprint: Fingerprint, preset: FoundationPreset, machine: Machin
     room = f"predictions at once in half of the main memory: {in_memory}, the largest taking about {case_gib:.2f} GiB"
     reasons["workers.export"] = f"the lesser of cores: {machine.cores}, {room}"
     return WorkersPlan(preprocess=preprocess, export=export)
-
-
-def _memory_words(machine: Machine) -> str:
-    if machine.device_memory_bytes is None:
-        return f"half of {machine.memory_bytes / GIB:.1f} GiB of main memory (no GPU)"
-    return f"{memory.DEVICE_SHARE:.0%} of {machine.device_memory_bytes / GIB:.1f} GiB of device memory"

@@ -12,6 +12,7 @@ from arena_pipeline.fingerprint import CaseFacts, Fingerprint, StructureFacts
 from arena_pipeline.foundations import load_preset, preset_names
 from arena_pipeline.io.dataset import DatasetJson, Objective, StructureSplit
 from arena_pipeline.planning import Machine, Plans, make_plans
+from arena_pipeline.planning.fitting import fit_adaptation
 from arena_pipeline.planning.tasks import partly_annotated
 
 GIB = 2**30
@@ -201,10 +202,16 @@ def test_shots_possible(count: int, shots: int) -> None:
     [(139, None), (80, None), (48, 3), (24, 2), (12, 1), (8, 1), (4, 1)],
 )
 def test_micro_batch_by_the_memory_of_the_device(device_gib: int, micro_batch: int | None) -> None:
-    made = plans(machine=Machine(memory_bytes=64 * GIB, device_memory_bytes=device_gib * GIB, cores=8))
-    assert made.adaptation.micro_batch == micro_batch
-    assert made.adaptation.recompute_activations == (device_gib <= 8)
-    assert ("even so" in made.reasons["adaptation.micro_batch"]) == (device_gib == 4)
+    machine, preset = Machine(memory_bytes=64 * GIB, device_memory_bytes=device_gib * GIB, cores=8), load_preset("fseft")
+    settings, why = fit_adaptation(preset.adaptation, preset, machine)
+    assert settings.micro_batch == micro_batch
+    assert settings.recompute_activations == (device_gib <= 8)
+    assert ("even so" in why) == (device_gib == 4)
+    made = plans(machine=machine)
+    assert made.adaptation == preset.adaptation, "plans made on a small machine do not cripple a large one"
+    assert why in made.reasons["adaptation.micro_batch"]
+    fixed = preset.adaptation.model_copy(update={"micro_batch": 5})
+    assert fit_adaptation(fixed, preset, machine) == (fixed, "5 patches at once, as planned")
 
 
 def test_workers_fit_cores_cases_and_memory() -> None:

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from arena_pipeline.errors import FoundationError
-from arena_pipeline.foundations import choose_foundation, load_preset, preset_folder, preset_names
+from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset, preset_folder, preset_names
 from arena_pipeline.io.facts import load_fact
 from arena_pipeline.settings import AdaptationSettings
 
@@ -99,3 +100,18 @@ def test_every_key_is_explained_in_the_readme() -> None:
     models = (FoundationPreset, SwinUnetr, PlainUNet, Scheme, NnunetScheme, Weights, AdaptationSettings, Plans, TaskPlan, InferencePlan, WorkersPlan)
     missing = sorted({key for model in models for key in model.model_fields if f"`{key}`" not in readme})
     assert not missing, f"plans/README.md does not explain {missing}"
+
+
+def test_a_preset_without_a_family_is_of_the_first_one_and_an_unknown_family_or_layout_lists_the_known() -> None:
+    content = load_preset("fseft").model_dump(mode="json")
+    assert content["architecture"].pop("family") == "swin_unetr"
+    assert FoundationPreset.model_validate(content) == load_preset("fseft")
+    assert FoundationPreset.model_validate_json(load_preset("fseft").model_dump_json()).architecture.family == "swin_unetr"
+    for key, value, message in (
+        ("architecture", {"family": "vnet"}, "unknown family 'vnet'; known: swin_unetr"),
+        ("weights", {"layout": "x"}, "one of arena"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            FoundationPreset.model_validate(content | {key: content[key] | value})
+    with pytest.raises(ValidationError, match=r"architecture.depth\b"):
+        FoundationPreset.model_validate(content | {"architecture": content["architecture"] | {"depth": 3}})

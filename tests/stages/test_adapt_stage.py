@@ -14,6 +14,7 @@ from arena_pipeline.adapt import run as stage
 from arena_pipeline.cli.adapt import main
 from arena_pipeline.errors import PlansError, SupportSetError, UnknownStructure
 from arena_pipeline.io.splits import draw_support_set
+from arena_pipeline.machine import Machine
 from arena_pipeline.model.adapter import read_adapter
 from arena_pipeline.model.model_folder import load_model
 from arena_pipeline.stages.adapt import adapt_dataset
@@ -156,6 +157,19 @@ def test_activations_are_computed_again_where_the_plan_says_so(ready: Workspace,
     edited["adaptation"] |= {"recompute_activations": recompute}
     plans.write_text(json.dumps(edited))
     changed = []
-    monkeypatch.setattr(stage, "recompute_activations_", changed.append)
+    monkeypatch.setattr(stage, "recompute_activations_", lambda network, architecture: changed.append(architecture))
     run(ready)
     assert len(changed) == recompute
+
+
+def test_a_small_machine_saves_memory_says_so_and_makes_the_same_adapter(
+    ready: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    first = read_adapter(fold_folder(run(ready), "liver", 0))
+    assert "all 1 patches of a volume fit at once" in caplog.text
+    monkeypatch.setattr(stage, "this_machine", lambda device: Machine(memory_bytes=int(1.2 * 2**30), device_memory_bytes=None, cores=2))
+    again = read_adapter(fold_folder(run(ready, overwrite=True), "liver", 0))
+    assert "so activations are computed twice" in caplog.text
+    assert again.record.settings == first.record.settings, "an adapter does not belong to one machine"
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in first.tensors.items())

@@ -9,10 +9,11 @@ from dataclasses import replace
 from arena_pipeline.adapt.job import PlannedDataset
 from arena_pipeline.errors import ArenaError, WorkerDied
 from arena_pipeline.io.parallel import map_cases
-from arena_pipeline.machine import limit_workers, usable_cores
+from arena_pipeline.machine import limit_workers, this_machine, usable_cores
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import memory
+from arena_pipeline.planning.fitting import fit_adaptation
 from arena_pipeline.records import stage
 from arena_pipeline.research.compare.runs import Run, execute
 from arena_pipeline.stages.adapt import describe_model
@@ -50,9 +51,10 @@ def _named(error: ArenaError, run: str) -> ArenaError:
 
 def run_workers(asked: int | None, planned: PlannedDataset, runs: Sequence[Run], device: str) -> int:
     """Runs at once: an accelerator takes one, a computer one for every two cores, as far as the memory goes."""
-    settings = planned.plans.adaptation
+    target = pick_device(device)
+    settings, _ = fit_adaptation(planned.plans.adaptation, planned.preset, this_machine(str(target)))
     wanted = asked
     if wanted is None:
-        wanted = 1 if pick_device(device).type != "cpu" else max(1, usable_cores() // CORES_PER_RUN)
+        wanted = 1 if target.type != "cpu" else max(1, usable_cores() // CORES_PER_RUN)
     bytes_each = memory.adaptation_bytes(planned.preset, settings.micro_batch or settings.patches_per_volume)
     return min(limit_workers(wanted, bytes_each, "compare"), len(runs))

@@ -109,3 +109,30 @@ def test_the_two_orders_load_the_same_weights_and_differ() -> None:
 
 def test_head_takes_the_tasks_channels() -> None:
     assert architecture("monai_1.5").build(out_channels=1).get_submodule(architecture("monai_1.5").head).out_channels == 1
+
+
+def test_the_front_sees_nothing_that_an_adapter_changes() -> None:
+    """Its outputs are the same with other updates, another decoder and another head; the next module's are not."""
+    architecture_of = architecture("monai_1.5", 2)
+    network, image = architecture_of.build(), torch.rand((1, 1, 64, 32, 32))
+    seen: dict[str, list[torch.Tensor]] = {}
+    for name in (*architecture_of.front, "swinViT.layers1.0"):
+        network.get_submodule(name).register_forward_hook(lambda *call, name=name: seen.setdefault(name, []).append(call[-1]))
+    with torch.no_grad():
+        network(image)
+        for name, parameter in network.named_parameters():
+            changed = name.startswith((*architecture_of.decoder, architecture_of.head))
+            if changed or name.removesuffix(".weight") in architecture_of.targets({name: tuple(parameter.shape)}):
+                parameter.add_(0.1)
+        network(image)
+    assert all(torch.equal(*seen[name]) for name in architecture_of.front)
+    assert not torch.equal(*seen["swinViT.layers1.0"])
+
+
+def test_every_parameter_belongs_to_one_part() -> None:
+    found = architecture("monai_1.5")
+    names = [name for name, _ in found.build().named_parameters()]
+    parts = {part: [name for name in names if found.part_of(name) == part] for part in ("encoder", "decoder", "head")}
+    assert len(parts["head"]) == 2 and len(parts["decoder"]) == 5 * 4 and sum(map(len, parts.values())) == len(names)
+    assert set(found.biases(names)) <= set(parts["encoder"]) and len(found.biases(names)) == 8 * 4
+    assert len(found.norms(names)) == 2 * (8 * 2 + 4)

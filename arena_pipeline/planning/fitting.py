@@ -1,0 +1,39 @@
+"""What depends on the machine that adapts, and so is decided when it does; the plan may fix it. The numbers are the same either way."""
+
+from __future__ import annotations
+
+import math
+
+from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.machine import Machine
+from arena_pipeline.planning import memory
+from arena_pipeline.settings import AdaptationSettings
+
+GIB = 2**30
+
+
+def fit_adaptation(settings: AdaptationSettings, preset: FoundationPreset, machine: Machine) -> tuple[AdaptationSettings, str]:
+    """The settings with a micro-batch that fits into the machine's memory, and activations computed twice where nothing fits otherwise; and why."""
+    if settings.micro_batch is not None:
+        return settings, f"{settings.micro_batch} patches at once, as planned"
+    patches, recompute, doubt = settings.patches_per_volume, settings.recompute_activations, ""
+    estimate = f"about {memory.training_patch_bytes(preset, recompute) / GIB:.1f} GiB per patch in {memory_words(machine)}"
+    fitting = memory.training_patches_that_fit(preset, machine, recompute)
+    if not fitting and not recompute:
+        recompute, fitting = True, memory.training_patches_that_fit(preset, machine, recompute=True)
+        doubt = f"; one alone is not sure to fit, so activations are computed twice (about {memory.training_patch_bytes(preset, True) / GIB:.1f} GiB)"
+    if not fitting:
+        doubt += "; even so it is not sure to fit: a smaller foundation or a device with more memory may be needed"
+    if fitting >= patches and not doubt:
+        return settings, f"all {patches} patches of a volume fit at once: {estimate}"
+    # As few passes as the memory allows, all of the same size: five that fit make 6 patches 3 + 3, not 5 + 1.
+    passes = math.ceil(patches / max(1, fitting))
+    changes = {"micro_batch": math.ceil(patches / passes), "recompute_activations": recompute}
+    return settings.model_copy(update=changes), f"{estimate}: {passes} passes for the {patches} patches of a volume{doubt}"
+
+
+def memory_words(machine: Machine) -> str:
+    """The memory that networks may take, in words."""
+    if machine.device_memory_bytes is None:
+        return f"half of {machine.memory_bytes / GIB:.1f} GiB of main memory (no GPU)"
+    return f"{memory.DEVICE_SHARE:.0%} of {machine.device_memory_bytes / GIB:.1f} GiB of device memory"
