@@ -124,6 +124,7 @@ def _check_annotated(case: Case, description: DatasetJson, voxels: np.ndarray) -
     unexpected = [name for name, label in description.structures.items() if voxels[label] and name not in annotated]
     if unexpected:
         raise DatasetError(
-            f"{case.identifier}: {', '.join(unexpected)} has voxels in {case.segmentation}, but dataset.json says it is not annotated there",
+            f"{', '.join(unexpected)} has voxels in {case.segmentation}, but dataset.json says it is not annotated there",
+            case=case.identifier,
             advice=f"add it to annotated.{case.identifier} in dataset.json, or set those voxels to 0",
         )

@@ -161,9 +161,8 @@ def check_same_grid(case: str, image_geometry: Geometry, segmentation_geometry: 
     """Raises DatasetError, saying what differs, unless both grids place every voxel within a tenth of a voxel of each other."""
     difference = grid_difference(image_geometry, segmentation_geometry)
     if difference is not None:
-        raise DatasetError(
-            f"{case}: label grid differs from the CT: {difference} in {segmentation_path} (the CT's comes first); re-export it on the CT's grid"
-        )
+        found = f"label grid differs from the CT: {difference} in {segmentation_path} (the CT's comes first)"
+        raise DatasetError(found, case=case, advice="re-export it on the CT's grid")
 
 
 def grid_difference(expected: Geometry, found: Geometry) -> str | None:

@@ -104,6 +104,7 @@ def _check_known(case: str, path: Path, labels: Mapping[str, int], voxels: np.nd
     if foreign:
         more = f" and {len(foreign) - NAMED_LABELS} more" if len(foreign) > NAMED_LABELS else ""
         raise DatasetError(
-            f"{case}: labels {foreign[:NAMED_LABELS]}{more} in {path}, dataset.json has only {min(known)}..{max(known)}",
+            f"labels {foreign[:NAMED_LABELS]}{more} in {path}, dataset.json has only {min(known)}..{max(known)}",
+            case=case,
             advice="name them under labels in dataset.json, or set those voxels to 0",
         )
