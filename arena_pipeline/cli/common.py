@@ -23,10 +23,11 @@ from typing import Any, TextIO, cast, get_args
 
 from tqdm import tqdm
 
+from arena_pipeline.container import cpu_limit
 from arena_pipeline.errors import ArenaError, DatasetError, NoSpace
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.space import ADVICE, FULL
-from arena_pipeline.machine import check_device_name
+from arena_pipeline.machine import check_device_name, usable_cores
 from arena_pipeline.records import RunRecord
 from arena_pipeline.workspace import DATASET_FOLDER, DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Workspace
 
@@ -203,6 +204,7 @@ def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Nam
     The log and the record are logs/TIME_COMMAND.log and .json in the workspace, or in `output` for a command without one; where
     that folder does not exist at the end there are none.
     """
+    _keep_threads_within_quota()
     record = RunRecord(command, {name: value for name, value in vars(args).items() if not callable(value)})
     workspace = getattr(args, "workspace", None)
     stem = f"{record.started:%Y-%m-%d_%H-%M-%S}-{record.started.microsecond // 1000:03d}_{command}"
@@ -235,6 +237,12 @@ def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Nam
             if log is not None:
                 log.write_record(record, sys.exc_info()[1])
     return record.exit_status
+
+
+def _keep_threads_within_quota() -> None:
+    """numpy and torch, imported later, start a thread per core and do not see a container's quota, beyond which all of them are halted."""
+    if cpu_limit() is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
 
 
 class _Terminated(KeyboardInterrupt):

@@ -18,7 +18,7 @@ from types import ModuleType
 import psutil
 import pytest
 
-from arena_pipeline import cli, records
+from arena_pipeline import cli, container, records
 from arena_pipeline.cli import (
     adapt,
     common,
@@ -370,3 +370,16 @@ def test_a_dataset_is_named_by_number_or_by_its_folder(tmp_path: Path) -> None:
         common.check_first(workspace, [common.dataset_number("Dataset103_Abdo")])
     with pytest.raises(argparse.ArgumentTypeError):
         common.dataset_number("Dataset_103")
+
+
+def test_a_command_starts_no_more_threads_than_its_container_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, content in (("proc/self/cgroup", "0::/"), ("sys/fs/cgroup/cpu.max", "150000 100000")):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    monkeypatch.setattr(container, "ROOT", tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    threads = []
+    for _ in range(2):
+        assert common.run(lambda args: threads.append(os.environ["OMP_NUM_THREADS"]), argparse.Namespace(), "arena_test") == 0
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    assert threads == ["7", "1"]  # what a user chose stays
