@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from arena_pipeline.adapt.loop import Epoch
 from arena_pipeline.adapt.schedule import smoothed
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.io.space import telling_full_disk
+from arena_pipeline.io.space import full_disk_as_no_space
 from arena_pipeline.model.architectures import layer_label
 
 
@@ -38,7 +38,7 @@ class TrainingLog:
 
     def add(self, epoch: Epoch) -> None:
         ranks = epoch.effective_rank
-        with telling_full_disk(self.path):
+        with full_disk_as_no_space(self.path):
             if not self._header_written:
                 self._writer.writerow(["epoch", "loss", "learning_rate", "effective_rank", *ranks])
                 self._header_written = True
@@ -46,7 +46,7 @@ class TrainingLog:
             self._file.flush()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with telling_full_disk(self.path):  # closing tries once more to write what did not fit
+        with full_disk_as_no_space(self.path):  # closing tries once more to write what did not fit
             self._file.close()
 
 

@@ -17,7 +17,7 @@ from arena_pipeline.evaluate.cases import EvaluationCase
 from arena_pipeline.evaluate.scores import StructureScore
 from arena_pipeline.evaluate.scoring import Scoring
 from arena_pipeline.io.atomic import write_text
-from arena_pipeline.io.space import telling_full_disk
+from arena_pipeline.io.space import full_disk_as_no_space
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Journal:
         return None if entry is None else [StructureScore(**score) for score in entry["scores"]]
 
     def add(self, case: EvaluationCase, scores: list[StructureScore]) -> None:
-        with telling_full_disk(self.path), open(self.path, "a", encoding="utf-8") as file:
+        with full_disk_as_no_space(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(_line({"key": self._key(case), "scores": [asdict(score) for score in scores]}))
 
     def remove(self) -> None:

@@ -1,4 +1,4 @@
-"""What a file was like when it was read or written, to tell later whether it is still the same and whole."""
+"""Size, time and hash of a file when it was read or written, to detect change and damage later."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def lack_of_space(error: Exception, path: Path, temporary: Path) -> NoSpace | No
 
 
 @contextmanager
-def telling_full_disk(path: Path) -> Iterator[None]:
+def full_disk_as_no_space(path: Path) -> Iterator[None]:
     """For what is added to `path` bit by bit: turns the error of a full disk, which names no file, into NoSpace. Close the file inside."""
     try:
         yield

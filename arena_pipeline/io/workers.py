@@ -27,7 +27,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 SECONDS_TO_END = 10.0  # for a worker that was told to; then it is killed
-LIKELY = {
+LIKELY_CAUSES = {
     "SIGKILL": "the system ends a process so when memory runs out",
     "SIGTERM": "another program ended it",
     "SIGSEGV": "a library crashed, or a file on a failing disk could not be read",
@@ -46,8 +46,8 @@ class Fault:
     out_of_memory: bool
 
 
-class Kept(logging.Handler):
-    """Keeps what a worker logs, so that it reaches the log of the process that has the terminal and the log file."""
+class LogCollector(logging.Handler):
+    """Collects what a worker logs, so that it reaches the log of the process that has the terminal and the log file."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -80,7 +80,7 @@ class _Worker:
         if self.case is not None:
             self.process.terminate()
 
-    def gone(self) -> None:
+    def wait_until_ended(self) -> None:
         """Waits until a dismissed worker has ended."""
         self.process.join(SECONDS_TO_END)
         if self.process.exitcode is None:
@@ -122,7 +122,7 @@ class Pool(Generic[Job, Result]):
                 for worker in self._workers:
                     worker.dismiss()
                 for worker in self._workers:
-                    worker.gone()
+                    worker.wait_until_ended()
 
     def _start(self, folder: Path) -> None:
         self._started += 1
@@ -149,7 +149,7 @@ class Pool(Generic[Job, Result]):
         if worker.case is None:
             self._workers.remove(worker)
             worker.dismiss()
-            worker.gone()
+            worker.wait_until_ended()
 
     def _told(self, case: str, result: Result | ArenaError | Fault, lines: Lines) -> Result | ArenaError:
         for name, level, line in lines:
@@ -182,7 +182,7 @@ class Pool(Generic[Job, Result]):
 
 
 @contextmanager
-def telling_loader_deaths(stage: str) -> Iterator[None]:
+def loader_death_as_worker_died(stage: str) -> Iterator[None]:
     """Turns what torch's DataLoader raises when one of its processes dies into WorkerDied."""
     try:
         yield
@@ -208,7 +208,7 @@ def exit_words(code: int | None) -> str:
         name = signal.Signals(-code if code < 0 else code - 128).name  # 128 + n: what a shell, and our own workers, make of signal n
     except ValueError:
         return f"exit {code}"
-    return f"exit {code}, {name}: {LIKELY.get(name, 'a signal ended it')}"
+    return f"exit {code}, {name}: {LIKELY_CAUSES.get(name, 'a signal ended it')}"
 
 
 def _work(function: Callable[[Any], Any], connection: Connection, trace: Path) -> None:
@@ -228,16 +228,16 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _answer_one(function: Callable[[Any], Any], job: object, connection: Connection) -> None:
-    kept = Kept()
+    collector = LogCollector()
     root = logging.getLogger()
-    root.addHandler(kept)
+    root.addHandler(collector)
     root.setLevel(logging.INFO)
     try:
-        connection.send((_outcome(function, job), kept.lines))
+        connection.send((_outcome(function, job), collector.lines))
     except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:  # what pickle raises for a result that can't be sent
-        connection.send((_fault(error), kept.lines))
+        connection.send((_fault(error), collector.lines))
     finally:
-        root.removeHandler(kept)
+        root.removeHandler(collector)
 
 
 def _outcome(function: Callable[[Any], Any], job: object) -> object:

@@ -18,7 +18,7 @@ from pydantic import Field
 from arena_pipeline.errors import PackageError
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.damage import DAMAGED
-from arena_pipeline.io.space import telling_full_disk
+from arena_pipeline.io.space import full_disk_as_no_space
 from arena_pipeline.settings import Frozen
 
 MAX_ENTRIES = 10_000
@@ -108,7 +108,7 @@ class Archive:
             raise PackageError(f"{self.path}: {name} has {self.sizes[name]:,} bytes, its manifest says {expected.bytes:,}; get the package again")
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        with telling_full_disk(target), target.open("xb") as file:
+        with full_disk_as_no_space(target), target.open("xb") as file:
             for block in self.blocks(name):
                 digest.update(block)
                 file.write(block)

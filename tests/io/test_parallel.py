@@ -17,7 +17,7 @@ from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.images import read_geometry, read_image
 from arena_pipeline.io.labels import CHUNK_VOXELS, count_labels
 from arena_pipeline.io.parallel import map_cases
-from arena_pipeline.io.workers import exit_words, telling_loader_deaths
+from arena_pipeline.io.workers import exit_words, loader_death_as_worker_died
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -119,9 +119,9 @@ def test_exit_codes_in_words_and_the_death_of_a_data_loader() -> None:
     assert exit_words(-11) == "exit -11, SIGSEGV: a library crashed, or a file on a failing disk could not be read"
     assert exit_words(143).startswith("exit 143, SIGTERM")
     assert (exit_words(1), exit_words(-99), exit_words(None)) == ("exit 1", "exit -99", "no exit code")
-    with pytest.raises(WorkerDied, match="pre-training toy: .*killed by signal: Killed.*-np"), telling_loader_deaths("pre-training toy"):
+    with pytest.raises(WorkerDied, match="pre-training toy: .*killed by signal: Killed.*-np"), loader_death_as_worker_died("pre-training toy"):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
-    with pytest.raises(RuntimeError, match="another"), telling_loader_deaths("pre-training toy"):
+    with pytest.raises(RuntimeError, match="another"), loader_death_as_worker_died("pre-training toy"):
         raise RuntimeError("another")
 
 

@@ -22,7 +22,7 @@ from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import write_image
 from arena_pipeline.io.lock import locked
-from arena_pipeline.io.space import require_space, require_writable, telling_full_disk
+from arena_pipeline.io.space import full_disk_as_no_space, require_space, require_writable
 from arena_pipeline.research.pretrain.loop import Pretraining, training_log
 from arena_pipeline.research.pretrain.settings import PretrainSettings
 from arena_pipeline.share.archive import open_archive, write_archive
@@ -111,7 +111,7 @@ def test_a_full_disk_is_told_of_files_that_are_added_to(write: Callable[[Path], 
         archive.add("large", bytes(100_000))
     with pytest.raises(NoSpace, match=rf"{name}: no space is left on the disk, [\d,]+ bytes are free; free space"), files_of_at_most(20_000):
         write(tmp_path)
-    with pytest.raises(OSError, match="of another kind"), telling_full_disk(tmp_path / name):
+    with pytest.raises(OSError, match="of another kind"), full_disk_as_no_space(tmp_path / name):
         raise OSError("of another kind")
 
 

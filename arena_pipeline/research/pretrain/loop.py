@@ -19,7 +19,7 @@ from arena_pipeline.errors import ArenaError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.atomic import replace_when_done, write_text
 from arena_pipeline.io.damage import DAMAGED
-from arena_pipeline.io.space import telling_full_disk
+from arena_pipeline.io.space import full_disk_as_no_space
 from arena_pipeline.research.pretrain.loss import CROSS_ENTROPY, sigmoid_loss, softmax_loss
 from arena_pipeline.research.pretrain.patches import Batch, PatchSteps, single_threaded
 from arena_pipeline.research.pretrain.processes import ALONE, Processes
@@ -160,7 +160,7 @@ def training_log(path: Path, run: Pretraining) -> Callable[[float], None]:
     write_text(path, "".join(["step,loss\n", *rows[1 : run.done + 1]]))
 
     def write(value: float) -> None:
-        with telling_full_disk(path), path.open("a", newline="", encoding="utf-8") as file:  # closed each time: no checkpoint without its rows
+        with full_disk_as_no_space(path), path.open("a", newline="", encoding="utf-8") as file:  # closed each time: no checkpoint without its rows
             csv.writer(file).writerow([run.done, f"{value:.5f}"])
 
     return write

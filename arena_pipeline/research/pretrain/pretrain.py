@@ -21,7 +21,7 @@ from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.io.lock import all_locked, locked
-from arena_pipeline.io.workers import telling_loader_deaths
+from arena_pipeline.io.workers import loader_death_as_worker_died
 from arena_pipeline.model.device import to_device
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.records import note, stage, versions
@@ -103,7 +103,7 @@ def pretrain_foundation(
         torch.manual_seed(settings.seed)  # MONAI initialises from the global generator
         network = preset.architecture.build() if start is None else start
         run = Pretraining(to_device(network, own_device), settings, processes)
-        with stage("pretrain"), telling_loader_deaths(f"pre-training {preset.name}"):
+        with stage("pretrain"), loader_death_as_worker_died(f"pre-training {preset.name}"):
             pretrain(preset, run, batches, output, workers=max(0, workers - 1))
         if processes.is_first:
             _write(preset, run, volumes, output)
