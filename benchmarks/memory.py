@@ -56,9 +56,9 @@ def fine(ct: Path, output: Path, save_probabilities: bool) -> None:
 
     from arena_pipeline.foundations import Scheme
     from arena_pipeline.predict.case import CaseSettings, Task
+    from arena_pipeline.predict.job import Extra, PredictionJob, predict_file
     from arena_pipeline.predict.labels import LabelMap
     from arena_pipeline.predict.predictors import Setup
-    from arena_pipeline.stages.predict import Extra, PredictionJob, predict_file
 
     labels = {f"structure_{number}": number for number in range(1, STRUCTURES + 1)}
     network = torch.nn.Conv3d(1, STRUCTURES + 1, 1).requires_grad_(False)
@@ -79,7 +79,7 @@ def measure(name: str, ct: Path, output: Path, save_probabilities: bool) -> tupl
     """What the run said it would take, bytes before, peak bytes, seconds."""
     said = Said()
     logging.getLogger("arena_pipeline").addHandler(said)
-    logging.getLogger("arena_pipeline").setLevel(logging.INFO)
+    logging.getLogger("arena_pipeline").setLevel(logging.DEBUG)
     started = time.perf_counter()
     RUNS[name](ct, output, save_probabilities)
     return said.estimate, said.before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.perf_counter() - started

@@ -22,7 +22,7 @@ from arena_pipeline.io.splits import draw_support_set
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter, read_adapter_record
 from arena_pipeline.model.attempts import Attempt, read_failed_attempts
 from arena_pipeline.planning import Plans, TaskPlan
-from arena_pipeline.preprocess.dataset import makes_same_cases
+from arena_pipeline.preprocess.dataset import makes_same_cases, require_unchanged
 from arena_pipeline.preprocess.store import StoredCase, read_case_record
 from arena_pipeline.settings import AdaptationSettings
 from arena_pipeline.workspace import Workspace, fold_folder
@@ -140,7 +140,14 @@ class PlannedDataset:
         ]
         for job in jobs:
             _tell_absent(job, check_support(job))
+        self._require_unchanged({case for job in jobs for case in job.support_ids})
         return jobs
+
+    def _require_unchanged(self, cases: set[str]) -> None:
+        """Raises DatasetError where a label was corrected after it was preprocessed: plans and stored cases are of the old one."""
+        name, workspace = self.plans.dataset_name, self.workspace
+        again = workspace.command("arena_plan_and_preprocess", "-d", int(name[7:10]), "-foundation", self.preset.name)
+        require_unchanged(workspace.raw_dataset(name), self.cases, sorted(cases), again)
 
 
 def read_planned_dataset(dataset_id: int, workspace: Workspace, foundation: str | None) -> PlannedDataset:

@@ -26,10 +26,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 
 from arena_pipeline.evaluate.metrics import STATUSES, Overlap, Status, largest_component, overlap, surface_distances, volume_error
 from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.labels import label_boxes
 
 Protocol = Literal["native", "published"]
 COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")
@@ -80,10 +80,10 @@ def native_scores(
     if unlabelled.any():
         prediction = np.where(unlabelled, 0, prediction)
     annotated = reference.size - int(np.count_nonzero(unlabelled))
-    reference_boxes, prediction_boxes = ndimage.find_objects(reference), ndimage.find_objects(prediction)
+    reference_boxes, prediction_boxes = label_boxes(reference), label_boxes(prediction)
     scores = {}
     for structure, label in labels.items():
-        box = _union(_box_of(reference_boxes, label.reference), _box_of(prediction_boxes, label.prediction))
+        box = _union(reference_boxes.get(label.reference), prediction_boxes.get(label.prediction))
         reference_mask, prediction_mask = reference[box] == label.reference, prediction[box] == label.prediction
         counts = overlap(reference_mask, prediction_mask, outside=annotated - reference_mask.size)
         around = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
@@ -221,10 +221,6 @@ def nothing_scored(scores: Sequence[StructureScore], include_support: bool = Fal
     reasons = {"absent": "in neither segmentation", "not_annotated": "not annotated", IN_SUPPORT: "in the support set, left out of the means"}
     found = ", ".join(f"{numbers[status]} {reason}" for status, reason in reasons.items() if numbers[status])
     return f"nothing was scored, so there are no means: of {len(scores)} structures in all cases, {found}"
-
-
-def _box_of(boxes: list[tuple[slice, ...] | None], label: int) -> tuple[slice, ...] | None:
-    return boxes[label - 1] if 0 < label <= len(boxes) else None
 
 
 def _union(one: tuple[slice, ...] | None, other: tuple[slice, ...] | None) -> tuple[slice, ...]:

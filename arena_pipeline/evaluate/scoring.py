@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.evaluate.cases import EvaluationCase
@@ -16,7 +15,7 @@ from arena_pipeline.evaluate.scores import LabelPair, Protocol, StructureScore, 
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import grid_difference, read_segmentation
-from arena_pipeline.io.labels import UNLABELLED
+from arena_pipeline.io.labels import UNLABELLED, label_boxes
 from arena_pipeline.io.segmentations import aligned, check_segment_names
 from arena_pipeline.preprocess.case import preprocess_segmentation
 from arena_pipeline.preprocess.grid import GridMap
@@ -145,8 +144,7 @@ def _check_pair(case: EvaluationCase, scoring: Scoring, reference: Image, predic
 
 
 def _check_labels(case: EvaluationCase, known: dict[str, int], array: np.ndarray, path: Path) -> None:
-    present = [label for label, box in enumerate(ndimage.find_objects(array), start=1) if box is not None]
-    unnamed = sorted(set(present) - set(known.values()))
+    unnamed = sorted(set(label_boxes(array)) - set(known.values()))
     if unnamed:
         raise DatasetError(f"{case.identifier}: labels {unnamed} in {path} have no name; known: {known}; is this the right dataset?")
 

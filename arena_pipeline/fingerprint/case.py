@@ -15,7 +15,7 @@ from arena_pipeline.fingerprint.reading import looks_like_hu, read_case, structu
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.dataset import Case, DatasetJson
 from arena_pipeline.io.geometry import Geometry
-from arena_pipeline.io.labels import count_labels
+from arena_pipeline.io.labels import count_labels, label_boxes
 from arena_pipeline.io.nearest import resample_nearest
 
 INTENSITY_SEED = 1234
@@ -136,8 +136,8 @@ class _Structures:
         self.left = count_labels(coarse, len(voxels))
 
     def measured(self) -> dict[str, StructureMeasurement]:
-        boxes = ndimage.find_objects(self.segmentation, max_label=len(self.voxels) - 1)
-        return {name: self._measure(label, boxes[label - 1]) for name, label in self.labels.items() if self.voxels[label]}
+        boxes = label_boxes(self.segmentation)
+        return {name: self._measure(label, boxes[label]) for name, label in self.labels.items() if self.voxels[label]}
 
     def _measure(self, label: int, box: Box) -> StructureMeasurement:
         whole = self._is_annotated_around(label, box)
@@ -170,8 +170,7 @@ def _draw_foreground(array: np.ndarray, segmentation: np.ndarray, ignore_label: 
 
 
 def _bounding_box(mask: np.ndarray) -> Box | None:
-    box = ndimage.find_objects(mask.view(np.uint8))
-    return box[0] if box else None
+    return label_boxes(mask).get(1)
 
 
 def _ordered(values: list[int] | tuple[int, int, int], axes: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -61,7 +61,8 @@ def dataset_state(raw: RawDataset, preset: FoundationPreset) -> str:
     for case in raw.training.values():
         for path in (case.image, case.segmentation):
             if path is not None and path.exists():
-                files.append((path.relative_to(raw.folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns))
+                state = path.stat()  # the time of the entry's change too: the file's own can be set, and is by programs that copy or unpack
+                files.append((path.relative_to(raw.folder).as_posix(), state.st_size, state.st_mtime_ns, state.st_ctime_ns))
     facts: list[object] = [
         FINGERPRINT_VERSION,
         raw.json.model_dump(mode="json"),

@@ -9,24 +9,30 @@ from arena_pipeline.settings import Frozen
 
 
 class SourceFile(Frozen):
-    """A file that something was made from."""
+    """A file that something was made from.
+
+    Attributes:
+        modified_ns: time of its last change, which copying and unpacking programs set to what they like.
+        changed_ns: time of the last change of its content or its entry in the folder, which only the system sets; None in older records.
+    """
 
     name: str
     bytes: int
     modified_ns: int
+    changed_ns: int | None = None
     sha256: str
 
     @classmethod
     def of(cls, path: Path) -> SourceFile:
         state = path.stat()
-        return cls(name=path.name, bytes=state.st_size, modified_ns=state.st_mtime_ns, sha256=file_sha256(path))
+        return cls(name=path.name, bytes=state.st_size, modified_ns=state.st_mtime_ns, changed_ns=state.st_ctime_ns, sha256=file_sha256(path))
 
     def is_still(self, path: Path) -> bool:
-        """Whether `path` is the same file: of equal size and time, or else of equal checksum."""
+        """Whether `path` is the same file: of equal size and both times equal, or else of equal checksum."""
         state = path.stat()
         if (path.name, state.st_size) != (self.name, self.bytes):
             return False
-        return state.st_mtime_ns == self.modified_ns or file_sha256(path) == self.sha256
+        return (state.st_mtime_ns, state.st_ctime_ns) == (self.modified_ns, self.changed_ns) or file_sha256(path) == self.sha256
 
 
 class WrittenFile(Frozen):

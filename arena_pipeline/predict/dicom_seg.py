@@ -25,7 +25,6 @@ from arena_pipeline.predict.labels import LabelMap
 
 logger = logging.getLogger(__name__)
 
-ENDING = ".seg.dcm"
 PRODUCT = "ARENA pipeline"
 OWN_SCHEME = "99ARENA"
 SERIES_NUMBER = 9100

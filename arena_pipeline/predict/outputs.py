@@ -1,28 +1,109 @@
-"""The folder that arena_predict writes: held for one command, with room, and what an earlier run left in it."""
+"""The folder that arena_predict writes: held for one command, with room, of one meaning, and what an earlier run left in it."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from arena_pipeline.errors import ArenaError, DatasetError, ImageError
+from arena_pipeline.errors import ArenaError, DatasetError, ImageError, PlansError
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.damage import damage
 from arena_pipeline.io.images import ImageSource, check_same_grid, read_geometry, read_segmentation
 from arena_pipeline.io.lock import locked, numbered_part
 from arena_pipeline.io.space import require_space
+from arena_pipeline.predict.inputs import SEGMENTATION_ENDING
+from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
 from arena_pipeline.predict.preview import PREVIEW_FOLDER
 from arena_pipeline.predict.probabilities import SUFFIX
-from arena_pipeline.preprocess.masks import PREPROCESSED_FOLDER
-from arena_pipeline.words import counted, without_advice
+from arena_pipeline.preprocess.masks import PREPROCESSED_FOLDER, masks_file
+from arena_pipeline.words import counted
 
 logger = logging.getLogger(__name__)
 
 SEGMENTATION_BYTES_PER_VOXEL = 0.002  # compressed; these two are low, so that nobody is refused wrongly
 PROBABILITY_BYTES_PER_VOXEL = 0.02  # and structure, compressed
+DICOM_SEG_ENDING = ".seg.dcm"
+EVALUATION_FILES = ("summary.json", "metrics.csv", "summary_published.json", "metrics_published.csv")
+"""What arena_evaluate leaves in a folder of predictions."""
+
+
+class CaseFiles(NamedTuple):
+    """All that a folder of predictions may hold of one case."""
+
+    segmentation: Path
+    dicom_seg: Path
+    probabilities: Path
+    masks: Path
+    preview: Path
+
+
+def case_files(folder: Path, case: str) -> CaseFiles:
+    """Where they lie."""
+    return CaseFiles(
+        segmentation=folder / f"{case}{SEGMENTATION_ENDING}",
+        dicom_seg=folder / f"{case}{DICOM_SEG_ENDING}",
+        probabilities=folder / f"{case}{SUFFIX}",
+        masks=masks_file(folder, case),
+        preview=folder / PREVIEW_FOLDER / f"{case}.png",
+    )
+
+
+def remove_case(folder: Path, case: str) -> None:
+    """Removes what an earlier run left of a case, and the scores of the folder, which were of it too."""
+    left = [path for path in case_files(folder, case) if path.is_file()]
+    for path in left:
+        path.unlink(missing_ok=True)
+    if left:
+        for name in EVALUATION_FILES:
+            (folder / name).unlink(missing_ok=True)
+
+
+def require_one_meaning(folder: Path, label_map: LabelMap, cases: Collection[str], keep: bool = False) -> None:
+    """Makes sure that labels.json holds for every segmentation in the folder, before the first one is written.
+
+    Where all that lies there was made by something else and is of `cases`, it is removed: the run would replace it.
+
+    Args:
+        label_map: what the segmentations of this run mean, and what makes them.
+        cases: those that the run writes.
+        keep: whether finished ones of them stay.
+
+    Raises:
+        PlansError: something else made segmentations that would stay, or nobody knows what made them.
+    """
+    there = segmentations(folder)
+    known = LabelMap.read(folder) if (folder / JSON_NAME).is_file() else None
+    if not there or (known is not None and (known.labels, known.source) == (label_map.labels, label_map.source)):
+        return
+    staying = sorted(there if keep else there - set(cases))
+    if not staying:
+        logger.info("%s: removing what %s left there", folder, "an earlier run" if known is None else known.source)
+        for name in there:
+            remove_case(folder, name)
+        for name in (JSON_NAME, ITK_SNAP_NAME):
+            (folder / name).unlink(missing_ok=True)
+        return
+    advice = f"choose another output folder, or {'leave out --continue_prediction to make them anew' if keep else 'move away what lies there'}"
+    few = f"{', '.join(staying[:3])}{' and others' if len(staying) > 3 else ''}"
+    if known is None:
+        raise PlansError(
+            f"its segmentations ({few}) have no {JSON_NAME} beside them, which says what made them", file=folder, advice=f"put it back, {advice}"
+        )
+    raise PlansError(
+        f"its segmentations ({few}) were made by {known.source} with labels {known.labels}, not by {label_map.source} with {label_map.labels}",
+        file=folder,
+        advice=advice,
+    )
+
+
+def segmentations(folder: Path) -> set[str]:
+    """The cases that have a segmentation there."""
+    return {path.name[: -len(SEGMENTATION_ENDING)] for path in folder.glob(f"*{SEGMENTATION_ENDING}") if not path.name.startswith(".")}
 
 
 @contextmanager
@@ -47,7 +128,7 @@ def require_room(folder: Path, inputs: Mapping[str, ImageSource], outputs: Mappi
     Raises:
         NoSpace: they do not fit.
     """
-    missing = [source for case, source in inputs.items() if not outputs[case].is_file()]
+    missing = [source for case, source in inputs.items() if not os.path.isfile(outputs[case])]  # Path.is_file raises for a name that is too long
     each = SEGMENTATION_BYTES_PER_VOXEL + PROBABILITY_BYTES_PER_VOXEL * probability_maps
     require_space(folder, int(each * sum(_voxels(source) for source in missing)), f"predicting {counted(len(missing), 'case')}")
 
@@ -59,7 +140,7 @@ def is_complete(case: str, source: ImageSource, output: Path, others: Sequence[P
     try:
         check_same_grid(case, read_geometry(source), read_segmentation(output).geometry, output)
     except (ImageError, DatasetError) as error:
-        logger.info("%s: predicted again: %s", case, without_advice(error))
+        logger.info("%s: predicted again: %s", case, error.without_advice)
         return False
     damaged = [reason for path in others if (reason := damage(path)) is not None]
     if damaged:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,14 +18,12 @@ from arena_pipeline.machine import usable_cores
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter, read_adapter_record
 from arena_pipeline.model.model_folder import AdaptedModel
-from arena_pipeline.planning import InferencePlan
+from arena_pipeline.planning import InferencePlan, Plans
 from arena_pipeline.planning.memory import window_bytes
 from arena_pipeline.predict.case import CaseSettings, Network, Task
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-CASES_NAMED = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +71,6 @@ def _support_ids(model: AdaptedModel) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def warn_of_support_cases(cases: Iterable[str], support_ids: dict[str, tuple[str, ...]]) -> None:
-    """Says aloud which of the cases the model was adapted on: their segmentations look better than those of other scans will."""
-    adapted_on = {case for ids in support_ids.values() for case in ids}
-    if seen := [case for case in cases if case in adapted_on]:
-        names = ", ".join(seen[:CASES_NAMED]) + (f" and {len(seen) - CASES_NAMED} more" if len(seen) > CASES_NAMED else "")
-        logger.warning("the model was adapted on %s: do not judge it by their segmentations (arena_evaluate leaves them out of its means)", names)
-
-
 def adapted_task(record: AdapterRecord, folds: Sequence[Path], network: AdaptedNetwork, structures: Sequence[str] | None = None) -> Task:
     """The task of these adapters, whose folders are `folds`; of a multi-class task only `structures` are written, where given."""
     first = 1 if record.activation == "softmax" else 0
@@ -95,13 +85,13 @@ def _ready(network: AdaptedNetwork, folder: Path) -> Callable[[], Network]:
     return lambda: network.select(read_adapter(folder))
 
 
-def zero_shot_setup(
-    structures: Sequence[str], workspace: Workspace, foundation: str | None, dataset: DatasetJson | None, device: torch.device
-) -> Setup:
+def zero_shot_setup(structures: Sequence[str], workspace: Workspace, foundation: str | None, dataset_name: str | None, device: torch.device) -> Setup:
     """The pre-trained head as it is.
 
     With a softmax head every channel takes part in the argmax, and `structures` are written; with a sigmoid head only
-    their channels are computed. Integers are `dataset`'s where one is given, else 1, 2, ... in the order asked for.
+    their channels are computed. Integers are the raw dataset's where one is given, else 1, 2, ... in the order asked for.
+    Where that dataset is planned for the foundation, its plans say how windows overlap and of which structures only the
+    largest component stays, as they do for an adapted model and in arena_compare; else all components stay.
 
     Raises:
         FoundationError: the foundation has no head that could be used without adapting.
@@ -112,14 +102,32 @@ def zero_shot_setup(
     preset = load_preset(name, workspace.foundations)
     logger.info("zero-shot with foundation %s (%s)", name, reason)
     check_zero_shot(preset, structures)
-    if dataset is not None:
+    numbers = {one: number for number, one in enumerate(structures, start=1)}
+    if dataset_name is not None:
+        dataset = DatasetJson.read(workspace.raw_dataset(dataset_name) / "dataset.json")
         dataset.require_structures(list(structures))
-    numbers = dataset.structures if dataset is not None else {one: number for number, one in enumerate(structures, start=1)}
+        numbers = dataset.structures
+    inference, keep = _planned(workspace, dataset_name, preset, structures)
     network = AdaptedNetwork(preset, weights_file(preset, workspace.installed_foundation(name)), device)
     task = zero_shot_task(preset, {one: numbers[one] for one in structures}, network)
     source = {"model": "zero-shot", "foundation": name, "licence": preset.licence}
-    inference = InferencePlan(overlap=preset.scheme.overlap, window_batch=1)
-    return Setup((task,), case_settings(preset.scheme, inference, 1, device), _labels((task,)), {}, source, _window_bytes(preset, device))
+    return Setup(
+        (task,), case_settings(preset.scheme, inference, usable_cores(), device), _labels((task,)), keep, source, _window_bytes(preset, device)
+    )
+
+
+def _planned(
+    workspace: Workspace, dataset_name: str | None, preset: FoundationPreset, structures: Sequence[str]
+) -> tuple[InferencePlan, dict[str, bool]]:
+    """How a dataset's plans predict, where there are any: the windows, and structure -> whether only its largest component stays."""
+    path = None if dataset_name is None else workspace.plans(dataset_name, preset.name)
+    if path is None or not path.is_file():
+        logger.info("zero-shot without a planned dataset (-d): all components of every structure stay")
+        return InferencePlan(overlap=preset.scheme.overlap, window_batch=1), {}
+    plans = Plans.read(path)
+    keep = {one: flag for task in plans.tasks for one, flag in task.keep_largest.items() if one in structures}
+    logger.info("zero-shot as %s is planned: the largest component alone stays of %s", dataset_name, ", ".join(n for n in keep if keep[n]) or "none")
+    return plans.inference, keep
 
 
 def check_zero_shot(preset: FoundationPreset, structures: Sequence[str]) -> None:

@@ -118,6 +118,29 @@ def is_current(case: Case, scheme: Scheme, folder: Path, ignore_label: int | Non
     return record.source.segmentation.is_still(case.segmentation)
 
 
+def require_unchanged(raw: Path, folder: Path, cases: Iterable[str], mend: str) -> None:
+    """Checks that stored training cases were made from the files that lie in the raw dataset now.
+
+    Args:
+        raw: the dataset's folder, with imagesTr and labelsTr; files that were taken away from there can't be compared, and are not.
+        mend: the command that makes the cases again.
+
+    Raises:
+        DatasetError: names every case whose CT or segmentation was changed since.
+    """
+    changed = []
+    for name in cases:
+        record = read_case_record(folder, name)
+        source = None if record is None else record.source
+        if source is not None:
+            files = {"imagesTr": source.image, "labelsTr": source.segmentation}
+            paths = {raw / place / file.name: file for place, file in files.items() if file is not None}
+            changed += [path for path, file in paths.items() if path.is_file() and not file.is_still(path)]
+    if changed:
+        listed = ", ".join(f"{path.parent.name}/{path.name}" for path in changed)
+        raise DatasetError(f"changed after preprocessing, what is stored is out of date: {listed}", file=raw, advice=f"run {mend}")
+
+
 def preprocess_case(job: PreprocessingJob) -> None:
     """Reads, checks, preprocesses and stores one case.
 

@@ -15,6 +15,7 @@ from arena_pipeline.io.lock import locked
 from arena_pipeline.predict.ensemble import ensemble_segmentation
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
+from arena_pipeline.predict.outputs import remove_case, require_one_meaning
 from arena_pipeline.predict.probabilities import SUFFIX, ProbabilityFile
 from arena_pipeline.records import stage
 
@@ -36,12 +37,27 @@ def ensemble(input_folders: Sequence[str | Path], output_folder: str | Path) -> 
     if out.resolve() in {folder.resolve() for folder in folders}:
         raise DatasetError(f"{out}: the ensemble would overwrite one of its members; choose another output folder")
     written: dict[str, Path] = {}
+    labels = _labels(cases, folders[0])
+    label_map = LabelMap.of(labels, {"ensemble of": ", ".join(str(folder) for folder in folders)}, _support_ids(labels, folders))
     with locked(out), tqdm(cases, unit="case", disable=None) as bar:
+        require_one_meaning(out, label_map, cases)
         for case in bar:
             bar.set_description(case)
             with stage("ensemble"):
+                remove_case(out, case)
+                label_map.write(out)
                 written[case] = _one_case(case, folders, out)
     return written
+
+
+def _labels(cases: Sequence[str], folder: Path) -> dict[str, int]:
+    """The integers of all cases. ImageError where some were predicted with others."""
+    labels = {case: ProbabilityFile(folder / f"{case}{SUFFIX}").description.labels for case in cases}
+    for case, own in labels.items():
+        if own != labels[cases[0]]:
+            found = f"labels {own}, where {cases[0]} has {labels[cases[0]]}"
+            raise ImageError(found, case=case, file=folder, advice="ensemble the cases of one model at a time, each into a folder of its own")
+    return labels[cases[0]]
 
 
 def _one_case(case: str, folders: list[Path], out: Path) -> Path:
@@ -55,7 +71,6 @@ def _one_case(case: str, folders: list[Path], out: Path) -> Path:
         raise ImageError(f"{case}: {member} has shape {geometry.shape}, its probabilities {segmentation.shape}; predict this case again")
     labels = files[0].description.labels
     target = out / member.name
-    LabelMap.of(labels, {"ensemble of": ", ".join(str(folder) for folder in folders)}, _support_ids(labels, folders)).write(out)
     write_segmentation(target, segmentation, geometry, labels)
     return target
 

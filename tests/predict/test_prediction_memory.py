@@ -73,7 +73,7 @@ def test_the_estimate_is_said_before_the_case_and_little_memory_means_one_window
     array = np.random.default_rng(7).normal(0, 120, (24, 24, 24)).astype(np.int16)
     scan = write_nifti(tmp_path / "s.nii.gz", array, (8.0, 8.0, 8.0))
     monkeypatch.setattr(predictors, "ZERO_SHOT_INFERENCE", InferencePlan(window_batch=2))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         predict(scan, tmp_path / "out", workspace, zero_shot=["liver"], no_previews=True, device="cpu")
     messages = [record.getMessage() for record in caplog.records]
     of_case = [message for message in messages if message.startswith("s: ")]

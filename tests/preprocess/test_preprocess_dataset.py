@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -20,7 +21,7 @@ from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.images import read_image
 from arena_pipeline.preprocess import dataset
 from arena_pipeline.preprocess.case import preprocess_image
-from arena_pipeline.preprocess.dataset import preprocess_case, preprocess_dataset
+from arena_pipeline.preprocess.dataset import preprocess_case, preprocess_dataset, require_unchanged
 from arena_pipeline.preprocess.store import StoredCase
 
 SCHEME = Scheme(spacing_mm=(2.0, 2.0, 2.0), window_hu=(-175, 250), patch_size_voxels=(16, 16, 16))
@@ -56,6 +57,28 @@ def test_every_case_is_stored_once_and_redone_only_when_needed(
     assert StoredCase.open(out, "case_1").labels == (2,)
     assert preprocess_dataset(raw(), SCHEME.model_copy(update={"patch_size_voxels": (32, 32, 32)}), out, 0) == []
     assert len(preprocess_dataset(raw(), SCHEME.model_copy(update={"window_hu": (-200.0, 250.0)}), out, 0)) == 3
+
+
+def test_a_change_of_equal_size_and_equal_time_is_seen(raw: Callable[[], RawDataset], tmp_path: Path) -> None:
+    out, label = tmp_path / "cases", raw().training["case_1"].segmentation
+    assert label is not None
+    plain = label.with_suffix("")  # uncompressed, so that another voxel is not another size
+    for case in raw().training.values():
+        nibabel.save(nibabel.load(case.image), case.image.with_suffix(""))
+        nibabel.save(nibabel.load(str(case.segmentation)), Path(str(case.segmentation)).with_suffix(""))
+    description = raw().json.model_copy(update={"file_ending": ".nii"})
+    description.write(raw().folder / "dataset.json")
+    preprocess_dataset(raw(), SCHEME, out, 0)
+    state, content = plain.stat(), bytearray(plain.read_bytes())
+    require_unchanged(raw().folder, out, raw().training, "the command")
+    content[content.index(2, 400)] = 1
+    plain.write_bytes(content)
+    os.utime(plain, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (plain.stat().st_size, plain.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
+    with pytest.raises(DatasetError, match="changed after preprocessing.*: labelsTr/case_1.nii; run the command"):
+        require_unchanged(raw().folder, out, raw().training, "the command")
+    assert preprocess_dataset(raw(), SCHEME, out, 0) == ["case_1"]
+    require_unchanged(raw().folder, out, raw().training, "the command")
 
 
 def test_processes_store_what_one_process_stores(raw: Callable[[], RawDataset], tmp_path: Path) -> None:

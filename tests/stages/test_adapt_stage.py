@@ -7,16 +7,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from arena_pipeline.adapt import run as stage
 from arena_pipeline.cli.adapt import main
-from arena_pipeline.errors import PlansError, SupportSetError, UnknownStructure
+from arena_pipeline.errors import DatasetError, PlansError, SupportSetError, UnknownStructure
 from arena_pipeline.io.splits import draw_support_set
 from arena_pipeline.machine import Machine
 from arena_pipeline.model.adapter import read_adapter
 from arena_pipeline.model.model_folder import load_model
+from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.stages.adapt import adapt_dataset
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.workspace import Workspace, fold_folder
@@ -104,6 +106,19 @@ def test_cases_of_another_scheme_are_refused(ready: Workspace) -> None:
     with pytest.raises(PlansError, match="case_.: preprocessed by another scheme .* run arena_preprocess"):
         run(ready)
     assert not ready.results.exists()
+
+
+def test_a_label_corrected_after_preprocessing_is_refused_with_what_to_run(ready: Workspace, write_nifti: Callable[..., Path]) -> None:
+    (case,) = draw_support_set(("case_0", "case_1", "case_2"), 1, 0)
+    corrected = np.zeros((24, 24, 24), np.uint8)
+    corrected[4:14, 4:14, 4:14] = 1
+    write_nifti(ready.raw_dataset("Dataset901_Tiny") / "labelsTr" / f"{case}.nii.gz", corrected)
+    with pytest.raises(DatasetError, match=rf"labelsTr/{case}.nii.gz; run arena_plan_and_preprocess -d 901 .*-foundation arena_mini"):
+        run(ready)
+    assert not ready.results.exists()
+    plan_and_preprocess([901], ready, device="cpu", workers=0, fingerprint_workers=0)
+    assert len(StoredCase.open(ready.cases("Dataset901_Tiny", "arena_mini"), case).labels) == 1
+    run(ready)
 
 
 def test_an_edited_task_is_adapted_again(ready: Workspace) -> None:

@@ -20,6 +20,7 @@ from arena_pipeline.cli.info import main as show_info
 from arena_pipeline.cli.predict import main
 from arena_pipeline.errors import AdapterError, ArenaError, DatasetError, FoundationError, PlansError, UnknownStructure
 from arena_pipeline.foundations import load_preset, weights_file
+from arena_pipeline.io.dataset import Case
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.images import read_segmentation
 from arena_pipeline.io.lock import locked
@@ -28,12 +29,14 @@ from arena_pipeline.model.model_folder import choose_model
 from arena_pipeline.model.task_head import head, pretrained_head
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
+from arena_pipeline.predict import job as prediction_job
 from arena_pipeline.predict.case import predict_case
 from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.probabilities import ProbabilityFile
+from arena_pipeline.preprocess.dataset import PreprocessingJob, preprocess_case
 from arena_pipeline.preprocess.masks import masks_file, read_masks
 from arena_pipeline.settings import AdaptationSettings
-from arena_pipeline.stages import predict as predict_stage
 from arena_pipeline.stages.ensemble import ensemble
 from arena_pipeline.stages.info import info
 from arena_pipeline.stages.postprocess import postprocess
@@ -272,6 +275,101 @@ def test_continuing_needs_to_know_what_made_the_segmentations(workspace: Workspa
     assert sorted(path.name for path in out.iterdir()) == ["b.nii.gz", "labels.txt"] and (out / "b.nii.gz").read_bytes() == made
 
 
+def test_another_models_results_never_stand_beside_this_ones(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    make_model(workspace, "binary", folds=(0,))
+    out = tmp_path / "out"
+    predict(scans, out, workspace, no_previews=True, save_probabilities=True)
+    kept = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(PlansError, match=r"out: its segmentations \(a\) were made by .*'liver': 1.*not by .*zero-shot.*'spleen': 1.*choose another"):
+        predict(scans / "b.nii.gz", out, workspace, zero_shot=["spleen"], no_previews=True)
+    assert {path: path.read_bytes() for path in out.iterdir()} == kept
+    (out / "summary.json").write_text("{}")
+    predict(scans / "b.nii.gz", out, workspace, no_previews=True)  # the same model: only what this run makes anew is replaced
+    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "a_probabilities.npz", "b.nii.gz", "labels.json", "labels.txt"]
+    (out / "metrics.csv").write_text("")
+    predict(scans, out, workspace, zero_shot=["spleen"], no_previews=True)  # nothing of the other model would stay, so nothing does
+    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "b.nii.gz", "labels.json", "labels.txt"]
+    assert LabelMap.read(out).structures == {"spleen": 1}
+
+
+def test_ensembles_and_post_processed_segmentations_are_not_mixed_with_others(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    model = make_model(workspace, "binary", folds=(0,))
+    predict(scans / "b.nii.gz", tmp_path / "out", workspace, no_previews=True, save_probabilities=True)
+    predict(scans / "a_0000.nii.gz", tmp_path / "zero", workspace, zero_shot=["spleen"], no_previews=True)
+    with pytest.raises(PlansError, match=r"zero: its segmentations \(a\) were made by"):
+        ensemble([tmp_path / "out"], tmp_path / "zero")
+    with pytest.raises(PlansError, match=r"zero: its segmentations \(a\) were made by"):
+        postprocess(tmp_path / "out", tmp_path / "zero", model_folder=model)
+    assert sorted(path.name for path in (tmp_path / "zero").iterdir()) == ["a.nii.gz", "labels.json", "labels.txt"]
+
+
+def test_support_cases_among_the_inputs_are_told_by_name_and_by_content(
+    workspace: Workspace, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model(workspace, "binary", folds=(0,))
+    for name in ("liver", "spleen"):
+        path = fold_folder(model, name, 0) / "adapter.json"
+        path.write_text(path.read_text().replace('"c"', '"s9"'))
+    (tmp_path / "in").mkdir()
+    shutil.copy(scans / "b.nii.gz", tmp_path / "in" / "s9_0000.nii.gz")
+    shutil.copy(scans / "b.nii.gz", tmp_path / "in" / "renamed.nii.gz")
+    shutil.copy(scans / "a_0000.nii.gz", tmp_path / "in" / "new.nii.gz")
+
+    def told() -> list[str]:
+        caplog.clear()
+        predict(tmp_path / "in", tmp_path / "out", workspace, no_previews=True)
+        return [message.partition(":")[0] for message in caplog.messages if message.startswith("the model was adapted on ")]
+
+    assert told() == ["the model was adapted on s9"]
+    scheme = Plans.read(model / "plans.json").scheme
+    preprocess_case(PreprocessingJob(Case("s9", scans / "b.nii.gz", None), scheme, workspace.cases(DATASET, FOUNDATION), {}))
+    assert told() == ["the model was adapted on renamed (the file of s9), s9"]
+    assert LabelMap.read(tmp_path / "out").support_ids == dict.fromkeys(("liver", "spleen"), ("s9", "renamed"))
+
+
+def test_folds_that_are_missing_are_told(workspace: Workspace, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = make_model(workspace, "binary")
+    shutil.rmtree(fold_folder(model, "spleen", 1))
+    predict(scans / "a_0000.nii.gz", tmp_path / "out", workspace, no_previews=True)
+    (warning,) = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert warning.startswith("fold 1 is planned and has no finished adapter") and "averaged without it: spleen (0)." in warning
+    caplog.clear()
+    predict(scans / "b.nii.gz", tmp_path / "chosen", workspace, folds=[0], no_previews=True)
+    assert "is planned" not in caplog.text
+
+
+def test_zero_shot_keeps_the_largest_component_where_the_datasets_plans_say_so(
+    workspace: Workspace, scans: Path, tmp_path: Path, tiny_dataset: Callable[..., Path]
+) -> None:
+    tiny_dataset(901)
+    model = make_model(workspace, "binary", keep_largest=True)
+    predict(scans, tmp_path / "raw", workspace, zero_shot=["liver"], no_previews=True)
+    planned = workspace.plans(DATASET, FOUNDATION)
+    planned.parent.mkdir(parents=True)
+    shutil.copy(model / "plans.json", planned)
+    predict(scans, tmp_path / "out", workspace, zero_shot=["liver"], dataset_id=901, no_previews=True)
+    expected = voxels(tmp_path / "raw", "a").copy()
+    assert postprocess_segmentation_(expected, {"liver": 1}, {"liver": True})["liver"] > 0
+    np.testing.assert_array_equal(voxels(tmp_path / "out", "a"), expected)
+
+
+def test_a_model_folder_and_another_choice_beside_it_are_refused(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    model = make_model(workspace, "binary", folds=(0,))
+    with pytest.raises(
+        PlansError, match=r"arena_5shots: this model is not the one .*: -d 7, where the model has 901, -shots 3, .* 5; leave them out"
+    ):
+        predict(scans, tmp_path / "out", workspace, model_folder=model, dataset_id=7, shots=3)
+    assert not (tmp_path / "out").exists()
+    assert predict(scans / "b.nii.gz", tmp_path / "out", workspace, model_folder=model, dataset_id=901, no_previews=True).written
+
+
+def test_an_error_of_the_system_costs_one_case(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "previews" / "b.png").mkdir(parents=True)  # where a picture should be
+    with pytest.raises(DatasetError, match="1 of 2 cases not predicted: b: .*previews/b.png"):
+        predict(scans, tmp_path / "out", workspace, zero_shot=["liver"])
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz"]
+
+
 def test_whatever_is_damaged_is_predicted_again(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
     make_model(workspace, "multiclass", folds=(0,))
     out, wanted = tmp_path / "out", {"save_probabilities": True, "save_preprocessed": True}
@@ -344,7 +442,7 @@ def test_a_case_that_memory_does_not_take_does_not_stop_the_others(
             raise raised.pop()
         return predict_case(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(predict_stage, "predict_case", first_fails)
+    monkeypatch.setattr(prediction_job, "predict_case", first_fails)
     with pytest.raises(DatasetError, match=rf"1 of 2 cases not predicted: a: memory ran out in the prediction of a \({error}\); close other"):
         predict(scans, tmp_path / "out", workspace)
     assert (tmp_path / "out" / "b.nii.gz").is_file() and not list((tmp_path / "out").rglob("a*"))

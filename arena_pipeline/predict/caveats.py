@@ -1,0 +1,74 @@
+"""What a user should know about a model before trusting what it predicts: folds that are missing, and inputs that it was adapted on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from arena_pipeline.io.filestate import SourceFile, file_sha256
+from arena_pipeline.io.images import ImageSource
+from arena_pipeline.model.adapter import RECORD
+from arena_pipeline.model.model_folder import AdaptedModel
+from arena_pipeline.preprocess.store import read_case_record
+
+logger = logging.getLogger(__name__)
+
+LISTED = 8  # names in a message before "and n more"
+
+
+def tell_missing_folds(model: AdaptedModel) -> None:
+    """Warns of folds that were begun for a task, or finished for another one, and are not among those that are averaged."""
+    expected = {fold for task in model.tasks for fold in task.folds}
+    missing: dict[tuple[int, ...], list[str]] = {}
+    for task in model.tasks:
+        begun = {int(place.name[5:]): place for place in (model.path / task.record.task).glob("fold_*") if place.name[5:].isdecimal()}
+        told = {fold for fold, place in begun.items() if (place / RECORD).is_file()}  # finished, and left out with a reason of its own
+        if lacking := tuple(sorted((expected | set(begun)) - set(task.folds) - told)):
+            missing.setdefault(lacking, []).append(f"{task.record.task} ({', '.join(map(str, sorted(task.folds)))})")
+    for lacking, tasks in missing.items():
+        logger.warning(
+            "fold %s is planned and has no finished adapter that can be used; the others, in brackets, are averaged without it: %s. "
+            "arena_adapt finishes it, -f chooses folds without this line",
+            *(", ".join(map(str, lacking)), _some(tasks)),
+        )
+
+
+def tell_support_cases(support_ids: Mapping[str, tuple[str, ...]], inputs: Mapping[str, ImageSource], stored: Path) -> dict[str, tuple[str, ...]]:
+    """Says aloud which inputs the model was adapted on: their segmentations look better than those of other scans will.
+
+    Args:
+        support_ids: structure -> the cases that its adapters were adapted on.
+        stored: the folder of their preprocessed cases, whose records tell a support case under another name by its content.
+
+    Returns:
+        `support_ids` with the other names of its cases among them.
+    """
+    files = _support_files({case for ids in support_ids.values() for case in ids}, stored)
+    copies = {case: same for case, source in inputs.items() if (same := _same_file(source, files)) is not None and same != case}
+    with_copies = {name: ids + tuple(case for case, same in copies.items() if same in ids) for name, ids in support_ids.items()}
+    adapted_on = {case for ids in with_copies.values() for case in ids}
+    if seen := [f"{case} (the file of {copies[case]})" if case in copies else case for case in inputs if case in adapted_on]:
+        logger.warning(
+            "the model was adapted on %s: do not judge it by their segmentations (arena_evaluate leaves them out of its means)", _some(seen)
+        )
+    return with_copies
+
+
+def _support_files(cases: Iterable[str], stored: Path) -> dict[str, SourceFile]:
+    """Support case -> the CT that it was preprocessed from, of those whose preprocessed cases are there."""
+    records = {case: read_case_record(stored, case) for case in sorted(cases)}
+    return {case: record.source.image for case, record in records.items() if record is not None and record.source is not None}
+
+
+def _same_file(source: ImageSource, support: Mapping[str, SourceFile]) -> str | None:
+    """The support case whose CT has the content of this one; only files of equal size are read."""
+    if not isinstance(source, Path) or not source.is_file():
+        return None
+    alike = [case for case, file in support.items() if file.bytes == source.stat().st_size]
+    digest = file_sha256(source) if alike else None
+    return next((case for case in alike if support[case].sha256 == digest), None)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -1,0 +1,127 @@
+"""One CT file to the files of its prediction: segmentation, picture, and what else is asked for."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from arena_pipeline.fingerprint.reading import looks_like_hu, not_hu_sentence
+from arena_pipeline.io.dicom import CTSeries
+from arena_pipeline.io.geometry import Geometry, Image
+from arena_pipeline.io.images import ImageSource, read_geometry, read_image, write_segmentation
+from arena_pipeline.io.labels import count_labels
+from arena_pipeline.machine import free_memory_bytes
+from arena_pipeline.predict.case import Extras, predict_case
+from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.memory import case_parts, in_words
+from arena_pipeline.predict.outputs import case_files, remove_case
+from arena_pipeline.predict.postprocess import postprocess_segmentation_
+from arena_pipeline.predict.predictors import Setup
+from arena_pipeline.predict.preview import write_preview
+from arena_pipeline.predict.probabilities import Description, write_probabilities
+from arena_pipeline.preprocess.grid import GridMap
+from arena_pipeline.preprocess.masks import write_masks
+from arena_pipeline.records import stage
+from arena_pipeline.words import memory_size
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What is written besides the segmentation, and what is left out."""
+
+    save_probabilities: bool = False
+    save_preprocessed: bool = False
+    postprocess: bool = True
+    previews: bool = True
+    dicom_seg: bool = True
+    labelmap: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionJob:
+    """What is the same for all cases of a run."""
+
+    folder: Path
+    setup: Setup
+    label_map: LabelMap
+    extra: Extra
+
+    def others(self, case: str, source: ImageSource) -> list[Path]:
+        """Files asked for besides the segmentation."""
+        files, extra = case_files(self.folder, case), self.extra
+        wanted = {
+            files.dicom_seg: extra.dicom_seg and isinstance(source, CTSeries),
+            files.probabilities: extra.save_probabilities,
+            files.masks: extra.save_preprocessed,
+            files.preview: extra.previews,
+        }
+        return [path for path, asked in wanted.items() if asked]
+
+
+def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJob) -> None:
+    """One CT file to its segmentation and what else is asked for. The segmentation is written last: it marks the case as done."""
+    remove_case(job.folder, case)
+    job = _with_room(case, source, job)
+    with stage("read"):
+        image = read_image(source)
+    low, high = float(image.array.min()), float(image.array.max())
+    if not looks_like_hu(low, high):
+        logger.warning("%s: %s", case, not_hu_sentence(low, high))
+    segmentation, masks, grid = _predict_image(case, image, job)
+    labels, files = job.setup.labels, case_files(job.folder, case)
+    if job.extra.postprocess:
+        with stage("postprocess"):
+            postprocess_segmentation_(segmentation, labels, job.setup.keep_largest, case)
+    with stage("write"):
+        if job.extra.save_preprocessed:
+            write_masks(files.masks, masks, grid)
+        if job.extra.previews:
+            colours = {name: (label, job.label_map.colours_rgb[name]) for name, label in labels.items()}
+            write_preview(files.preview, case, image, segmentation, colours, job.setup.settings.scheme.window_hu)
+        if isinstance(source, CTSeries) and job.extra.dicom_seg:
+            from arena_pipeline.predict.dicom_seg import write_dicom_seg  # takes a second to import: only for DICOM
+
+            write_dicom_seg(files.dicom_seg, segmentation, source, job.label_map, job.extra.labelmap)
+        job.label_map.write(job.folder)
+        write_segmentation(output, segmentation, image.geometry, labels)
+    _report(case, segmentation, image.geometry, labels)
+
+
+def _with_room(case: str, source: ImageSource, job: PredictionJob) -> PredictionJob:
+    """Says what the case will take, and runs one window at a time where the memory that is free would not take more."""
+    setup, settings = job.setup, job.setup.settings
+    channels = max(task.out_channels for task in setup.tasks)
+    patch = settings.scheme.patch_size_voxels
+    parts = case_parts(read_geometry(source), settings.scheme.spacing_mm, patch, channels, job.extra.save_probabilities)
+    free = free_memory_bytes()
+    logger.debug("%s: at most %s; %s are free", case, in_words(parts), memory_size(free))
+    if settings.window_batch == 1 or sum(parts.values()) + settings.window_batch * setup.window_bytes <= free:
+        return job
+    logger.warning("%s: one window at a time instead of %d: little memory is free", case, settings.window_batch)
+    return replace(job, setup=replace(setup, settings=replace(settings, window_batch=1)))
+
+
+def _predict_image(case: str, image: Image, job: PredictionJob) -> tuple[np.ndarray, dict[str, np.ndarray], GridMap]:
+    """Segmentation on the native grid, masks on the preprocessed one (where asked for); the file of probabilities on the way."""
+    setup, masks = job.setup, dict[str, np.ndarray]()
+    with ExitStack() as stack, stage("predict"):
+        keep = None
+        if job.extra.save_probabilities:
+            description = Description(labels=setup.labels, activation=setup.tasks[0].activation, threshold=setup.settings.threshold)
+            keep = stack.enter_context(write_probabilities(case_files(job.folder, case).probabilities, description)).add
+        extras = Extras(keep, masks.__setitem__ if job.extra.save_preprocessed else None)
+        prediction = predict_case(image, setup.tasks, setup.settings, extras)
+    return prediction.segmentation, masks, prediction.grid
+
+
+def _report(case: str, segmentation: np.ndarray, geometry: Geometry, labels: dict[str, int]) -> None:
+    counts = count_labels(segmentation, minlength=max(labels.values()) + 1)
+    found = ", ".join(f"{name} {counts[label] * geometry.voxel_volume_ml:.1f} ml" for name, label in labels.items() if counts[label])
+    absent = ", ".join(name for name, label in labels.items() if not counts[label])
+    logger.info("%s: %s%s", case, found or "nothing found", f"; not found: {absent}" if absent and found else "")
