@@ -1,4 +1,4 @@
-"""A picture per case: three slices through the segmentation with its outlines, as a radiologist expects to see them."""
+"""A picture per case: slices that show every structure of the segmentation with its outline, as a radiologist expects to see them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy import ndimage
 
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.geometry import Image
-from arena_pipeline.io.labels import count_labels
+from arena_pipeline.io.labels import count_labels, label_boxes
 from arena_pipeline.predict.labels import RGB
 
 PREVIEW_FOLDER = "previews"
-WIDTH_INCHES, LARGEST_HEIGHT_INCHES = 12.0, 9.0  # of the three panels together, which share one scale
-TITLE_INCHES, LEGEND_ROW_INCHES, GAP_INCHES = 0.75, 0.24, 0.25
+WIDTH_INCHES, LARGEST_ROW_INCHES = 12.0, 9.0  # of the three panels of a row together, which share one scale
+MOST_ROWS = 6
+TITLE_INCHES, LEGEND_ROW_INCHES = 0.75, 0.24
+GAP_INCHES, ROW_GAP_INCHES = 0.4, 0.5  # between panels: room for the letters, and between rows for a title too
 LEGEND_COLUMNS = 5
 DOTS_PER_INCH = 110
+Labels = Mapping[str, tuple[int, RGB]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Plane:
     vertical: int
     letters: tuple[str, str, str, str]
 
+    def cut(self, volume: np.ndarray, position: int) -> np.ndarray:
+        """The slice of a volume (x, y, z) in RAS as (vertical, horizontal), upwards and to the right: a view, with R (or A) on the left."""
+        flat = volume[(slice(None),) * self.across + (position,)]
+        return flat.T[:, ::-1]
+
 
 PLANES = (
     Plane("axial", 2, 0, 1, ("R", "L", "A", "P")),
@@ -48,10 +55,8 @@ PLANES = (
 )
 
 
-def write_preview(
-    path: Path, case: str, image: Image, segmentation: np.ndarray, labels: Mapping[str, tuple[int, RGB]], window_hu: tuple[float, float]
-) -> None:
-    """Writes the PNG.
+def write_preview(path: Path, case: str, image: Image, segmentation: np.ndarray, labels: Labels, window_hu: tuple[float, float]) -> None:
+    """Writes the PNG: rows of three slices, as many as show every structure that was found (at most MOST_ROWS).
 
     Args:
         image: the CT, in HU.
@@ -62,52 +67,69 @@ def write_preview(
     turn = nib.io_orientation(image.geometry.affine)
     ct = nib.apply_orientation(image.array, turn)
     labelled = nib.apply_orientation(segmentation, turn)
-    order = np.argsort(turn[:, 0])
-    spacing = tuple(float(image.geometry.spacing_mm[axis]) for axis in order)
+    spacing = tuple(float(image.geometry.spacing_mm[axis]) for axis in np.argsort(turn[:, 0]))
     size_mm = tuple(n * mm for n, mm in zip(ct.shape, spacing, strict=True))
-    figure, panels = _figure(size_mm, math.ceil(len(labels) / LEGEND_COLUMNS))
-    position = _fullest_slices(labelled)
-    for axes, plane in zip(panels, PLANES, strict=True):
-        _draw(axes, plane, (ct, labelled), spacing, position[plane.across], (labels, window_hu))
+    rows, unseen = _rows(labelled)
+    figure, panels = _figure(size_mm, len(rows), math.ceil(len(labels) / LEGEND_COLUMNS))
+    for row, positions in zip(panels, rows, strict=True):
+        for axes, plane in zip(row, PLANES, strict=True):
+            _draw(axes, plane, (ct, labelled), spacing, positions[plane.across], (labels, window_hu))
     found = "" if labelled.any() else "   NOTHING FOUND"
+    missing = f"   not in these slices: {', '.join(name for name, (label, _) in labels.items() if label in unseen)}" if unseen else ""
     extent = " x ".join(f"{length:.0f}" for length in size_mm)
-    figure.suptitle(f"{case}{found}   {extent} mm, window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU", color="white", fontsize=11)
+    title = f"{case}{found}   {extent} mm, window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU{missing}"
+    figure.suptitle(title, y=1 - 0.12 / figure.get_figheight(), color="white", fontsize=11, wrap=True)
     _legend(figure, labelled, labels, image.geometry.voxel_volume_ml)
     with replace_when_done(path) as temporary:
         figure.savefig(temporary, facecolor="black")
 
 
-def _figure(size_mm: tuple[float, ...], legend_rows: int) -> tuple[Figure, list[Axes]]:
-    """A black figure whose three panels have the slices' proportions at one scale, with room for a title and a legend."""
+def _figure(size_mm: tuple[float, ...], rows: int, legend_rows: int) -> tuple[Figure, list[list[Axes]]]:
+    """A black figure whose panels have the slices' proportions at one scale, three in a row, with room for a title and a legend."""
     widths = [size_mm[plane.horizontal] for plane in PLANES]
     heights = [size_mm[plane.vertical] for plane in PLANES]
-    scale = min((WIDTH_INCHES - 4 * GAP_INCHES) / sum(widths), LARGEST_HEIGHT_INCHES / max(heights))
-    below = GAP_INCHES + legend_rows * LEGEND_ROW_INCHES
-    height = max(heights) * scale + below + TITLE_INCHES
+    scale = min((WIDTH_INCHES - 4 * GAP_INCHES) / sum(widths), LARGEST_ROW_INCHES / max(heights))
+    below, row_height = ROW_GAP_INCHES + legend_rows * LEGEND_ROW_INCHES, max(heights) * scale + ROW_GAP_INCHES
+    height = rows * row_height + below + TITLE_INCHES - ROW_GAP_INCHES
     figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH, facecolor="black")
     FigureCanvasAgg(figure)
-    left = (WIDTH_INCHES - sum(widths) * scale - 2 * GAP_INCHES) / 2
-    panels = []
-    for wide, high in zip(widths, heights, strict=True):
-        bottom = below + (max(heights) - high) * scale / 2
-        box = (left / WIDTH_INCHES, bottom / height, wide * scale / WIDTH_INCHES, high * scale / height)
-        panels.append(figure.add_axes(box))
-        left += wide * scale + GAP_INCHES
+    panels: list[list[Axes]] = []
+    for row in range(rows):
+        left = (WIDTH_INCHES - sum(widths) * scale - 2 * GAP_INCHES) / 2
+        panels.append([])
+        for wide, high in zip(widths, heights, strict=True):
+            bottom = below + (rows - 1 - row) * row_height + (max(heights) - high) * scale / 2
+            box = (left / WIDTH_INCHES, bottom / height, wide * scale / WIDTH_INCHES, high * scale / height)
+            panels[-1].append(figure.add_axes(box))
+            left += wide * scale + GAP_INCHES
     return figure, panels
 
 
-def _fullest_slices(labelled: np.ndarray) -> tuple[int, int, int]:
-    """Per axis the slice that shows most: the sum over structures of each one's share of its own largest cross-section."""
-    scores = [np.zeros(length) for length in labelled.shape]
-    for label, box in enumerate(ndimage.find_objects(labelled), start=1):
-        if box is None:
-            continue
+def _rows(labelled: np.ndarray) -> tuple[list[tuple[int, int, int]], set[int]]:
+    """The slices (x, y, z) of each row, and the labels that are in none of them.
+
+    A row shows most of what the rows before it did not: the first one most of all structures, each counted as its share of its own
+    largest cross-section.
+    """
+    areas = _cross_sections(labelled)
+    unseen, rows = set(areas), list[tuple[int, int, int]]()
+    while not rows or (unseen and len(rows) < MOST_ROWS):
+        scores = [sum((areas[label][axis] / areas[label][axis].max() for label in unseen), np.zeros(n)) for axis, n in enumerate(labelled.shape)]
+        x, y, z = (int(score.argmax()) if unseen else len(score) // 2 for score in scores)
+        rows.append((x, y, z))
+        unseen -= {label for label in unseen if any(areas[label][axis][at] for axis, at in enumerate((x, y, z)))}
+    return rows, unseen
+
+
+def _cross_sections(labelled: np.ndarray) -> dict[int, list[np.ndarray]]:
+    """Label -> per axis its voxels in every slice."""
+    found = {}
+    for label, box in label_boxes(labelled).items():
         mask = labelled[box] == label
-        for axis in range(3):
-            areas = mask.sum(axis=tuple(a for a in range(3) if a != axis))
-            scores[axis][box[axis]] += areas / areas.max()
-    x, y, z = (int(score.argmax()) if score.any() else len(score) // 2 for score in scores)
-    return x, y, z
+        found[label] = [np.zeros(length, np.int64) for length in labelled.shape]
+        for axis, counts in enumerate(found[label]):
+            counts[box[axis]] = mask.sum(axis=tuple(other for other in range(3) if other != axis))
+    return found
 
 
 def _draw(
@@ -116,10 +138,10 @@ def _draw(
     volumes: tuple[np.ndarray, np.ndarray],
     spacing: tuple[float, ...],
     position: int,
-    style: tuple[Mapping[str, tuple[int, RGB]], tuple[float, float]],
+    style: tuple[Labels, tuple[float, float]],
 ) -> None:
-    """One panel. RAS: x grows to the patient's right, so x (and, in a sagittal slice, y) is mirrored to show R (A) on the left."""
-    ct, labelled = (_slice(volume, plane, position) for volume in volumes)
+    """One panel, with the letters of the directions around it, not on it."""
+    ct, labelled = (plane.cut(volume, position) for volume in volumes)
     labels, (low, high) = style
     aspect = spacing[plane.vertical] / spacing[plane.horizontal]
     axes.imshow(ct, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect, interpolation="nearest")
@@ -130,16 +152,16 @@ def _draw(
     axes.set_xlim(-0.5, ct.shape[1] - 0.5)
     axes.set_ylim(-0.5, ct.shape[0] - 0.5)
     axes.set_axis_off()
-    axes.set_title(f"{plane.title} {position}", color="white", fontsize=9)
-    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.98, "center", "top"), (0.5, 0.02, "center", "bottom"))
-    for letter, (x, y, horizontal, vertical) in zip(plane.letters, places, strict=True):
-        axes.text(x, y, letter, transform=axes.transAxes, color="gold", fontsize=10, ha=horizontal, va=vertical)
-
-
-def _slice(volume: np.ndarray, plane: Plane, position: int) -> np.ndarray:
-    """(vertical, horizontal), the horizontal axis mirrored."""
-    flat = volume.take(position, axis=plane.across)
-    return (flat.T if plane.horizontal < plane.vertical else flat)[:, ::-1]
+    axes.set_title(f"{plane.title} {position}", color="white", fontsize=9, loc="left")
+    places = (
+        (0, 0.5, "right", "center", -3, 0),
+        (1, 0.5, "left", "center", 3, 0),
+        (0.5, 1, "center", "bottom", 0, 2),
+        (0.5, 0, "center", "top", 0, -2),
+    )
+    for letter, (x, y, horizontal, vertical, *shift) in zip(plane.letters, places, strict=True):
+        options = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": horizontal, "va": vertical}
+        axes.annotate(letter, (x, y), shift, color="gold", fontsize=10, annotation_clip=False, **options)
 
 
 def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
@@ -147,7 +169,7 @@ def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
     return -1.5, mask.shape[1] + 0.5, -1.5, mask.shape[0] + 0.5
 
 
-def _legend(figure: Figure, labelled: np.ndarray, labels: Mapping[str, tuple[int, RGB]], voxel_ml: float) -> None:
+def _legend(figure: Figure, labelled: np.ndarray, labels: Labels, voxel_ml: float) -> None:
     counts = count_labels(labelled, minlength=max((label for label, _ in labels.values()), default=0) + 1)
     lines, names = [], []
     for name, (label, colour) in labels.items():

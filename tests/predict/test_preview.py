@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.predict.preview import _fullest_slices, write_preview
+from arena_pipeline.predict.preview import PLANES, _rows, write_preview
 
 GREEN = (0, 255, 0)
 
@@ -46,5 +46,29 @@ def test_the_slice_with_the_largest_cross_section_is_shown() -> None:
     labelled = np.zeros((20, 20, 20), dtype=np.uint8)
     labelled[5:8, 5:8, 3:18] = 1
     labelled[4:10, 4:10, 12] = 1
-    assert _fullest_slices(labelled)[2] == 12
-    assert _fullest_slices(np.zeros((10, 20, 31), dtype=np.uint8)) == (5, 10, 15)
+    ((_, _, z),), unseen = _rows(labelled)
+    assert z == 12 and not unseen
+    assert _rows(np.zeros((10, 20, 31), dtype=np.uint8)) == ([(5, 10, 15)], set())
+
+
+def test_rows_are_added_until_every_structure_is_seen() -> None:
+    labelled = np.zeros((40, 40, 40), dtype=np.uint8)
+    for label in range(1, 5):
+        at = 8 * label
+        labelled[at : at + 3, at : at + 3, at : at + 3] = label
+    rows, unseen = _rows(labelled)
+    assert [labelled[row] for row in rows] == [1, 2, 3, 4] and not unseen  # all as large: one after the other, in the middle of each first slice
+    many = np.zeros((40, 40, 40), dtype=np.uint8)
+    for label in range(1, 10):
+        many[4 * label, 4 * label, 4 * label] = label
+    rows, unseen = _rows(many)
+    assert len(rows) == 6 and len(unseen) == 3
+
+
+def test_a_slice_is_a_view_with_right_and_anterior_on_the_left() -> None:
+    volume = np.arange(24).reshape(2, 3, 4)
+    axial, coronal, sagittal = PLANES
+    assert axial.cut(volume, 1)[2].tolist() == [volume[1, 2, 1], volume[0, 2, 1]]  # small x is the patient's left
+    assert coronal.cut(volume, 1)[3].tolist() == [volume[1, 1, 3], volume[0, 1, 3]]
+    assert sagittal.cut(volume, 1)[0].tolist() == [volume[1, 2, 0], volume[1, 1, 0], volume[1, 0, 0]]
+    assert all(np.shares_memory(plane.cut(volume, 0), volume) for plane in PLANES)

@@ -97,7 +97,7 @@ def _fullest(mask: np.ndarray, across: int) -> int:
 
 def _slice(plane: Plane, volumes: Sequence[np.ndarray], spacing: Sequence[float], position: int, window_hu: tuple[float, float]) -> OverlaySlice:
     """Rows from top to bottom, columns from left to right as a radiologist sees them: R (A) on the left, A (S) above."""
-    ct, reference, prediction = (volume.take(position, axis=plane.across).T[::-1, ::-1] for volume in volumes)
+    ct, reference, prediction = (plane.cut(volume, position)[::-1] for volume in volumes)
     mm = (spacing[plane.vertical], spacing[plane.horizontal])
     box = _crop(reference | prediction, mm)
     ct, reference, prediction = ct[box], reference[box], prediction[box]
