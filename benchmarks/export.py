@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from arena_pipeline.predict.export import restore_probability, restore_segmentation
+from arena_pipeline.predict.export import RunningMaximum, restore_probability
 from arena_pipeline.preprocess.grid import GridMap
 
 NATIVE_MM, SCHEME_MM = (0.8, 0.8, 2.5), (1.5, 1.5, 1.5)
@@ -68,7 +68,10 @@ def make_maps(grid: GridMap) -> np.ndarray:
 
 
 def running_maximum(maps: np.ndarray, grid: GridMap) -> np.ndarray:
-    return restore_segmentation(((label, maps[label]) for label in range(1, len(maps))), grid, maps[0])
+    maximum = RunningMaximum(grid, maps[0])
+    for label in range(1, len(maps)):
+        maximum.add(label, maps[label])
+    return maximum.segmentation
 
 
 def all_maps(maps: np.ndarray, grid: GridMap) -> np.ndarray:

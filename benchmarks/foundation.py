@@ -25,7 +25,8 @@ from arena_pipeline.foundations import FoundationPreset, load_preset, weights_fi
 from arena_pipeline.io.images import read_image, read_segmentation
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.allocator import keep_freed_memory
-from arena_pipeline.predict.windows import sliding_window
+from arena_pipeline.model.out_of_memory import FittingBatch
+from arena_pipeline.predict.windows import Windows, mean_over_networks
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
 from arena_pipeline.research.phantoms import PHANTOM_STRUCTURES, make_phantom
 
@@ -78,7 +79,8 @@ def scores(network: AdaptedNetwork, cases: Iterable[tuple[np.ndarray, Reference]
     """A row per case and structure: its status (see arena_pipeline.evaluate.metrics) and Dice."""
     preset, rows = network.preset, []
     for volume, masks in cases:
-        probabilities = sliding_window(network.select(None), volume, preset.scheme.patch_size_voxels, 0.25, "softmax", 2, torch.device("cpu"))
+        windows = Windows(preset.scheme.patch_size_voxels, 0.25, "softmax", FittingBatch(2), torch.device("cpu"))
+        probabilities = mean_over_networks([network.select(None)], volume, windows)
         winner = probabilities.argmax(0)
         for name, mask in masks.items():
             counts = overlap(mask, winner == preset.structures[name])

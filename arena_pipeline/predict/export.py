@@ -17,7 +17,6 @@ So the labels are those of resampling every channel to the native grid and takin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -187,14 +186,6 @@ class RunningMaximum:
         if isinstance(self._rival, np.ndarray):
             return _interpolate(self._rival, tile, 1)
         return np.full([s.native.stop - s.native.start for s in tile], self._rival, dtype=np.float32)
-
-
-def restore_segmentation(channels: Iterator[tuple[int, np.ndarray]], grid: GridMap, rival: np.ndarray | float, workers: int = 1) -> np.ndarray:
-    """The native segmentation from (label, probability) pairs in ascending order of label; see RunningMaximum."""
-    maximum = RunningMaximum(grid, rival, workers)
-    for label, probability in channels:
-        maximum.add(label, probability)
-    return maximum.segmentation
 
 
 def _check_shape(channel: np.ndarray, grid: GridMap) -> None:

@@ -15,10 +15,16 @@ from arena_pipeline.settings import Frozen
 
 JSON_NAME = "labels.json"
 ITK_SNAP_NAME = "labels.txt"
-GOLDEN_RATIO = 0.6180339887498949
-SHADES = ((0.75, 1.0), (0.95, 0.8), (0.4, 1.0))  # (saturation, value)
-
 RGB = tuple[int, int, int]
+GOLDEN_RATIO = 0.6180339887498949
+DISTINCT: tuple[RGB, ...] = (
+    *((255, 60, 45), (0, 255, 0), (15, 90, 255), (60, 240, 255), (255, 225, 90), (255, 0, 180), (255, 180, 195), (60, 195, 105)),
+    *((0, 120, 195), (210, 0, 255), (225, 150, 255), (195, 120, 60), (195, 60, 90), (210, 240, 180), (165, 225, 0), (255, 150, 0)),
+    *((195, 195, 255), (0, 255, 210), (165, 60, 195), (0, 255, 120), (45, 195, 255), (240, 195, 150), (240, 105, 180), (105, 135, 255)),
+)
+"""Colours of the first integers, each as far as possible from those before it in CIELAB, light and saturated enough for a grey image: the
+first 12 are at least 47 apart, all of them 31 (2 can just be told apart side by side)."""
+SHADES = ((0.75, 1.0), (0.95, 0.8), (0.4, 1.0))  # (saturation, value)
 
 
 class LabelMap(Frozen):
@@ -73,7 +79,9 @@ class LabelMap(Frozen):
 
 
 def colour(label: int) -> RGB:
-    """A colour that depends on the integer alone: hues a golden section apart, in turn strong, dark and pale."""
+    """A colour that depends on the integer alone: one of DISTINCT, then hues a golden section apart, in turn strong, dark and pale."""
+    if label <= len(DISTINCT):
+        return DISTINCT[label - 1]
     saturation, value = SHADES[(label - 1) % len(SHADES)]
     red, green, blue = colorsys.hsv_to_rgb(((label - 1) * GOLDEN_RATIO) % 1, saturation, value)
     return round(red * 255), round(green * 255), round(blue * 255)

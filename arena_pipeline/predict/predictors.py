@@ -25,6 +25,8 @@ from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+ZERO_SHOT_WINDOW_BATCH = 1
+
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -123,7 +125,7 @@ def _planned(
     path = None if dataset_name is None else workspace.plans(dataset_name, preset.name)
     if path is None or not path.is_file():
         logger.info("zero-shot without a planned dataset (-d): all components of every structure stay")
-        return InferencePlan(overlap=preset.scheme.overlap, window_batch=1), {}
+        return InferencePlan(overlap=preset.scheme.overlap, window_batch=ZERO_SHOT_WINDOW_BATCH), {}
     plans = Plans.read(path)
     keep = {one: flag for task in plans.tasks for one, flag in task.keep_largest.items() if one in structures}
     logger.info("zero-shot as %s is planned: the largest component alone stays of %s", dataset_name, ", ".join(n for n in keep if keep[n]) or "none")

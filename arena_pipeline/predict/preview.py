@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -159,9 +160,9 @@ def _draw(
         (0.5, 1, "center", "bottom", 0, 2),
         (0.5, 0, "center", "top", 0, -2),
     )
-    for letter, (x, y, horizontal, vertical, *shift) in zip(plane.letters, places, strict=True):
-        options = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": horizontal, "va": vertical}
-        axes.annotate(letter, (x, y), shift, color="gold", fontsize=10, annotation_clip=False, **options)
+    for letter, (x, y, horizontal, vertical, right, up) in zip(plane.letters, places, strict=True):
+        style_of_letter: dict[str, Any] = {"color": "gold", "fontsize": 10, "ha": horizontal, "va": vertical, "annotation_clip": False}
+        axes.annotate(letter, (x, y), (right, up), "axes fraction", "offset points", **style_of_letter)
 
 
 def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:

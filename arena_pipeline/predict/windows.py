@@ -48,15 +48,12 @@ class Windows:
     even: bool = False
 
 
-def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) -> list[tuple[int, ...]]:
-    """First voxels of the windows that cover a volume of `shape` (each axis at least the patch's).
+def axis_starts(shape: Sequence[int], patch: Sequence[int], overlap: float, even: bool = False) -> list[list[int]]:
+    """Per axis the first voxels of the windows that cover a volume of `shape` (each axis at least the patch's).
 
-    Along an axis they step by int(patch * (1 - overlap)), at least 1; the last one is moved back to end with the volume.
+    They step by int(patch * (1 - overlap)), at least 1; the last one is moved back to end with the volume. `even`: as many as
+    that takes, evenly spread instead.
     """
-    return list(itertools.product(*_starts(shape, patch, overlap)))
-
-
-def _starts(shape: Sequence[int], patch: Sequence[int], overlap: float, even: bool = False) -> list[list[int]]:
     axes = []
     for length, edge in zip(shape, patch, strict=True):
         last = length - edge
@@ -75,19 +72,6 @@ def importance(patch: Sequence[int]) -> Tensor:
         offset = torch.arange(edge, dtype=torch.float32) - (edge - 1) / 2
         weights = weights[..., None] * torch.exp(-0.5 * (offset / (SIGMA_SHARE * edge)) ** 2)
     return weights.clamp(min=LEAST_IMPORTANCE)
-
-
-def sliding_window(
-    network: Network,
-    volume: np.ndarray,
-    patch_size: tuple[int, int, int],
-    overlap: float,
-    activation: Activation,
-    batch: int,
-    device: torch.device,
-) -> np.ndarray:
-    """Probabilities of a whole volume, (channels, x, y, z) float32 in [0, 1]; see `probability_slabs`."""
-    return mean_over_networks([network], volume, Windows(patch_size, overlap, activation, FittingBatch(batch), device))
 
 
 def mean_over_networks(
@@ -157,7 +141,7 @@ def _finished_logits(network: Network, volume: Tensor, windows: Windows, along: 
 
     Sums and weights cover one layer of windows. After each layer, what lies before the next one is finished and moves out.
     """
-    patch, starts = windows.patch_size, _starts(volume.shape, windows.patch_size, windows.overlap, windows.even)
+    patch, starts = windows.patch_size, axis_starts(volume.shape, windows.patch_size, windows.overlap, windows.even)
     importances = importance(patch).to(windows.device)
     across = [[0] if axis == along else starts[axis] for axis in range(3)]
     depth = [patch[axis] if axis == along else volume.shape[axis] for axis in range(3)]

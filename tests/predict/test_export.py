@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy import ndimage
 
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.predict.export import RunningMaximum, restore_probability, restore_segmentation
+from arena_pipeline.predict.export import RunningMaximum, restore_probability
 from arena_pipeline.preprocess.case import preprocess_image
 from arena_pipeline.preprocess.grid import GridMap
 
@@ -55,6 +56,13 @@ def test_probability_equals_scipys_interpolation(axes: tuple[int, int, int], fli
     found = restore_probability(channel, grid, outside)
     assert found.shape == grid.native_shape
     np.testing.assert_allclose(found, by_scipy(channel, grid, outside), atol=2e-6)
+
+
+def restore_segmentation(channels: Iterable[tuple[int, np.ndarray]], grid: GridMap, rival: np.ndarray | float, workers: int = 1) -> np.ndarray:
+    maximum = RunningMaximum(grid, rival, workers)
+    for label, probability in channels:
+        maximum.add(label, probability)
+    return maximum.segmentation
 
 
 def test_linear_in_one_axis_by_hand() -> None:

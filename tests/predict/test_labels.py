@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from arena_pipeline.errors import PlansError
-from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap, colour
+from arena_pipeline.predict.labels import DISTINCT, ITK_SNAP_NAME, JSON_NAME, LabelMap, colour
 
 
 def test_both_files_say_the_same(tmp_path: Path) -> None:
@@ -32,3 +33,14 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / JSON_NAME).write_text('{"labels": {}}')
     with pytest.raises(PlansError, match=JSON_NAME):
         LabelMap.read(tmp_path)
+
+
+def test_the_first_colours_can_be_told_apart() -> None:
+    """In CIELAB, worked out here from the definition of sRGB."""
+    linear = np.array(DISTINCT) / 255
+    linear = np.where(linear > 0.04045, ((linear + 0.055) / 1.055) ** 2.4, linear / 12.92)
+    xyz = linear @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]]) / (0.9505, 1, 1.089)
+    x, y, z = np.cbrt(xyz.clip(0.008856)).T
+    lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+    apart = np.linalg.norm(lab[:, None] - lab, axis=2) + 1000 * np.eye(len(lab))
+    assert apart[:12, :12].min() > 45 and apart.min() > 28

@@ -21,7 +21,6 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import read_geometry
 from arena_pipeline.model.out_of_memory import FittingBatch
-from arena_pipeline.planning import InferencePlan
 from arena_pipeline.predict import predictors
 from arena_pipeline.predict.case import CaseSettings, Task, predict_case
 from arena_pipeline.predict.memory import case_parts, in_words, require_memory
@@ -72,7 +71,7 @@ def test_the_estimate_is_said_before_the_case_and_little_memory_means_one_window
 ) -> None:
     array = np.random.default_rng(7).normal(0, 120, (24, 24, 24)).astype(np.int16)
     scan = write_nifti(tmp_path / "s.nii.gz", array, (8.0, 8.0, 8.0))
-    monkeypatch.setattr(predictors, "ZERO_SHOT_INFERENCE", InferencePlan(window_batch=2))
+    monkeypatch.setattr(predictors, "ZERO_SHOT_WINDOW_BATCH", 2)
     with caplog.at_level(logging.DEBUG):
         predict(scan, tmp_path / "out", workspace, zero_shot=["liver"], no_previews=True, device="cpu")
     messages = [record.getMessage() for record in caplog.records]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from arena_pipeline.predict.windows import importance, sliding_window, window_starts
+from arena_pipeline.model.out_of_memory import FittingBatch
+from arena_pipeline.predict.windows import Activation, Network, Windows, axis_starts, importance, mean_over_networks
 
 CPU = torch.device("cpu")
 
@@ -17,11 +18,13 @@ def convolution(channels: int) -> torch.nn.Conv3d:
     return torch.nn.Conv3d(1, channels, 5, padding=2).eval()
 
 
+def sliding_window(network: Network, volume: np.ndarray, overlap: float, activation: Activation, batch: int) -> np.ndarray:
+    return mean_over_networks([network], volume, Windows((16, 16, 16), overlap, activation, FittingBatch(batch), CPU))
+
+
 def test_starts_worked_out_by_hand() -> None:
     # Patch 8, overlap 0.25: step 6. Length 20 ends at 12: 0, 6, 12. Length 21: 0, 6, 12 and 13. Length 8: one window.
-    assert sorted({s[0] for s in window_starts((20, 8, 8), (8, 8, 8), 0.25)}) == [0, 6, 12]
-    assert sorted({s[1] for s in window_starts((8, 21, 8), (8, 8, 8), 0.25)}) == [0, 6, 12, 13]
-    assert window_starts((8, 8, 8), (8, 8, 8), 0.25) == [(0, 0, 0)]
+    assert axis_starts((20, 21, 8), (8, 8, 8), 0.25) == [[0, 6, 12], [0, 6, 12, 13], [0]]
 
 
 def test_importance_is_a_gaussian_of_an_eighth_of_the_patch() -> None:
@@ -40,7 +43,7 @@ def test_equals_monai(shape: tuple[int, int, int], activation: str, overlap: flo
     with torch.inference_mode():
         logits = sliding_window_inference(torch.from_numpy(volume)[None, None], (16, 16, 16), 2, network, overlap=overlap, mode="gaussian")[0]
         expected = torch.sigmoid(logits) if activation == "sigmoid" else torch.softmax(logits, dim=0)
-    found = sliding_window(network, volume, (16, 16, 16), overlap, activation, 3, CPU)  # type: ignore[arg-type]
+    found = sliding_window(network, volume, overlap, activation, 3)  # type: ignore[arg-type]
     assert found.shape == (3, *shape)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
@@ -48,17 +51,17 @@ def test_equals_monai(shape: tuple[int, int, int], activation: str, overlap: flo
 
 def test_a_network_that_returns_its_input_gives_the_volume_back() -> None:
     volume = np.random.default_rng(2).random((30, 12, 25), dtype=np.float32)
-    found = sliding_window(lambda x: x, volume, (16, 16, 16), 0.25, "sigmoid", 4, CPU)
+    found = sliding_window(lambda x: x, volume, 0.25, "sigmoid", 4)
     np.testing.assert_allclose(found[0], 1 / (1 + np.exp(-volume)), atol=1e-6)
 
 
 def test_the_number_of_windows_at_once_changes_nothing() -> None:
     volume = np.random.default_rng(3).random((24, 24, 24), dtype=np.float32)
-    one, many = (sliding_window(convolution(2), volume, (16, 16, 16), 0.25, "softmax", batch, CPU) for batch in (1, 8))
+    one, many = (sliding_window(convolution(2), volume, 0.25, "softmax", batch) for batch in (1, 8))
     np.testing.assert_allclose(one, many, atol=1e-6)
 
 
 def test_softmax_probabilities_sum_to_one() -> None:
     volume = np.random.default_rng(4).random((20, 20, 20), dtype=np.float32)
-    found = sliding_window(convolution(4), volume, (16, 16, 16), 0.25, "softmax", 2, CPU)
+    found = sliding_window(convolution(4), volume, 0.25, "softmax", 2)
     np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-6)
