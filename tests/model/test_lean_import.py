@@ -8,8 +8,8 @@ import sys
 
 def test_the_networks_import_takes_no_transformers_and_later_ones_may() -> None:
     program = (
-        "import sys, importlib.util; from arena_pipeline.foundations import load_preset; from arena_pipeline.model.network import build_network; "
-        "build_network(load_preset('arena_mini').architecture); "
+        "import sys, importlib.util; from arena_pipeline.foundations import load_preset; "
+        "load_preset('arena_mini').architecture.build(); "
         "print('monai' in sys.modules, 'transformers' in sys.modules, importlib.util.find_spec('transformers') is not None)"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
