@@ -18,6 +18,8 @@ Takes .nii, .nii.gz, .nrrd, .mha and .mhd, named CASE or CASE_0000, and folders 
 cases are named after the folders and get a DICOM-SEG too. Writes CASE.nii.gz on each CT's own grid, previews/CASE.png, and labels.json
 (names, integers, colours) with labels.txt (the same for ITK-SNAP)."""
 
+LINES_SHOWN = 5  # of the review; the file has all
+
 
 def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
@@ -76,3 +78,8 @@ def _predict(args: argparse.Namespace) -> None:
     kept = f", {len(summary.kept)} kept" if summary.kept else ""
     structures = ", ".join(f"{name} = {label}" for name, label in summary.labels.items())
     print(f"{counted(len(summary.written), 'segmentation')} written to {args.output_folder}{kept}; {structures}")
+    to_check = [line for line in summary.review if line.check]
+    if to_check:
+        print(f"{len(to_check)} of {len(summary.review)} results to look at first ({summary.review_file}):")
+        for line in to_check[:LINES_SHOWN]:
+            print(f"  {line.case}, {line.structure}: {line.reasons}")

@@ -23,6 +23,7 @@ from arena_pipeline.predict.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.predictors import Setup
 from arena_pipeline.predict.preview import write_preview
 from arena_pipeline.predict.probabilities import Description, write_probabilities
+from arena_pipeline.predict.review import ReviewLine, review_case
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.masks import write_masks
 from arena_pipeline.records import stage
@@ -64,8 +65,12 @@ class PredictionJob:
         return [path for path, asked in wanted.items() if asked]
 
 
-def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJob) -> None:
-    """One CT file to its segmentation and what else is asked for. The segmentation is written last: it marks the case as done."""
+def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJob) -> list[ReviewLine]:
+    """One CT file to its segmentation and what else is asked for. The segmentation is written last: it marks the case as done.
+
+    Returns:
+        what a person should know of each structure to decide whether to look at it.
+    """
     remove_case(job.folder, case)
     job = _with_room(case, source, job)
     with stage("read"):
@@ -73,7 +78,7 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
     low, high = float(image.array.min()), float(image.array.max())
     if not looks_like_hu(low, high):
         logger.warning("%s: %s", case, not_hu_sentence(low, high))
-    segmentation, masks, grid = _predict_image(case, image, job)
+    segmentation, masks, grid, fold_dice = _predict_image(case, image, job)
     labels, files = job.setup.labels, case_files(job.folder, case)
     if job.extra.postprocess:
         with stage("postprocess"):
@@ -91,6 +96,7 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
         job.label_map.write(job.folder)
         write_segmentation(output, segmentation, image.geometry, labels)
     _report(case, segmentation, image.geometry, labels)
+    return review_case(case, image, segmentation, labels, fold_dice, job.setup.support_volumes_ml)
 
 
 def _with_room(case: str, source: ImageSource, job: PredictionJob) -> PredictionJob:
@@ -107,17 +113,20 @@ def _with_room(case: str, source: ImageSource, job: PredictionJob) -> Prediction
     return replace(job, setup=replace(setup, settings=replace(settings, window_batch=1)))
 
 
-def _predict_image(case: str, image: Image, job: PredictionJob) -> tuple[np.ndarray, dict[str, np.ndarray], GridMap]:
-    """Segmentation on the native grid, masks on the preprocessed one (where asked for); the file of probabilities on the way."""
-    setup, masks = job.setup, dict[str, np.ndarray]()
+def _predict_image(case: str, image: Image, job: PredictionJob) -> tuple[np.ndarray, dict[str, np.ndarray], GridMap, dict[str, float]]:
+    """Segmentation on the native grid, masks on the preprocessed one (where asked for) with that grid, and structure -> Dice between the folds.
+
+    The file of probabilities is written on the way.
+    """
+    setup, masks, fold_dice = job.setup, dict[str, np.ndarray](), dict[str, float]()
     with ExitStack() as stack, stage("predict"):
         keep = None
         if job.extra.save_probabilities:
             description = Description(labels=setup.labels, activation=setup.tasks[0].activation, threshold=setup.settings.threshold)
             keep = stack.enter_context(write_probabilities(case_files(job.folder, case).probabilities, description)).add
-        extras = Extras(keep, masks.__setitem__ if job.extra.save_preprocessed else None)
+        extras = Extras(keep, masks.__setitem__ if job.extra.save_preprocessed else None, fold_dice.update)
         prediction = predict_case(image, setup.tasks, setup.settings, extras)
-    return prediction.segmentation, masks, prediction.grid
+    return prediction.segmentation, masks, prediction.grid, fold_dice
 
 
 def _report(case: str, segmentation: np.ndarray, geometry: Geometry, labels: dict[str, int]) -> None:

@@ -37,6 +37,7 @@ class Setup:
         keep_largest: structure -> whether only its largest component stays.
         source: in words, for labels.json.
         support_ids: structure -> the cases that its adapters were adapted on; for labels.json.
+        support_volumes_ml: structure -> its volumes in their support sets; empty where the adapters don't say.
         window_bytes: main memory that the network takes for one window; 0 where it runs elsewhere.
     """
 
@@ -47,6 +48,7 @@ class Setup:
     source: dict[str, str]
     window_bytes: int = 0
     support_ids: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    support_volumes_ml: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspace: Workspace, device: torch.device) -> Setup:
@@ -61,16 +63,19 @@ def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspa
     source = {"model": str(model.path.resolve()), "foundation": preset.name, "licence": preset.licence} | folds
     keep = {name: flag for task in model.tasks for name, flag in model.keep_largest.items() if name in task.record.structures}
     settings = case_settings(model.scheme, model.inference, model.export_workers, device)
-    return Setup(tasks, settings, _labels(tasks), keep, source, _window_bytes(preset, device), _support_ids(model))
+    support_ids, volumes = _support(model)
+    return Setup(tasks, settings, _labels(tasks), keep, source, _window_bytes(preset, device), support_ids, volumes)
 
 
-def _support_ids(model: AdaptedModel) -> dict[str, tuple[str, ...]]:
-    """Structure -> the cases of all its folds' support sets, sorted."""
-    found: dict[str, tuple[str, ...]] = {}
+def _support(model: AdaptedModel) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[float, ...]]]:
+    """Structure -> the cases of all its folds' support sets, sorted; and its volumes there, fold by fold."""
+    cases, volumes = dict[str, tuple[str, ...]](), dict[str, tuple[float, ...]]()
     for task in model.tasks:
-        cases = sorted({case for folder in task.folds.values() for case in read_adapter_record(folder).support_ids})
-        found |= {structure: tuple(cases) for structure in task.record.structures}
-    return found
+        records = [read_adapter_record(folder) for folder in task.folds.values()]
+        for structure in task.record.structures:
+            cases[structure] = tuple(sorted({case for record in records for case in record.support_ids}))
+            volumes[structure] = tuple(volume for record in records for volume in record.support_volumes_ml.get(structure, ()))
+    return cases, volumes
 
 
 def adapted_task(record: AdapterRecord, folds: Sequence[Path], network: AdaptedNetwork, structures: Sequence[str] | None = None) -> Task:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from scipy import ndimage
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.geometry import Image
 
-REVIEW_FILE = "review.csv"
 LOW_FOLD_DICE = 0.7  # folds see other support sets: a few per cent of disagreement is their normal difference
 VOLUME_MARGIN = 1.5  # of five volumes the next one lies outside the smallest and largest one time in three, so the range is widened by this
 
@@ -129,6 +128,23 @@ def write_review(path: Path, lines: Sequence[ReviewLine]) -> None:
         writer.writerow(names)
         for line in sorted_for_review(lines):
             writer.writerow(["" if isinstance(value := getattr(line, name), float) and math.isnan(value) else value for name in names])
+
+
+class ReviewTable:
+    """review.csv while a folder is predicted: the lines of each case are written as soon as it is done, those of cases that stay are kept.
+
+    Args:
+        cases: those with a segmentation in the folder; an earlier run's lines of others are dropped.
+    """
+
+    def __init__(self, path: Path, cases: Collection[str]) -> None:
+        self.path = path
+        self.lines = [line for line in read_review(path) if line.case in cases]
+
+    def put(self, case: str, lines: Sequence[ReviewLine]) -> None:
+        """Replaces the lines of a case, in memory and in the file."""
+        self.lines = sorted_for_review([line for line in self.lines if line.case != case] + list(lines))
+        write_review(self.path, self.lines)
 
 
 def read_review(path: Path) -> list[ReviewLine]:

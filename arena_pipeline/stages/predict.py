@@ -14,6 +14,7 @@ from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError, DatasetError, ImageError, NoSpace, PlansError
 from arena_pipeline.io.dicom import CTSeries
 from arena_pipeline.io.images import ImageSource
+from arena_pipeline.io.lock import numbered_part
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
 from arena_pipeline.model.out_of_memory import telling_out_of_memory
@@ -21,8 +22,9 @@ from arena_pipeline.predict.caveats import tell_missing_folds, tell_support_case
 from arena_pipeline.predict.inputs import find_inputs, output_files, take_part
 from arena_pipeline.predict.job import Extra, PredictionJob, predict_file
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, LabelMap
-from arena_pipeline.predict.outputs import held, is_complete, require_one_meaning, require_room
+from arena_pipeline.predict.outputs import held, is_complete, require_one_meaning, require_room, segmentations
 from arena_pipeline.predict.predictors import adapted_setup, zero_shot_setup
+from arena_pipeline.predict.review import ReviewLine, ReviewTable
 from arena_pipeline.records import note, stage
 from arena_pipeline.workspace import Workspace
 
@@ -31,12 +33,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """`written` and `kept`: case -> segmentation, made now and found finished; `labels`: structure -> integer."""
+    """`written` and `kept`: case -> segmentation, made now and found finished; `labels`: structure -> integer.
+
+    `review`: what to look at, the most urgent first; `review_file`: where it stands.
+    """
 
     folder: Path
     written: dict[str, Path]
     kept: dict[str, Path]
     labels: dict[str, int]
+    review_file: Path
+    review: list[ReviewLine]
 
 
 @plain_arguments
@@ -115,7 +122,8 @@ def predict(
         label_map = LabelMap.of(setup.labels, setup.source, {name: ids for name, ids in support_ids.items() if name in setup.labels})
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
         require_one_meaning(out, label_map, inputs, keep=continue_prediction)
-        return _predict_all(inputs, outputs, PredictionJob(out, setup, label_map, extra), continue_prediction)
+        review = ReviewTable(out / f"review{numbered_part(part_id, num_parts)}.csv", segmentations(out))
+        return _predict_all(inputs, outputs, PredictionJob(out, setup, label_map, extra), continue_prediction, review)
 
 
 def _check_same_model(model: AdaptedModel, asked: Mapping[str, object]) -> None:
@@ -134,19 +142,21 @@ def _check_zero_shot_arguments(shots: object, folds: object, model_folder: objec
         raise PlansError(f"--zero_shot uses the foundation as it is and has no adapted model; leave out {', '.join(given)}")
 
 
-def _predict_all(inputs: Mapping[str, ImageSource], outputs: dict[str, Path], job: PredictionJob, continue_prediction: bool) -> PredictionSummary:
-    summary = PredictionSummary(job.folder, {}, {}, job.setup.labels)
+def _predict_all(
+    inputs: Mapping[str, ImageSource], outputs: dict[str, Path], job: PredictionJob, continue_prediction: bool, review: ReviewTable
+) -> PredictionSummary:
+    written, kept = dict[str, Path](), dict[str, Path]()
     failed: list[str] = []  # in words: an error holds the arrays of the functions that it came through
     with tqdm(inputs.items(), unit="case", disable=None) as bar:
         for case, source in bar:
             bar.set_description(case)
             try:
                 if continue_prediction and is_complete(case, source, outputs[case], job.others(case, source)):
-                    summary.kept[case] = outputs[case]
+                    kept[case] = outputs[case]
                     continue
                 with telling_out_of_memory(f"the prediction of {case}"):
-                    predict_file(case, source, outputs[case], job)
-                summary.written[case] = outputs[case]
+                    review.put(case, predict_file(case, source, outputs[case], job))
+                written[case] = outputs[case]
             except NoSpace:
                 raise  # so would all others fail
             except (ArenaError, OSError) as error:
@@ -155,11 +165,12 @@ def _predict_all(inputs: Mapping[str, ImageSource], outputs: dict[str, Path], jo
                     raise reason from None
                 logger.error("not predicted: %s", reason)
                 failed.append(str(reason))
-    if summary.kept and not (job.folder / ITK_SNAP_NAME).is_file():
+                review.put(case, ())
+    if kept and not (job.folder / ITK_SNAP_NAME).is_file():
         job.label_map.write(job.folder)
     if failed:
         raise DatasetError(f"{len(failed)} of {len(inputs)} cases not predicted: " + "; ".join(failed))
-    return summary
+    return PredictionSummary(job.folder, written, kept, job.setup.labels, review.path, review.lines)
 
 
 def _named(case: str, error: ArenaError | OSError) -> ArenaError:

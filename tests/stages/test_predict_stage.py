@@ -34,6 +34,7 @@ from arena_pipeline.predict.case import predict_case
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.probabilities import ProbabilityFile
+from arena_pipeline.predict.review import read_review
 from arena_pipeline.preprocess.dataset import PreprocessingJob, preprocess_case
 from arena_pipeline.preprocess.masks import masks_file, read_masks
 from arena_pipeline.settings import AdaptationSettings
@@ -258,6 +259,28 @@ def test_cases_that_the_model_was_adapted_on_are_named(workspace: Workspace, sca
     predict(scans / "b.nii.gz", tmp_path / "out", workspace, no_previews=True)
     assert LabelMap.read(tmp_path / "out").support_ids == {"liver": ("b", "c"), "spleen": ("c",)}
     assert "the model was adapted on b: do not judge it by" in caplog.text
+
+
+def test_review_names_what_to_look_at_and_keeps_the_lines_of_kept_cases(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    """Two equal folds agree in full (Dice 1); the spleen of the second support set is a hundredth of what is found."""
+    model, out = make_model(workspace, "binary"), tmp_path / "out"
+    first = predict(scans, out, workspace, no_previews=True)
+    lines = {(line.case, line.structure): line for line in read_review(out / "review.csv")}
+    assert set(lines) == {(case, name) for case in "ab" for name in ("liver", "spleen")} and first.review_file == out / "review.csv"
+    geometry = read_segmentation(out / "a.nii.gz").geometry
+    for (case, name), line in lines.items():
+        assert line.volume_ml == pytest.approx(np.count_nonzero(voxels(out, case) == BINARY[name]) * geometry.voxel_volume_ml, abs=1e-3)
+        assert line.fold_dice == 1 and "folds disagree" not in line.reasons
+    record = fold_folder(model, "spleen", 1) / "adapter.json"
+    small = round(lines["b", "spleen"].volume_ml / 100, 3)
+    record.write_text(record.read_text().replace('"support_volumes_ml": {}', f'"support_volumes_ml": {{"spleen": [{small}]}}'))
+    shutil.rmtree(out)
+    predict(scans, out, workspace, no_previews=True)
+    (out / "b.nii.gz").unlink()
+    again = predict(scans, out, workspace, no_previews=True, continue_prediction=True)
+    assert list(again.kept) == ["a"] and {line.case for line in again.review} == {"a", "b"}
+    assert "large: " in next(line.reasons for line in again.review if (line.case, line.structure) == ("b", "spleen"))
+    assert [str(line) for line in again.review] == [str(line) for line in read_review(out / "review.csv")]  # NaN equals nothing
 
 
 def test_continuing_needs_to_know_what_made_the_segmentations(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
