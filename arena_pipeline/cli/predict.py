@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("-i", dest="input_path", type=Path, required=True, metavar="CT", help="a CT, or a folder of CTs or of DICOM series")
     options.add_argument("-o", dest="output_folder", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")
     _add_choice_of_model(options)
-    text = "predict these base structures without adaptation; with -d they get that dataset's integers"
+    text = "predict these base structures without adaptation; with -d by that dataset's integers and post-processing plans"
     options.add_argument("--zero_shot", nargs="+", metavar="NAME", help=text)
     _add_outputs(options)
     text = "step of the sliding window, as a share of the patch: 1 - overlap (default: as planned, 0.75)"
@@ -55,7 +55,7 @@ def _add_choice_of_model(options: argparse.ArgumentParser) -> None:
 
 
 def _add_outputs(options: argparse.ArgumentParser) -> None:
-    text = "also CASE_probabilities.npz (for arena_ensemble): float16 on the CT's grid, a key per structure"
+    text = "also CASE_probabilities.npz (for arena_ensemble): float16, a key per structure, axes (x, y, z); nnU-Net's are (channel, z, y, x)"
     options.add_argument("--save_probabilities", action="store_true", help=text)
     options.add_argument("--save_preprocessed", action="store_true", help="also preprocessed/CASE.npz (for arena_evaluate --protocol published)")
     options.add_argument("--continue_prediction", action="store_true", help="keep segmentations that are there and whole")

@@ -63,7 +63,7 @@ class CaseSettings:
         overlap: share of the patch that neighbouring windows have in common.
         window_batch: windows run at once.
         threshold: what a structure of independent (sigmoid) tasks must exceed.
-        workers: threads of the export.
+        workers: threads of the preprocessing and of the export.
         fitting: the windows that the device has room for.
     """
 
@@ -127,7 +127,7 @@ def mean_probabilities(maps: Iterable[np.ndarray]) -> np.ndarray:
 
 def predict_case(image: Image, tasks: Sequence[Task], settings: CaseSettings, extras: Extras = Extras()) -> Prediction:
     """The segmentation of one CT (in HU); see `predict_volume`."""
-    volume, grid = preprocess_image(image, settings.scheme)
+    volume, grid = preprocess_image(image, settings.scheme, settings.workers)
     return Prediction(predict_volume(volume, grid, tasks, settings, extras), grid)
 
 
