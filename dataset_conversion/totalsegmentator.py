@@ -281,9 +281,7 @@ def _summary(raw: RawTotalSegmentator, chosen: Sequence[str], reports: dict[str,
     if overlapping:
         logger.warning(
             "%s in %s belong to more than one mask; %s (conversion_report.json lists them)",
-            counted(total, "voxel"),
-            counted(len(overlapping), "case"),
-            OVERLAP_RULE,
+            *(counted(total, "voxel"), counted(len(overlapping), "case"), OVERLAP_RULE),
         )
     return {
         "source": str(raw.root),

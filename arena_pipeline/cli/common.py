@@ -9,29 +9,26 @@ A command module is a parser, one function `arguments -> exit status` that calls
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, TextIO, cast, get_args
+from types import FrameType
+from typing import Any, get_args
 
-from tqdm import tqdm
-
+from arena_pipeline.cli.log import LogFile, logging_to
+from arena_pipeline.cli.streams import make_streams_usable
 from arena_pipeline.container import cpu_limit
-from arena_pipeline.errors import ArenaError, DatasetError, NoSpace
-from arena_pipeline.io.atomic import write_json
+from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.io.space import ADVICE, FULL
 from arena_pipeline.machine import check_device_name, usable_cores
 from arena_pipeline.records import RunRecord
 from arena_pipeline.workspace import DATASET_FOLDER, DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Workspace
 
-LOGGERS = ("arena_pipeline", "dataset_conversion", "py.warnings")
 WORKERS_HELP = "worker processes; 0: none, all work is done in the command's own process"
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -67,50 +64,13 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(description: str, workspace: bool = True) -> argparse.ArgumentParser:
     """A parser that takes no abbreviations and has --verbose, and -w (a `Workspace` in `args.workspace`) unless told otherwise."""
-    _make_streams_usable()
+    make_streams_usable()
     options = _Parser(description=description, formatter_class=_Formatter, allow_abbrev=False)
     if workspace:
         text = f"folder with raw/, preprocessed/, results/ and foundations/ (default: ${ENVIRONMENT_VARIABLE}, else ./{DEFAULT_FOLDER})"
         options.add_argument("-w", "--workspace", type=Workspace.find, default="", metavar="FOLDER", help=text)
     options.add_argument("--verbose", action="store_true", help="log more, also to the terminal")
     return options
-
-
-class _Unbreakable:
-    """A stream of messages whose reader may be gone and whose disk may be full: the work goes on without them."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def _make_streams_usable() -> None:
-    """Closed standard streams become the null device, so that no file of ours gets their number; messages that can't be written are dropped.
-
-    A name that the terminal's encoding lacks is printed as an escape, instead of ending the command.
-    """
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(number)
-    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115  for the rest of the process
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
-            stream.reconfigure(errors="backslashreplace")
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = cast(TextIO, _Unbreakable(sys.stderr))
 
 
 def add_datasets(options: argparse.ArgumentParser) -> None:
@@ -209,8 +169,8 @@ def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Nam
     workspace = getattr(args, "workspace", None)
     stem = f"{record.started:%Y-%m-%d_%H-%M-%S}-{record.started.microsecond // 1000:03d}_{command}"
     root = workspace.root if isinstance(workspace, Workspace) else output
-    log = None if root is None else _LogFile(root, Workspace(root).logs / f"{stem}.log")
-    with _logging_to(log, verbose=getattr(args, "verbose", False)):
+    log = None if root is None else LogFile(root, Workspace(root).logs / f"{stem}.log")
+    with logging_to(log, verbose=getattr(args, "verbose", False)):
         try:
             with _terminable(), record:
                 logger.debug("%s %s", command, record.arguments)
@@ -272,69 +232,3 @@ def _one_line(error: ArenaError | OSError) -> str:
     if isinstance(error, OSError) and error.errno in FULL:
         return f"a file could not be written ({error.strerror}); {ADVICE}"
     return " ".join(str(error).splitlines())
-
-
-class _LogFile(logging.Handler):
-    """The log of a run. It appears with its first line, but never makes the workspace: until that exists, lines wait in memory."""
-
-    def __init__(self, root: Path, path: Path) -> None:
-        super().__init__(logging.DEBUG)
-        self.root, self.path = root, path
-        self._waiting: list[str] = []
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._waiting.append(self.format(record) + "\n")
-        if self.root.is_dir():
-            self._write()
-
-    def _write(self) -> None:
-        try:
-            self.path.parent.mkdir(exist_ok=True)
-            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(self._waiting)
-        except OSError:
-            return  # a workspace that may be read but not written is good enough to predict from
-        self._waiting.clear()
-
-    def write_record(self, record: RunRecord, fault: BaseException | None) -> None:
-        """Writes the record beside the log; `fault` is an exception on its way out of the program."""
-        if not self.root.is_dir():
-            return
-        if fault is not None:
-            trace = (type(fault), fault, fault.__traceback__)
-            self.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, "fault in the program", (), trace))
-        try:
-            write_json(self.path.with_suffix(".json"), record.as_dict())
-        except (OSError, NoSpace) as error:
-            reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else error
-            print(f"warning: the run's record could not be written to {self.path.parent} ({reason})", file=sys.stderr)
-
-
-class _Terminal(logging.Handler):
-    """Log lines on stderr, above a progress bar where there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(prefix + record.getMessage(), file=sys.stderr)
-
-
-class _logging_to:
-    """Sends this project's log to the terminal and to `log` inside the block, and undoes that after it."""
-
-    def __init__(self, log: _LogFile | None, verbose: bool) -> None:
-        terminal = _Terminal(logging.DEBUG if verbose else logging.INFO)
-        self.handlers = [terminal] if log is None else [terminal, log]
-
-    def __enter__(self) -> None:
-        logging.captureWarnings(True)
-        for name in LOGGERS:
-            logging.getLogger(name).setLevel(logging.DEBUG)
-            for handler in self.handlers:
-                logging.getLogger(name).addHandler(handler)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        logging.captureWarnings(False)
-        for name in LOGGERS:
-            for handler in self.handlers:
-                logging.getLogger(name).removeHandler(handler)

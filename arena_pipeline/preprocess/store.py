@@ -24,6 +24,7 @@ from arena_pipeline.io.filestate import SourceFile, WrittenFile
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.preprocess.grid import GridMap
+from arena_pipeline.preprocess.positions import drawn, label_positions
 from arena_pipeline.settings import Frozen
 
 Index = tuple[int, int, int]
@@ -31,7 +32,6 @@ Index = tuple[int, int, int]
 FORMAT_VERSION = 1
 RECORD_ENDING = ".json"
 ENDINGS = (RECORD_ENDING, ".npz", "_seg.b2nd", ".b2nd")
-MAXIMAL_LABEL_POSITIONS = 20_000
 MAXIMAL_TISSUE_POSITIONS = 50_000
 CHUNK_VOXELS = 64
 BLOCK_VOXELS = 16  # a 96^3 patch off the block grid unpacks at most 7^3 blocks, 1.6 times its own voxels; larger blocks more
@@ -94,11 +94,11 @@ def write_arrays(folder: Path, identifier: str, arrays: tuple[np.ndarray, np.nda
     tissue = image > (0 if grid.native_start is None else image.min())  # nnU-Net's values are 0 at the mean of the structures
     if segmentation is not None:
         tissue &= segmentation != UNLABELLED
-    positions = {"tissue": _kept(np.flatnonzero(tissue), MAXIMAL_TISSUE_POSITIONS, image.shape, rng)}
+    positions = {"tissue": drawn(np.flatnonzero(tissue), MAXIMAL_TISSUE_POSITIONS, image.shape, rng)}
     _write_array(folder / f"{identifier}.b2nd", image)
     if segmentation is not None:
         _write_array(folder / f"{identifier}_seg.b2nd", segmentation)
-        positions |= _label_positions(segmentation, rng)
+        positions |= label_positions(segmentation, rng)
     with replace_when_done(folder / f"{identifier}.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **positions)  # type: ignore[arg-type]  # numpy < 2 has no allow_pickle, which mypy takes them for
     labels = tuple(int(name) for name in positions if name != "tissue")
@@ -284,19 +284,3 @@ def _patch(array: blosc2.NDArray, start: Index, size: Index) -> np.ndarray:
 
     patch: np.ndarray = crop_and_pad_nd(array, [[first, first + length] for first, length in zip(start, size, strict=True)])
     return patch
-
-
-def _label_positions(segmentation: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    flat = np.flatnonzero((segmentation > 0) & (segmentation != UNLABELLED))
-    values = segmentation.ravel()[flat]
-    order = np.argsort(values, kind="stable")
-    labels, starts = np.unique(values[order], return_index=True)
-    groups = np.split(flat[order], starts[1:])
-    return {str(label): _kept(group, MAXIMAL_LABEL_POSITIONS, segmentation.shape, rng) for label, group in zip(labels, groups, strict=False)}
-
-
-def _kept(flat: np.ndarray, limit: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """A uniform draw without replacement of at most `limit` flat indices, as (n, 3) int32, sorted."""
-    if len(flat) > limit:
-        flat = flat[np.sort(rng.choice(len(flat), limit, replace=False, shuffle=False))]
-    return np.stack(np.unravel_index(flat, shape), axis=1).astype(np.int32)
