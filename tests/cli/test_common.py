@@ -252,7 +252,7 @@ def test_a_datasets_number_has_up_to_three_digits(text: str, capsys: pytest.Capt
         assert f"-d: expected a whole number from 1 to 999, found {text}" in capsys.readouterr().err
 
 
-COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if module.name != "common")
+COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if module.name not in ("common", "log", "streams"))
 
 
 def test_help_and_typing_errors_import_no_torch() -> None:

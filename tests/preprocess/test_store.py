@@ -98,7 +98,7 @@ def test_an_interrupted_write_leaves_no_case(tmp_path: Path, arrays: tuple[np.nd
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "_label_positions", interrupted)
+    monkeypatch.setattr(store, "label_positions", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_case(tmp_path, "s1", *arrays, grid_of(SHAPE), np.random.default_rng(0))
     assert not StoredCase.exists(tmp_path, "s1")
