@@ -27,6 +27,7 @@ Box = tuple[slice, ...]
 Watch = Callable[[int, Box, np.ndarray], None]
 SIGMA_SHARE = 0.125  # of the patch's edge
 PIECE_VOXELS = 32  # along x: what is finished is handed out in pieces, since the activation copies its input more than once
+NNUNET_LEAST_IMPORTANCE = 6e-9  # the least number of half precision, where the largest weight is 10
 LEAST_IMPORTANCE = 1e-3  # of a voxel in a window's corner: keeps the division by the summed weights well conditioned
 
 
@@ -37,7 +38,7 @@ class Windows:
     Attributes:
         overlap: share of the patch that neighbouring windows have in common, in [0, 1).
         batch: windows run at once.
-        even: steps of one length, as nnU-Net makes them, instead of a shorter last one.
+        even: steps of one length and weights as nnU-Net has them, instead of a shorter last step.
     """
 
     patch_size: tuple[int, int, int]
@@ -65,13 +66,16 @@ def axis_starts(shape: Sequence[int], patch: Sequence[int], overlap: float, even
     return axes
 
 
-def importance(patch: Sequence[int]) -> Tensor:
-    """(x, y, z) float32 weights: a gaussian around the centre with sigma an eighth of each edge, at least LEAST_IMPORTANCE."""
+def importance(patch: Sequence[int], even: bool = False) -> Tensor:
+    """(x, y, z) float32 weights: a gaussian around the centre with sigma an eighth of each edge, at least LEAST_IMPORTANCE.
+
+    `even`: as nnU-Net has it, around voxel edge // 2 and down to what half precision can hold.
+    """
     weights = torch.ones(())
     for edge in patch:
-        offset = torch.arange(edge, dtype=torch.float32) - (edge - 1) / 2
+        offset = torch.arange(edge, dtype=torch.float32) - (edge // 2 if even else (edge - 1) / 2)
         weights = weights[..., None] * torch.exp(-0.5 * (offset / (SIGMA_SHARE * edge)) ** 2)
-    return weights.clamp(min=LEAST_IMPORTANCE)
+    return weights.clamp(min=NNUNET_LEAST_IMPORTANCE if even else LEAST_IMPORTANCE)
 
 
 def mean_over_networks(
@@ -142,7 +146,7 @@ def _finished_logits(network: Network, volume: Tensor, windows: Windows, along: 
     Sums and weights cover one layer of windows. After each layer, what lies before the next one is finished and moves out.
     """
     patch, starts = windows.patch_size, axis_starts(volume.shape, windows.patch_size, windows.overlap, windows.even)
-    importances = importance(patch).to(windows.device)
+    importances = importance(patch, windows.even).to(windows.device)
     across = [[0] if axis == along else starts[axis] for axis in range(3)]
     depth = [patch[axis] if axis == along else volume.shape[axis] for axis in range(3)]
     sums = weights = torch.zeros(())

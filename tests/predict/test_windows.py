@@ -22,6 +22,13 @@ def sliding_window(network: Network, volume: np.ndarray, overlap: float, activat
     return mean_over_networks([network], volume, Windows((16, 16, 16), overlap, activation, FittingBatch(batch), CPU))
 
 
+def test_even_starts_and_weights_are_those_of_nnunet() -> None:
+    """110 voxels in windows of 64 that overlap by half: steps of at most 32, so two of 23. The weights are 1 at voxel edge // 2."""
+    assert axis_starts((110, 64, 64), (64, 64, 64), 0.5, even=True) == [[0, 23, 46], [0], [0]]
+    weights = importance((8, 8, 8), even=True)
+    assert weights[4, 4, 4] == 1 and weights[5, 4, 4] == weights[3, 4, 4] == pytest.approx(np.exp(-0.5))
+
+
 def test_starts_worked_out_by_hand() -> None:
     # Patch 8, overlap 0.25: step 6. Length 20 ends at 12: 0, 6, 12. Length 21: 0, 6, 12 and 13. Length 8: one window.
     assert axis_starts((20, 21, 8), (8, 8, 8), 0.25) == [[0, 6, 12], [0, 6, 12, 13], [0]]
