@@ -54,6 +54,9 @@ class Task:
         return {name: self.channels[name] for name in sorted(self.structures, key=lambda one: self.structures[one])}
 
 
+LEAST_PROBABILITY = np.float32(1e-30)  # whose logarithm is taken
+
+
 @dataclass(frozen=True)
 class CaseSettings:
     """How a volume is predicted.
@@ -147,6 +150,10 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     for task in in_order:
         require_memory(working_parts(volume.shape, grid.native_shape, settings.scheme.patch_size_voxels, task.out_channels, bool(extras.probability)))
         probabilities = _mean_over_folds(task, volume, settings, extras)
+        # nnU-Net interpolates logits on the way back: of one voxel they differ from log-probabilities by the same number for all channels.
+        by_logits = task.activation == "softmax" and settings.scheme.nnunet is not None
+        if by_logits:
+            np.log(np.maximum(probabilities, LEAST_PROBABILITY, out=probabilities), out=probabilities)
         if maximum is None:
             rival = probabilities[0] if task.activation == "softmax" else settings.threshold
             maximum = RunningMaximum(grid, rival, settings.workers, dtype)
@@ -154,6 +161,8 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
             maximum.add(label, probabilities[channel])
         if task is in_order[-1]:
             maximum.finish()
+        if by_logits:
+            np.exp(probabilities, out=probabilities)
         _hand_out(task, probabilities, grid, settings.threshold, extras)
         del probabilities
     if maximum is None:
