@@ -5,7 +5,7 @@ from __future__ import annotations
 MIB, GIB = 2**20, 2**30
 
 
-def counted(number: int, one: str, several: str | None = None) -> str:
+def pluralize(number: int, one: str, several: str | None = None) -> str:
     """1 epoch, 2 epochs; 1 query, 2 queries."""
     return f"{number} {one if number == 1 else several or one + 's'}"
 
@@ -21,8 +21,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-
-
-def without_advice(error: Exception) -> str:
-    """What an error found, without what to do about it, which ends the sentences of this package after a semicolon: elsewhere it may be wrong."""
-    return str(error).rpartition("; ")[0] or str(error)

@@ -14,7 +14,7 @@ from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
 from arena_pipeline.io.nifti import read_nifti
 from arena_pipeline.settings import Frozen
-from arena_pipeline.words import counted, without_advice
+from arena_pipeline.words import pluralize
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def _fault(path: Path) -> str | None:
     try:
         read_nifti(path)
     except ImageError as error:
-        return without_advice(error)
+        return error.without_advice
     return None
 
 
@@ -165,7 +165,7 @@ def stale_cases(folder: Path, jobs: Sequence[ConversionJob]) -> list[str]:
     present = [path for part in PARTS for path in (folder / part).glob("[!.]*") if path.name.endswith(ENDING)]
     foreign = [path for path in present if _case_of(path) not in known | {job.identifier for job in jobs}]
     if foreign:
-        files = counted(len(foreign), "such file")
+        files = pluralize(len(foreign), "such file")
         raise DatasetError(f"{foreign[0]}: not from this conversion ({files}); choose another number with -d, or move them away")
     return sorted(
         {_case_of(path) for path in present if (_case_of(path), path.parent.name[-2:]) not in planned} | (known - {case for case, _ in planned})

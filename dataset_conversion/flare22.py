@@ -21,7 +21,7 @@ from arena_pipeline.io.images import check_same_grid, read_image, read_segmentat
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.splits import published_split
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import Workspace
 from dataset_conversion.asked import refuse_standard_layout, unknown_structures
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob, place_image, place_segmentation, save_report
@@ -165,7 +165,7 @@ def _find_pairs(source: Path) -> dict[str, tuple[Path, Path | None]]:
             pairs[case] = (image, label if label.is_file() else None)
     if others:
         text = "%s neither FLARE22_Tr_XXXX nor FLARETs_XXXX (the unlabelled ones?) and ignored"
-        logger.warning(text, counted(others, "image is", "images are"))
+        logger.warning(text, pluralize(others, "image is", "images are"))
     if not pairs:
         example = f"FLARE22_Tr_0001{CHANNEL_SUFFIX}{ENDING}"
         raise DatasetError(f"{folders[0] / 'images'}: no {example}; give the folder of FLARE'22 that holds images/ and labels/")

@@ -20,7 +20,7 @@ from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.parallel import map_cases
 from arena_pipeline.io.space import require_space
 from arena_pipeline.machine import workers_for
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace
 from dataset_conversion.case import CaseReport, ConversionJob
 from dataset_conversion.earlier import (
@@ -88,8 +88,8 @@ def convert_cases(
     kept = {case: () if overwrite else earlier.changed for case, earlier in found.items()}
     todo = {job.identifier: job.model_copy(update={"kept": kept[job.identifier]}) for job in jobs if job.identifier not in reports}
     if reports:
-        logger.info("%d of %s: converted already and unchanged, kept", len(reports), counted(len(jobs), "case"))
-    require_space(folder, _copied_bytes(folder, list(todo.values())), f"converting {counted(len(todo), 'case')}")
+        logger.info("%d of %s: converted already and unchanged, kept", len(reports), pluralize(len(jobs), "case"))
+    require_space(folder, _copied_bytes(folder, list(todo.values())), f"converting {pluralize(len(todo), 'case')}")
     if todo:
         # Without dataset.json the folder is no dataset: nobody reads it while cases are missing or carry old labels.
         (folder / "dataset.json").unlink(missing_ok=True)
@@ -125,10 +125,10 @@ def finish_dataset(folder: Path, description: DatasetJson, report: dict[str, obj
         raise DatasetError(f"{folder.name}: no training case; at least one annotated CT has to be in the training part of the split")
     if failures:
         raise DatasetError(
-            f"{counted(len(failures), 'case')} not in {folder.name} ({counted(description.numTraining, 'training case')} converted and usable): "
+            f"{pluralize(len(failures), 'case')} not in {folder.name} ({pluralize(description.numTraining, 'training case')} converted and usable): "
             f"{faults}. Mend what is wrong and run this again, or leave out such cases with --exclude {' '.join(failures)}"
         )
-    cases, structures = counted(description.numTraining, "training case"), counted(len(description.structures), "structure")
+    cases, structures = pluralize(description.numTraining, "training case"), pluralize(len(description.structures), "structure")
     logger.info("%s: %s, %s", folder.name, cases, structures)
     return folder
 
@@ -156,7 +156,7 @@ def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSett
         found[case] = Earlier(None)
     if stale:
         (folder / "dataset.json").unlink(missing_ok=True)
-        cases = counted(len(stale), "case")
+        cases = pluralize(len(stale), "case")
         logger.info("removed %s of an earlier conversion that this one has elsewhere or not at all: %s", cases, ", ".join(stale[:10]))
     return found
 

@@ -16,7 +16,7 @@ from arena_pipeline.io.images import check_same_grid, read_image, read_segmentat
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.splits import published_split, published_structures
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import Workspace
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob, Overlap, place_image, place_segmentation, save_report
 from dataset_conversion.earlier import ConversionSettings
@@ -77,7 +77,7 @@ def convert_totalsegmentator(
     """
     folder = dataset_folder(workspace, dataset_id, name)
     raw = RawTotalSegmentator.open(Path(source).absolute())
-    logger.info("%s: TotalSegmentator %s, told by %s; %s", source, raw.version, raw.version_reason, counted(len(raw.subjects), "subject"))
+    logger.info("%s: TotalSegmentator %s, told by %s; %s", source, raw.version, raw.version_reason, pluralize(len(raw.subjects), "subject"))
     chosen = raw.choose_structures(structures, among=published_structures() if split == "published" else None)
     if not chosen:
         raise DatasetError(f"{source}: no subject has a mask of TotalSegmentator {raw.version}; expected sXXXX/segmentations/STRUCTURE{ENDING}")
@@ -207,7 +207,7 @@ def _parts_of_meta(raw: RawTotalSegmentator) -> dict[str, Literal["Tr", "Ts"]]:
     if absent:
         logger.warning(
             "%s of meta.csv without a folder in %s: %s%s",
-            counted(len(absent), "subject"),
+            pluralize(len(absent), "subject"),
             raw.root,
             ", ".join(absent[:10]),
             ", ..." if len(absent) > 10 else "",
@@ -281,7 +281,7 @@ def _summary(raw: RawTotalSegmentator, chosen: Sequence[str], reports: dict[str,
     if overlapping:
         logger.warning(
             "%s in %s belong to more than one mask; %s (conversion_report.json lists them)",
-            *(counted(total, "voxel"), counted(len(overlapping), "case"), OVERLAP_RULE),
+            *(pluralize(total, "voxel"), pluralize(len(overlapping), "case"), OVERLAP_RULE),
         )
     return {
         "source": str(raw.root),

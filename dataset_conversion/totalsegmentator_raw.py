@@ -15,7 +15,7 @@ from typing import Literal
 
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.facts import load_fact
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 from dataset_conversion.asked import refuse_standard_layout, unknown_structures
 
 logger = logging.getLogger(__name__)
@@ -167,11 +167,11 @@ def _detect_version(root: Path, subjects: dict[str, Subject], columns: set[str])
     by_meta: Version | None = ("v2" if columns & V2_COLUMNS else "v1") if columns else None
     if by_meta and by_masks and by_meta != by_masks:
         raise DatasetError(
-            f"{root}: meta.csv has the columns of {by_meta}, but the masks of {counted(telling[by_masks], 'subject')} have names of {by_masks}; "
+            f"{root}: meta.csv has the columns of {by_meta}, but the masks of {pluralize(telling[by_masks], 'subject')} have names of {by_masks}; "
             f"the releases can't be mixed (CT and mask sizes differ): put meta.csv, CTs and masks of one release together"
         )
     if by_masks:
-        return by_masks, f"mask names of {counted(telling[by_masks], 'subject')}" + (" and the columns of meta.csv" if by_meta else "")
+        return by_masks, f"mask names of {pluralize(telling[by_masks], 'subject')}" + (" and the columns of meta.csv" if by_meta else "")
     if by_meta:
         return by_meta, "the columns of meta.csv"
     if telling:

@@ -34,7 +34,7 @@ from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning.fitting import fit_adaptation
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.records import RunRecord, versions
-from arena_pipeline.words import counted, duration
+from arena_pipeline.words import duration, pluralize
 from arena_pipeline.workspace import PROGRESS, TRAINING_LOG
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def run_job(job: FoldJob, device: torch.device, progress: bool = True, continue_
             logger.warning("%s, fold %d: has not learned: %s", job.task.name, job.fold, attempt.fault)
     faults = "; ".join(str(one.fault) for one in failed)
     raise NotLearned(
-        f"{job.task.name}, fold {job.fold}: failed, has not learned in {counted(len(failed), 'attempt')}: {faults}",
+        f"{job.task.name}, fold {job.fold}: failed, has not learned in {pluralize(len(failed), 'attempt')}: {faults}",
         advice=f"check the annotations of its support set ({', '.join(job.support_ids)}), or lower the rates in plans.json; --overwrite tries again",
     )
 
@@ -82,7 +82,7 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
         adaptation = _prepared(job, device, len(failed))
         checkpoints = Checkpoints(job.folder, started, adaptation)
         if continue_unfinished and checkpoints.resume_():
-            logger.info("%s, fold %d: goes on after %s", job.task.name, job.fold, counted(len(adaptation.epochs), "epoch"))
+            logger.info("%s, fold %d: goes on after %s", job.task.name, job.fold, pluralize(len(adaptation.epochs), "epoch"))
         discard_adapter(job.folder)  # an older one must not stand beside the new run's log, but stays while the new run can't start
         if not failed:
             discard_failed_attempts(job.folder)
@@ -102,7 +102,7 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
     discard_failed_attempts(job.folder)
     logger.info(
         "%s, fold %d: %s after %s, loss %.3f%s",
-        *(job.task.name, job.fold, history.stop_reason, counted(len(history.epochs), "epoch"), history.epochs[-1].loss, _in_words(attempt)),
+        *(job.task.name, job.fold, history.stop_reason, pluralize(len(history.epochs), "epoch"), history.epochs[-1].loss, _in_words(attempt)),
     )
     return attempt
 
@@ -181,9 +181,10 @@ def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progres
         except BaseException:  # Ctrl-C, SIGTERM and faults alike lose no finished epoch
             checkpoints.flush()
             if adaptation.epochs:
-                logger.info("%s: stopped after %s; run it again with --continue to go on from there", name, counted(len(adaptation.epochs), "epoch"))
+                finished = pluralize(len(adaptation.epochs), "epoch")
+                logger.info("%s: stopped after %s; run it again with --continue to go on from there", name, finished)
             raise
-    title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {counted(job.shots, 'shot')}"
+    title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {pluralize(job.shots, 'shot')}"
     plot_progress(job.folder / PROGRESS, history.epochs, job.settings.stop_smoothing, title)
     return history
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from arena_pipeline.cli import common
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 DESCRIPTION = """Averages the probabilities of several predictions of the same CTs and writes the segmentations of the mean.
 
@@ -29,4 +29,4 @@ def _ensemble(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.ensemble import ensemble  # heavy imports: not for -h
 
     written = ensemble(args.inputs, args.output)
-    print(f"{counted(len(written), 'segmentation')} written to {args.output}, each the mean of {len(args.inputs)} predictions")
+    print(f"{pluralize(len(written), 'segmentation')} written to {args.output}, each the mean of {len(args.inputs)} predictions")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from arena_pipeline.cli import common
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 DESCRIPTION = """\
 Writes an adapted model into one file that others install with arena_install_model: adapters, plans, label map, licence, model card and
@@ -40,7 +40,7 @@ def _export(args: argparse.Namespace) -> None:
     export = export_model(**common.keywords(args))
     manifest = export.manifest
     print(f"{export.file}: {export.file.stat().st_size / 1e6:,.1f} MB, {len(manifest.files) + 1} files")
-    print(f"  {manifest.dataset_name}, {manifest.foundation}, {manifest.method}, {counted(manifest.shots, 'shot')}")
+    print(f"  {manifest.dataset_name}, {manifest.foundation}, {manifest.method}, {pluralize(manifest.shots, 'shot')}")
     for task, folds in manifest.folds.items():
         print(f"  {task}: fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}")
     print(f"  licence: {manifest.licence}")

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from arena_pipeline.cli import common
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 if TYPE_CHECKING:
     from arena_pipeline.fingerprint import Fingerprint
@@ -49,7 +49,7 @@ def _extract(args: argparse.Namespace) -> None:
 def _print(fingerprint: Fingerprint) -> None:
     from arena_pipeline.fingerprint.findings import in_words
 
-    print(f"{fingerprint.dataset_name}: {counted(fingerprint.n_training, 'training case')}, {counted(len(fingerprint.structures), 'structure')}")
+    print(f"{fingerprint.dataset_name}: {pluralize(fingerprint.n_training, 'training case')}, {pluralize(len(fingerprint.structures), 'structure')}")
     for line in in_words(fingerprint.findings, SHOWN_FINDINGS):
         print(f"  {line}")
     if not fingerprint.findings:

@@ -6,7 +6,7 @@ import argparse
 
 from arena_pipeline.cli import common
 from arena_pipeline.stages.info import DatasetState, FoundationState, ModelState, WorkspaceReport, info
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 DESCRIPTION = """Show what the workspace holds: foundations (pre-trained networks), datasets and adapted models.
 Under each is the exact command that takes it further. Nothing is changed."""
@@ -42,7 +42,7 @@ def _print_foundations(report: WorkspaceReport) -> None:
 
 def _print_foundation(foundation: FoundationState, is_default: bool) -> None:
     print(f"  {foundation.name}{' (used when none is named)' if is_default else ''}: {foundation.title}")
-    print(f"    {counted(foundation.structures, 'structure')}; licence {foundation.licence}")
+    print(f"    {pluralize(foundation.structures, 'structure')}; licence {foundation.licence}")
     print(f"    weights: {foundation.weights}")
     _print_next(foundation.next_command)
 
@@ -53,13 +53,13 @@ def _print_dataset(dataset: DatasetState) -> None:
         print(f"    problem: {dataset.problem}")
         return
     shown = ", ".join(dataset.structures[:8]) + (f" and {len(dataset.structures) - 8} more" if len(dataset.structures) > 8 else "")
-    cases, queries = counted(dataset.training, "annotated case"), counted(dataset.queries, "query", "queries")
+    cases, queries = pluralize(dataset.training, "annotated case"), pluralize(dataset.queries, "query", "queries")
     print(f"    {cases}, {queries}; {dataset.objective}: {shown}")
     if dataset.failed_verification:
         print(f"    {dataset.failed_verification}")
     _print_next(dataset.next_command)
     for prepared in dataset.prepared:
-        tasks = counted(prepared.tasks, "task")
+        tasks = pluralize(prepared.tasks, "task")
         print(f"    for {prepared.foundation}: {tasks} planned, {prepared.cases_stored} of {prepared.cases_needed} cases preprocessed")
         if prepared.problem:
             print(f"      problem: {prepared.problem}")
@@ -68,10 +68,10 @@ def _print_dataset(dataset: DatasetState) -> None:
 
 def _print_model(model: ModelState) -> None:
     origin = ", installed from a package" if model.installed else ""
-    print(f"  {model.dataset}, {model.foundation}, {model.method}, {counted(model.shots, 'shot')}{origin}: {model.folder}")
+    print(f"  {model.dataset}, {model.foundation}, {model.method}, {pluralize(model.shots, 'shot')}{origin}: {model.folder}")
     for task, numbers in model.folds.items():
         epochs = sorted(set(model.epochs.get(task, ())))
-        length = f"{epochs[0]} to {epochs[-1]} epochs" if len(epochs) > 1 else counted(epochs[0], "epoch") if epochs else ""
+        length = f"{epochs[0]} to {epochs[-1]} epochs" if len(epochs) > 1 else pluralize(epochs[0], "epoch") if epochs else ""
         print(f"    adapted: {task}, {_folds(numbers)}" + (f" ({length})" if length else ""))
     rest = (("begun only", model.unfinished), ("of other plans, not used", model.of_other_plans), ("not adapted", model.missing))
     for text, folds in rest:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from arena_pipeline.cli import common
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 DESCRIPTION = """\
 Checks a package that arena_export_model made, file by file and tensor by tensor, and installs its model in the workspace; then arena_predict
@@ -32,7 +32,7 @@ def _install(args: argparse.Namespace) -> None:
     installed = install_model(args.package, args.workspace, args.overwrite)
     manifest, missing = installed.manifest, installed.missing_foundation
     print(f"installed in {installed.folder}")
-    print(f"  {manifest.dataset_name}, {manifest.foundation}, {manifest.method}, {counted(manifest.shots, 'shot')}: {', '.join(manifest.folds)}")
+    print(f"  {manifest.dataset_name}, {manifest.foundation}, {manifest.method}, {pluralize(manifest.shots, 'shot')}: {', '.join(manifest.folds)}")
     print(f"  licence: {manifest.licence}")
     if missing is not None:
         file = missing.weights.expected_file

@@ -8,7 +8,7 @@ import shlex
 from arena_pipeline.cli import common
 from arena_pipeline.cli.plan import add_planning, print_planned
 from arena_pipeline.cli.preprocess import add_preprocessing
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 USUAL_SHOTS = 5
 
@@ -40,7 +40,7 @@ def _plan_and_preprocess(args: argparse.Namespace) -> None:
     prepared = plan_and_preprocess(**common.keywords(args))
     for dataset_id, (planned, stored) in zip(args.dataset_ids, prepared, strict=True):
         print_planned(planned)
-        print(f"{counted(len(stored.written), 'case')} preprocessed, {len(stored.cases) - len(stored.written)} were there: {stored.folder}")
+        print(f"{pluralize(len(stored.written), 'case')} preprocessed, {len(stored.cases) - len(stored.written)} were there: {stored.folder}")
         shots = max(task.max_shots for task in planned.plans.tasks)
         print(f"next: arena_adapt -d {dataset_id} -shots {min(USUAL_SHOTS, shots)}{_repeated(args)}\n")
 

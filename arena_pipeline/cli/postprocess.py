@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from arena_pipeline.cli import common
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 DESCRIPTION = """Keeps only the largest connected component of every structure for which the plans say so ("keep_largest").
 
@@ -29,4 +29,4 @@ def _postprocess(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.postprocess import postprocess  # heavy imports: not for -h
 
     written = postprocess(args.input, args.output, plans=args.plans, model_folder=args.model)
-    print(f"{counted(len(written), 'segmentation')} written to {args.output}")
+    print(f"{pluralize(len(written), 'segmentation')} written to {args.output}")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from arena_pipeline.cli import common
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 DESCRIPTION = """Segments CTs with an adapted model, or with the foundation as it is.
 
@@ -77,7 +77,7 @@ def _predict(args: argparse.Namespace) -> None:
     summary = predict(**common.keywords(args))
     kept = f", {len(summary.kept)} kept" if summary.kept else ""
     structures = ", ".join(f"{name} = {label}" for name, label in summary.labels.items())
-    print(f"{counted(len(summary.written), 'segmentation')} written to {args.output_folder}{kept}; {structures}")
+    print(f"{pluralize(len(summary.written), 'segmentation')} written to {args.output_folder}{kept}; {structures}")
     to_check = [line for line in summary.review if line.check]
     if to_check:
         print(f"{len(to_check)} of {len(summary.review)} results to look at first ({summary.review_file}):")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from arena_pipeline.cli import common
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 DESCRIPTION = """\
 Preprocesses the training cases that the plans need: RAS orientation, the foundation's spacing and intensity window, cropped, in a
@@ -35,4 +35,4 @@ def _preprocess(args: argparse.Namespace) -> None:
 
     done = preprocess(**common.keywords(args))
     for entry in done:
-        print(f"{counted(len(entry.written), 'case')} preprocessed, {len(entry.cases) - len(entry.written)} were there: {entry.folder}")
+        print(f"{pluralize(len(entry.written), 'case')} preprocessed, {len(entry.cases) - len(entry.written)} were there: {entry.folder}")

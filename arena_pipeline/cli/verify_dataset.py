@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from arena_pipeline.cli import common
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 if TYPE_CHECKING:
     from arena_pipeline.fingerprint.audit import DatasetAudit
@@ -48,7 +48,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _print(audit: DatasetAudit) -> None:
     from arena_pipeline.fingerprint.findings import in_words
 
-    print(f"{audit.dataset_name}: {counted(audit.checked, 'case')} checked")
+    print(f"{audit.dataset_name}: {pluralize(audit.checked, 'case')} checked")
     for line in in_words(audit.findings, SHOWN):
         print(f"  {line}")
     print("  usable" if audit.usable else "  not usable as it is: mend the errors, then run this again")

@@ -16,7 +16,7 @@ from arena_pipeline.fingerprint.models import Finding, Fingerprint, IntensityPro
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
 from arena_pipeline.io.parallel import map_cases
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def extract_fingerprint(raw: RawDataset, preset: FoundationPreset, workers: int)
         sentences = [faults[case] for case in sorted(faults)]
         more = f"; and {len(faults) - NAMED_FAULTS} more" if len(faults) > NAMED_FAULTS else ""
         raise DatasetError(
-            f"{raw.folder.name}, {len(faults)} of {counted(len(jobs), 'training case')} can't be used: {'; '.join(sentences[:NAMED_FAULTS])}{more}"
+            f"{raw.folder.name}, {len(faults)} of {pluralize(len(jobs), 'training case')} can't be used: {'; '.join(sentences[:NAMED_FAULTS])}{more}"
         )
     return _assemble(raw, preset, dict(sorted(measured.items())), state)
 

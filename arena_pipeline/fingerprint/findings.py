@@ -10,7 +10,7 @@ from arena_pipeline.fingerprint.case import CaseMeasurement
 from arena_pipeline.fingerprint.models import Finding, Level, StructureFacts
 from arena_pipeline.foundations import FoundationPreset, Scheme
 from arena_pipeline.io.dataset import RawDataset
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 COARSE_FACTOR = 2.0  # up-sampled more than this, a volume has visibly less detail than the foundation was trained on
 MUCH_CLIPPED = 0.5
@@ -49,7 +49,7 @@ def dataset_findings(
 
 def number_sentence(said: int, found: int) -> str:
     """Where dataset.json counts other cases than imagesTr has."""
-    return f"dataset.json says numTraining {said}, imagesTr has {counted(found, 'case')}; copy the others, or correct it"
+    return f"dataset.json says numTraining {said}, imagesTr has {pluralize(found, 'case')}; copy the others, or correct it"
 
 
 def split_sentences(raw: RawDataset) -> list[str]:
@@ -162,7 +162,7 @@ def _list(names: list[str], most: int = NAMED_STRUCTURES) -> str:
 def _cases(cases: list[str], everything: Mapping[str, object]) -> str:
     """'2 of 5 cases (a, b) are'"""
     names = ", ".join(cases[:NAMED_CASES]) + (", ..." if len(cases) > NAMED_CASES else "")
-    return f"{len(cases)} of {counted(len(everything), 'case')} ({names}) {'is' if len(cases) == 1 else 'are'}"
+    return f"{len(cases)} of {pluralize(len(everything), 'case')} ({names}) {'is' if len(cases) == 1 else 'are'}"
 
 
 def _mm(lengths: Iterable[float]) -> str:

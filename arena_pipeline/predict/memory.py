@@ -11,7 +11,7 @@ from arena_pipeline.errors import ArenaError
 from arena_pipeline.io.geometry import Geometry
 from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.preprocess.resample import effective_spacing, resampled_size
-from arena_pipeline.words import counted, memory_size
+from arena_pipeline.words import memory_size, pluralize
 
 FLOAT = 4
 SUMS_COPIES = 3  # of the depth of one window: the sums of logits, and the outputs that are added to them
@@ -56,7 +56,7 @@ def working_parts(
     kept = KEPT_BYTES if keeps_probabilities else 0
     # Several channels are one task, after which the highest probabilities are gone; other tasks of one channel may follow.
     export = (max(EXPORT_BYTES, SEGMENTATION_BYTES + kept) if channels > 1 else EXPORT_BYTES + kept) * native
-    return {f"probabilities of {counted(channels, 'channel')}": FLOAT * channels * voxels, "windows or export": max(sums, export)}
+    return {f"probabilities of {pluralize(channels, 'channel')}": FLOAT * channels * voxels, "windows or export": max(sums, export)}
 
 
 def in_words(parts: Mapping[str, int]) -> str:

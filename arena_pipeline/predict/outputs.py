@@ -21,7 +21,7 @@ from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
 from arena_pipeline.predict.preview import PREVIEW_FOLDER
 from arena_pipeline.predict.probabilities import SUFFIX
 from arena_pipeline.preprocess.masks import PREPROCESSED_FOLDER, masks_file
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def require_room(folder: Path, inputs: Mapping[str, ImageSource], outputs: Mappi
     """
     missing = [source for case, source in inputs.items() if not os.path.isfile(outputs[case])]  # Path.is_file raises for a name that is too long
     each = SEGMENTATION_BYTES_PER_VOXEL + PROBABILITY_BYTES_PER_VOXEL * probability_maps
-    require_space(folder, int(each * sum(_voxels(source) for source in missing)), f"predicting {counted(len(missing), 'case')}")
+    require_space(folder, int(each * sum(_voxels(source) for source in missing)), f"predicting {pluralize(len(missing), 'case')}")
 
 
 def is_complete(case: str, source: ImageSource, output: Path, others: Sequence[Path]) -> bool:

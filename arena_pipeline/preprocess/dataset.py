@@ -26,7 +26,7 @@ from arena_pipeline.machine import limit_workers
 from arena_pipeline.planning.memory import case_bytes
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
 from arena_pipeline.preprocess.store import Source, discard, is_whole, read_case_record, stored_fault, write_arrays, write_case_record
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +71,9 @@ def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: i
     jobs = {case.identifier: PreprocessingJob(case, *made) for case in chosen if not is_current(case, scheme, folder, raw.json.ignore_label)}
     _tell_damage(jobs, folder)
     if len(jobs) < len(chosen):
-        logger.info("%d of %s preprocessed already", len(chosen) - len(jobs), counted(len(chosen), "case"))
+        logger.info("%d of %s preprocessed already", len(chosen) - len(jobs), pluralize(len(chosen), "case"))
     sizes = [_sizes(job) for job in jobs.values()]
-    require_space(folder, sum(stored for _, stored in sizes), f"preprocessing {counted(len(jobs), 'case')}")
+    require_space(folder, sum(stored for _, stored in sizes), f"preprocessing {pluralize(len(jobs), 'case')}")
     asked = workers
     if workers > 1:
         workers = limit_workers(workers, max((memory for memory, _ in sizes), default=1), "preprocess")
@@ -88,7 +88,7 @@ def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: i
         raise failed.popitem()[1]
     if failed:
         reasons = "; ".join(str(failed[name]) for name in sorted(failed))
-        raise DatasetError(f"{len(failed)} of {counted(len(jobs), 'case')} could not be preprocessed: {reasons}")
+        raise DatasetError(f"{len(failed)} of {pluralize(len(jobs), 'case')} could not be preprocessed: {reasons}")
     return list(jobs)
 
 

@@ -31,7 +31,7 @@ from arena_pipeline.planning import Plans
 from arena_pipeline.records import note, stage
 from arena_pipeline.settings import MethodName
 from arena_pipeline.share.package import require_own
-from arena_pipeline.words import counted, duration
+from arena_pipeline.words import duration, pluralize
 from arena_pipeline.workspace import CHECKPOINT, Workspace
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def adapt_dataset(
         for done, job in enumerate(to_do):
             if done:
                 left = duration((time.monotonic() - begun) / done * (len(to_do) - done))
-                logger.info("%d of %s done, about %s left", done, counted(len(to_do), "fold"), left)
+                logger.info("%d of %s done, about %s left", done, pluralize(len(to_do), "fold"), left)
             with stage(f"adapt {job.task.name} fold {job.fold}"):
                 if overwrite:
                     discard_failed_attempts(job.folder)
@@ -102,7 +102,7 @@ def _as_one(failed: Sequence[NotLearned], folds: int) -> NotLearned:
         return failed[0]
     left_out = "they have no adapter, and predictions and averages go without them"
     return NotLearned(
-        f"{len(failed)} of {counted(folds, 'fold')} failed, {left_out}: " + "; ".join(error.found for error in failed), advice=failed[0].advice
+        f"{len(failed)} of {pluralize(folds, 'fold')} failed, {left_out}: " + "; ".join(error.found for error in failed), advice=failed[0].advice
     )
 
 
@@ -137,7 +137,7 @@ def _require_space_for_all(jobs: Sequence[FoldJob], network: nn.Module) -> None:
     }
     replaced = sum(path.stat().st_size for job in jobs if (path := job.folder / TENSORS).is_file())
     needed = ADAPTER_BYTES * sum(numbers[_trained_alike(job)] for job in jobs) + CHECKPOINT_BYTES * max(numbers.values()) - replaced
-    require_space(jobs[0].folder.parent.parent, needed, f"adapting {counted(len(jobs), 'fold')}")
+    require_space(jobs[0].folder.parent.parent, needed, f"adapting {pluralize(len(jobs), 'fold')}")
 
 
 def _trained_alike(job: FoldJob) -> tuple[object, ...]:

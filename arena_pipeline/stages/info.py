@@ -15,7 +15,7 @@ from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.planning import Plans
 from arena_pipeline.share.package import is_installed
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import CHECKPOINT, Workspace, fold_folder
 
 USUAL_SHOTS = 5
@@ -152,7 +152,7 @@ def _failed_verification(workspace: Workspace, name: str) -> str | None:
     except PlansError:
         return None
     errors = [finding.sentence for finding in audit.findings if finding.level == "error"]
-    return f"verification failed with {counted(len(errors), 'error')}, the first: {errors[0]}" if errors else None
+    return f"verification failed with {pluralize(len(errors), 'error')}, the first: {errors[0]}" if errors else None
 
 
 def _prepared(workspace: Workspace, name: str, foundation: str, default: str) -> PreparedState:

@@ -12,7 +12,7 @@ from arena_pipeline.fingerprint.audit import DatasetAudit, audit_dataset
 from arena_pipeline.io.lock import locked
 from arena_pipeline.machine import workers_for
 from arena_pipeline.records import stage
-from arena_pipeline.words import counted
+from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -61,5 +61,5 @@ def require_integrity(dataset_id: int, workspace: Workspace, workers: int | None
     if errors:
         more = f"; and {len(errors) - NAMED_ERRORS} more" if len(errors) > NAMED_ERRORS else ""
         raise DatasetError(f"{audit.dataset_name} is not usable as it is: {'; '.join(errors[:NAMED_ERRORS])}{more} ({path} has all findings)")
-    cases, warnings = counted(audit.checked, "case"), counted(len(audit.of_level("warning")), "warning")
+    cases, warnings = pluralize(audit.checked, "case"), pluralize(len(audit.of_level("warning")), "warning")
     logger.info("%s: %s verified, %s in %s", audit.dataset_name, cases, warnings, path)
