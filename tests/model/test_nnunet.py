@@ -18,6 +18,8 @@ from arena_pipeline.io.images import read_image
 from arena_pipeline.model.nnunet_checkpoint import read_nnunet_checkpoint
 from arena_pipeline.model.nnunet_folder import NnunetModel, read_nnunet_folder
 from arena_pipeline.model.weights import load_foundation_network
+from arena_pipeline.predict.case import predict_case
+from arena_pipeline.predict.predictors import zero_shot_setup
 from arena_pipeline.preprocess.case import preprocess_image
 from arena_pipeline.stages.install_foundation import install_model_folder
 from arena_pipeline.workspace import Workspace
@@ -67,6 +69,23 @@ def test_preprocessed_array_is_that_of_nnunet(kind: str, tmp_path: Path) -> None
     assert volume.shape == expected["preprocessed"].shape == grid.cropped_shape
     difference = np.abs(volume - (low + expected["preprocessed"].astype(np.float64) / 65535 * (high - low)))
     assert difference.max() < 1e-3 * (high - low)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_segmentation_is_that_of_nnunet_in_999_of_1000_voxels(kind: str, tmp_path: Path) -> None:
+    expected = np.load(FIXTURES / kind / "expected.npz")
+    folder, workspace = model_folder(kind, tmp_path), Workspace(tmp_path / "workspace")
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    for name in content["network_weights"]:
+        if name.endswith("seg_layers.2.bias"):
+            content["network_weights"][name] = content["network_weights"][name] - torch.from_numpy(expected["means"])
+    torch.save(content, path)
+    preset = install_model_folder(folder, workspace, "tiny").record.preset
+    setup = zero_shot_setup(list(preset.structures), workspace, "tiny", None, torch.device("cpu"))
+    segmentation = predict_case(read_image(FIXTURES / kind / "case.nii.gz"), setup.tasks, setup.settings).segmentation
+    assert len(np.unique(segmentation)) == 4
+    assert (segmentation == expected["segmentation"]).mean() > 0.999
 
 
 @pytest.mark.parametrize("kind", KINDS)
