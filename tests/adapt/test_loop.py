@@ -177,8 +177,8 @@ def test_a_device_without_room_for_the_batch_gives_the_bits_of_single_patches_an
     Adaptation(network, trainable, [Bright(), Bright()], settings, PATCH, np.random.default_rng(0)).run()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in trainable.tensors().items())
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "the device has no memory for all patches at once (CUDA out of memory. Tried to allocate 2.00 GiB): "
-        "one at a time from here on, which computes the same"
+        "the device has no memory for 2 patches at once (CUDA out of memory. Tried to allocate 2.00 GiB): "
+        "1 at a time from here on, which computes the same"
     ]
 
 
