@@ -18,13 +18,15 @@ Takes .nii, .nii.gz, .nrrd, .mha and .mhd, named CASE or CASE_0000, and folders 
 cases are named after the folders and get a DICOM-SEG too. Writes CASE.nii.gz on each CT's own grid, previews/CASE.png, and labels.json
 (names, integers, colours) with labels.txt (the same for ITK-SNAP)."""
 
+SEGMENTATION_ENDING = ".nii.gz"
 LINES_SHOWN = 5  # of the review; the file has all
 
 
 def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     options.add_argument("-i", dest="input_path", type=Path, required=True, metavar="CT", help="a CT, or a folder of CTs or of DICOM series")
-    options.add_argument("-o", dest="output_folder", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")
+    text = "folder for the segmentations; for one CT also a file, NAME.nii.gz"
+    options.add_argument("-o", dest="output_folder", type=Path, required=True, metavar="FOLDER", help=text)
     _add_choice_of_model(options)
     text = "predict these base structures without adaptation; with -d by that dataset's integers and post-processing plans"
     options.add_argument("--zero_shot", nargs="+", metavar="NAME", help=text)
@@ -72,9 +74,12 @@ def _add_outputs(options: argparse.ArgumentParser) -> None:
 def _predict(args: argparse.Namespace) -> None:
     zero_shot_dataset = [] if args.zero_shot is None or args.dataset_id is None else [args.dataset_id]  # an adapted model needs no raw dataset
     common.check_first(args.workspace, zero_shot_dataset, args.device, args.input_path)
-    from arena_pipeline.stages.predict import predict  # torch takes seconds to import: not for -h
+    from arena_pipeline.stages.predict import predict, predict_to_file  # torch takes seconds to import: not for -h
 
-    summary = predict(**common.keywords(args))
+    if args.output_folder.name.lower().endswith(SEGMENTATION_ENDING) and not args.output_folder.is_dir():
+        summary = predict_to_file(output_file=args.output_folder, **common.keywords(args, "output_folder"))
+    else:
+        summary = predict(**common.keywords(args))
     kept = f", {len(summary.kept)} kept" if summary.kept else ""
     structures = ", ".join(f"{name} = {label}" for name, label in summary.labels.items())
     print(f"{pluralize(len(summary.written), 'segmentation')} written to {args.output_folder}{kept}; {structures}")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from tqdm import tqdm
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError, DatasetError, ImageError, NoSpace, PlansError
+from arena_pipeline.io.atomic import UNFINISHED
 from arena_pipeline.io.dicom import CTSeries
 from arena_pipeline.io.images import ImageSource
 from arena_pipeline.io.lock import numbered_part
+from arena_pipeline.io.space import require_writable
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
 from arena_pipeline.model.out_of_memory import telling_out_of_memory
@@ -124,6 +129,27 @@ def predict(
         require_one_meaning(out, label_map, inputs, keep=continue_prediction)
         review = ReviewTable(out / f"review{numbered_part(part_id, num_parts)}.csv", segmentations(out))
         return _predict_all(inputs, outputs, PredictionJob(out, setup, label_map, extra), continue_prediction, review)
+
+
+def predict_to_file(input_path: str | Path, output_file: str | Path, workspace: Workspace, **options: Any) -> PredictionSummary:
+    """The segmentation of one CT as `output_file` alone; `options` as in `predict`. A file that is there is replaced when the new one is whole.
+
+    Raises:
+        ArenaError: several CTs, or as `predict`.
+    """
+    file, inputs = Path(output_file), find_inputs(Path(input_path))
+    if len(inputs) > 1:
+        raise DatasetError(f"-o names one file, found {len(inputs)} CTs in {input_path}", file=file, advice="name a folder, or one CT with -i")
+    if any(os.path.realpath(source) == os.path.realpath(file) for source in inputs.values() if isinstance(source, Path)):
+        raise DatasetError("the segmentation would overwrite the image", file=file, advice="choose another name")
+    require_writable(file.parent)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=file.parent, prefix=UNFINISHED) as folder:
+        alone = {"no_previews": True, "dicom_seg": False, "continue_prediction": False}
+        summary = predict(input_path, folder, workspace, **{**options, **alone})
+        (made,) = summary.written.values()
+        made.replace(file)
+    return replace(summary, folder=file.parent, written=dict.fromkeys(summary.written, file))
 
 
 def _check_same_model(model: AdaptedModel, asked: Mapping[str, object]) -> None:

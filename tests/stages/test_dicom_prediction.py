@@ -51,3 +51,18 @@ def test_dicom_seg_needs_dicom_and_can_be_left_out(series: Path, tmp_path: Path,
     assert "give the DICOM folder" in capsys.readouterr().err
     assert main(["-i", str(series), *words, "--no_dicom_seg", "--no_previews"]) == 0
     assert not list((tmp_path / "out").glob("*.dcm"))
+
+
+def test_one_ct_may_become_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    scan = nibabel.Nifti1Image(np.full((24, 24, 24), 40, np.int16), np.diag([5.0, 5, 5, 1]))
+    for name in ("a", "b"):
+        nibabel.save(scan, tmp_path / "in" / f"{name}.nii.gz")
+    out, rest = tmp_path / "new" / "liver.nii.gz", ["-w", str(tmp_path), "--zero_shot", "liver"]
+    assert main(["-i", str(tmp_path / "in" / "a.nii.gz"), "-o", str(out), *rest]) == 0
+    assert nibabel.load(out).shape == scan.shape
+    assert [path.name for path in out.parent.iterdir()] == ["liver.nii.gz"]
+    assert main(["-i", str(tmp_path / "in"), "-o", str(out), *rest]) == 2
+    assert "-o names one file, found 2 CTs" in capsys.readouterr().err
+    assert main(["-i", str(tmp_path / "in" / "a.nii.gz"), "-o", str(tmp_path / "in" / "a.nii.gz"), *rest]) == 2
+    assert "would overwrite the image" in capsys.readouterr().err
