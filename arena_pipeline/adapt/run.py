@@ -80,6 +80,7 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
     with RunRecord("adapt", {}) as measured:
         started, identity = job.checkpoint_identity(), job.identity()  # before the cases are opened: they may be others at the end
         adaptation = _prepared(job, device, len(failed))
+        identity |= {"support_volumes_ml": _support_volumes_ml(job)}
         checkpoints = Checkpoints(job.folder, started, adaptation)
         if continue_unfinished and checkpoints.resume_():
             logger.info("%s, fold %d: goes on after %s", job.task.name, job.fold, pluralize(len(adaptation.epochs), "epoch"))
@@ -206,7 +207,6 @@ def _refuse_changed_support(job: FoldJob, volumes: dict[str, Any], checkpoints: 
 def _record(job: FoldJob, identity: dict[str, Any], trainable: Trainable, history: History, measured: RunRecord) -> AdapterRecord:
     return AdapterRecord(
         **identity,
-        support_volumes_ml=_support_volumes_ml(job),
         plans_sha256=job.plans_sha256,
         inference=job.plans.inference,
         dataset_labels=job.plans.labels,
