@@ -118,7 +118,7 @@ def test_a_label_corrected_after_preprocessing_is_refused_with_what_to_run(ready
     assert not ready.results.exists()
     plan_and_preprocess([901], ready, device="cpu", workers=0, fingerprint_workers=0)
     assert len(StoredCase.open(ready.cases("Dataset901_Tiny", "arena_mini"), case).labels) == 1
-    run(ready)
+    run(ready, max_epochs=1)
 
 
 def test_an_edited_task_is_adapted_again(ready: Workspace) -> None:

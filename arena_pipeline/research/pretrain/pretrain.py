@@ -124,7 +124,7 @@ def _store(
         remove_unfinished(folder)
     phantom_seed, start = origin
     wanted = Description(
-        preset=preset.model_dump(mode="json", exclude={"weights": True, "adaptation": True, "architecture": {"family"}}),
+        preset=preset.model_dump(mode="json", exclude={"weights": True, "adaptation": True, "architecture": {"family"}, "scheme": {"nnunet"}}),
         settings=settings,
         phantoms=len(volumes.get(PHANTOMS, ())),
         phantom_seed=phantom_seed,
