@@ -95,6 +95,8 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
     _refuse_changed_support(job, started["support_volumes"], checkpoints)
     if attempt.fault is not None:
         checkpoints.remove()  # before attempts.json is written: the next attempt must not go on from this one
+        if adaptation.epochs:
+            _draw(job, adaptation)
         return attempt
     record = _record(job, identity, adaptation.trainable, history, measured)
     record = record.model_copy(update={"seconds": round(checkpoints.seconds, 3), "attempts": (*failed, attempt)})
@@ -105,6 +107,7 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
         "%s, fold %d: %s after %s, loss %.3f%s",
         *(job.task.name, job.fold, history.stop_reason, pluralize(len(history.epochs), "epoch"), history.epochs[-1].loss, _in_words(attempt)),
     )
+    _draw(job, adaptation)
     return attempt
 
 
@@ -185,9 +188,13 @@ def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progres
                 finished = pluralize(len(adaptation.epochs), "epoch")
                 logger.info("%s: stopped after %s; run it again with --continue to go on from there", name, finished)
             raise
-    title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {pluralize(job.shots, 'shot')}"
-    plot_progress(job.folder / PROGRESS, history.epochs, job.settings.stop_smoothing, title)
     return history
+
+
+def _draw(job: FoldJob, adaptation: Adaptation) -> None:
+    """progress.png, when everything else is written: nothing that only draws may cost an adapter."""
+    title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {pluralize(job.shots, 'shot')}"
+    plot_progress(job.folder / PROGRESS, tuple(adaptation.epochs), job.settings.stop_smoothing, title)
 
 
 def _refuse_changed_support(job: FoldJob, volumes: dict[str, Any], checkpoints: Checkpoints) -> None:
