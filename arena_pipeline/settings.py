@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 LossName = Literal["dice", "log_dice"]
-MethodName = Literal["arena", "arena_gradient", "arena_adamw", "lora", "adalora", "bitfit", "affine_ln", "linear_probe", "fft"]
+MethodName = Literal["arena", "arena_gradient", "arena_adamw", "lora", "adalora", "bitfit", "affine_ln", "linear_probe", "fft", "scratch"]
 
 
 class Frozen(BaseModel):

@@ -10,6 +10,7 @@ from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import PlansError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.model.task_head import head, head_parameters, new_head, pretrained_head, set_head_
+from arena_pipeline.model.weights import random_network
 from arena_pipeline.planning import TaskPlan
 from arena_pipeline.settings import AdaptationSettings
 
@@ -18,6 +19,8 @@ def prepare_(
     network: nn.Module, preset: FoundationPreset, task: TaskPlan, settings: AdaptationSettings, generator: torch.Generator, volumes: int
 ) -> Trainable:
     """Freezes the network, gives it the task's head and the method's parameters, and returns what is to be trained.
+
+    A method that starts from scratch also replaces all of the foundation's weights.
 
     Args:
         volumes: size of the support set, which is the number of iterations in an epoch.
@@ -31,8 +34,12 @@ def prepare_(
         raise PlansError(
             f"task {task.name}: {preset.name} has no pre-trained decoder, so it must be trained; set train_decoder to true in plans.json"
         )
-    architecture = preset.architecture
+    architecture, method = preset.architecture, METHODS[settings.method]
     network.requires_grad_(False)
+    if method.from_scratch:  # before the head is taken over: that of a base task starts from random rows too
+        random = random_network(architecture, int(torch.randint(2**31, (), generator=generator))).requires_grad_(False)
+        for name, parameter in network.named_parameters():
+            parameter.copy_(random.get_parameter(name))
     softmax = task.activation == "softmax"
     if task.head == "pretrained":
         set_head_(network, architecture, pretrained_head(network, preset, list(task.structures), softmax, generator))
@@ -42,7 +49,6 @@ def prepare_(
     rest = head_parameters(network, architecture)
     if task.train_decoder:
         rest |= {name: p for name, p in network.named_parameters() if _is_trained_with_decoder(name, preset)}
-    method = METHODS[settings.method]
     trainable = method.build(network, architecture, settings, generator, settings.max_epochs * volumes)
     trainable.whole |= rest
     for parameter in trainable.whole.values():

@@ -25,9 +25,7 @@ def load_foundation_network(preset: FoundationPreset, weights_path: Path) -> nn.
     """
     what = f"foundation {preset.name}: {weights_path}"
     _check_packaged(preset, weights_path)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(NEW_PARTS_SEED)  # MONAI initialises from the global generator
-        network = preset.architecture.build()
+    network = random_network(preset.architecture, NEW_PARTS_SEED)
     own = network.state_dict()
     try:
         most_bytes = HEADER_BYTES + sum(tensor.nbytes for tensor in own.values())
@@ -38,6 +36,13 @@ def load_foundation_network(preset: FoundationPreset, weights_path: Path) -> nn.
     if wild := [name for name in state if preset.architecture.is_derived(name) and not preset.architecture.derived_fits(name, state)]:
         raise FoundationError(f"{what}: positions outside their tables in {listed(wild)}; install the foundation again")
     return network
+
+
+def random_network(architecture: Architecture, seed: int) -> nn.Module:
+    """The network in eval mode, with the random weights that its family starts from."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # MONAI initialises from the global generator
+        return architecture.build()
 
 
 def _check_packaged(preset: FoundationPreset, path: Path) -> None:

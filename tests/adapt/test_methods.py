@@ -145,7 +145,7 @@ def test_a_method_trains_what_it_says_goes_on_where_it_was_and_predicts_what_it_
     whole = started(weights, method, task)
     before = {name: p.detach().clone() for name, p in whole.network.named_parameters()}
     with torch.no_grad():
-        if task is BASE:  # it starts from the foundation's own probability
+        if task is BASE and method != "scratch":  # it starts from the foundation's own probability
             probability = networks.select(None)(image).softmax(dim=1)[:, 2:3]
             torch.testing.assert_close(whole.network(image).sigmoid(), probability, atol=1e-4, rtol=1e-4)
     saved = io.BytesIO()
@@ -155,7 +155,7 @@ def test_a_method_trains_what_it_says_goes_on_where_it_was_and_predicts_what_it_
     moved = {name for name, p in whole.network.named_parameters() if not torch.equal(p, before[name])}
     trained = {name for name, p in whole.network.named_parameters() if p.requires_grad or ".weight.0." in name}
     assert moved <= trained and len(moved) > 0.9 * len(trained)
-    if method == "fft":
+    if method in ("fft", "scratch"):
         assert trained == set(before)
     else:
         rest = {name for name in before if name in HEAD_PARAMETERS or (task.train_decoder and name.startswith(PRESET.architecture.decoder))}
@@ -175,6 +175,20 @@ def test_a_method_trains_what_it_says_goes_on_where_it_was_and_predicts_what_it_
         torch.testing.assert_close(networks.select(read_adapter(tmp_path))(image), whole.network(image), atol=1e-4, rtol=1e-4)
     networks.select(None)
     assert all(torch.equal(tensor, foundation[name]) for name, tensor in networks.network.state_dict().items())
+
+
+def test_from_scratch_nothing_is_the_foundations_and_every_fold_starts_elsewhere(weights: Path) -> None:
+    foundation = load_file(weights)
+    one, other = started(weights, "scratch").network, started(weights, "scratch").network
+    parameters = dict(one.named_parameters())
+    random = [name for name, p in parameters.items() if p.unique().numel() > 1 and name not in HEAD_PARAMETERS]  # not norms and zero biases
+    assert len(random) > 20 and not any(torch.equal(parameters[name], foundation[name]) for name in random)
+    head = parameters["out.conv.conv.weight"]
+    assert not any(torch.equal(row, known) for row in head for known in foundation["out.conv.conv.weight"])
+    assert all(torch.equal(p, parameters[name]) for name, p in other.named_parameters())  # the same seed, the same start
+    network = PRESET.architecture.build()
+    prepare_(network, PRESET, BASE, AdaptationSettings(method="scratch"), torch.Generator().manual_seed(2), 1)
+    assert not any(torch.equal(p, parameters[name]) for name, p in network.named_parameters() if name in random)
 
 
 def test_adalora_masks_by_its_budget_and_has_its_penalty_in_the_loop(weights: Path) -> None:

@@ -41,6 +41,7 @@ class Method:
         rank: allocated where neither -rank nor the plans say, whose rank is for their own method and its variants; None: it has none.
         changes: settings that make a named variant of another method.
         package: needed from the extra [baselines].
+        from_scratch: the network starts from random weights instead of the foundation's.
     """
 
     build: Builder
@@ -49,6 +50,7 @@ class Method:
     rank: int | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     package: str | None = None
+    from_scratch: bool = False
 
     def rates(self, settings: AdaptationSettings, train_decoder: bool) -> tuple[float, float]:
         """The base rate of the method's own parameters, and that of the head (with the decoder where it is trained)."""
@@ -68,6 +70,7 @@ METHODS: dict[MethodName, Method] = {
     "affine_ln": Method(affine_ln, 1e-2, 1e-4),
     "linear_probe": Method(linear_probe, 1e-2, 1e-4),
     "fft": Method(fft, 1e-4, 1e-4),
+    "scratch": Method(fft, 1e-3, 1e-3, from_scratch=True),
 }
 
 

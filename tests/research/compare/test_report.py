@@ -232,7 +232,7 @@ def test_names_of_matrices() -> None:
 
 
 def test_every_method_looks_different() -> None:
-    methods = ("zero_shot", "arena", "arena_gradient", "arena_adamw", "lora", "adalora", "bitfit", "affine_ln", "linear_probe", "fft")
+    methods = ("zero_shot", "arena", "arena_gradient", "arena_adamw", "lora", "adalora", "bitfit", "affine_ln", "linear_probe", "fft", "scratch")
     looks = styles(methods)
     assert len({(look.colour, look.marker) for look in looks.values()}) == len(methods)
     assert len({(look.marker) for look in looks.values()}) == len(methods)

@@ -36,10 +36,10 @@ KNOWN = {
     "affine_ln": MethodStyle(_PURPLE, "X", DASHED),
     "linear_probe": MethodStyle(_OLIVE, "h", DASH_DOT),
     "fft": MethodStyle(_GREY, "D", SOLID),
+    "scratch": MethodStyle(_ORANGE, "^", DASHED),
     "zero_shot": MethodStyle(INK, "d", DOTTED),
 }
 SPARE = (  # for the variants of ARENA and for methods that came later
-    MethodStyle(_ORANGE, "^", DASHED),
     MethodStyle(_VERMILION, "<", DOTTED),
     MethodStyle(_PURPLE, ">", SOLID),
     MethodStyle(_GREEN, "*", DASH_DOT),
