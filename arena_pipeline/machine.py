@@ -68,6 +68,17 @@ def usable_cores() -> int:
     return min(cores, int(threads)) if threads.isdigit() and int(threads) else cores
 
 
+def accelerators(device: str) -> list[str]:
+    """What of this machine can be `device` (a name that the commands take): the numbers of its CUDA GPUs, or mps; nothing for the CPU."""
+    if device == "cpu":
+        return []
+    import torch  # only here: most commands need no network
+
+    if device in ("auto", "cuda") and (count := torch.cuda.device_count()):  # counted without waking them up
+        return [str(number) for number in range(count)]
+    return ["mps"] if device == "auto" and torch.backends.mps.is_available() else [] if device == "auto" else [device]
+
+
 def workers_for(bytes_each: int) -> int:
     """As many processes as there are cores, and free memory for when each takes `bytes_each`; at least one."""
     return min(usable_cores(), _affordable(bytes_each))

@@ -17,9 +17,8 @@ from typing import TypeVar
 from arena_pipeline.errors import ArenaError, DatasetError, NoSpace
 from arena_pipeline.io.atomic import remove_unfinished, write_json
 from arena_pipeline.io.dataset import DatasetJson
-from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.io.space import require_space
-from arena_pipeline.machine import workers_for
 from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace
 from dataset_conversion.case import CaseReport, ConversionJob
@@ -95,8 +94,8 @@ def convert_cases(
         (folder / "dataset.json").unlink(missing_ok=True)
     write_json(folder / SETTINGS_FILE, settings.model_dump(mode="json"))
     failures = {}
-    processes = workers_for(BYTES_PER_WORKER) if workers is None else workers
-    for case, result in map_cases(convert, todo, processes, "convert", folders=[folder / part for part in (*PARTS, "conversion")]):
+    needs = Needs("convert", workers, memory_bytes=BYTES_PER_WORKER, folders=[folder / part for part in (*PARTS, "conversion")])
+    for case, result in map_jobs(convert, todo, needs):
         if isinstance(result, ArenaError):
             failures[case] = str(result)
             if not todo[case].kept:

@@ -46,6 +46,11 @@ class FoldJob:
     settings: AdaptationSettings
     folder: Path
 
+    @property
+    def name(self) -> str:
+        """Among the jobs of one command."""
+        return f"{self.task.name} fold {self.fold}"
+
     def identity(self) -> dict[str, Any]:
         """The fields of adapter.json that are known before adapting; a finished adapter with the same ones need not be made again."""
         return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,20 @@ from arena_pipeline.evaluate.cases import EvaluationCase
 from arena_pipeline.evaluate.scores import StructureScore
 from arena_pipeline.evaluate.scoring import Scoring
 from arena_pipeline.io.atomic import write_text
-from arena_pipeline.io.space import full_disk_as_no_space
+from arena_pipeline.io.lines import add_line, line, read_lines
 
 logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """.SUMMARY.unfinished.jsonl beside the summary that it becomes. A case counts only with the same scoring and the same files.
-
-    Each line has a checksum: one that is torn or damaged is as if it were not there.
-    """
+    """.SUMMARY.unfinished.jsonl beside the summary that it becomes. A case counts only with the same scoring and the same files."""
 
     def __init__(self, summary: Path, scoring: Scoring) -> None:
         self.path = summary.with_name(f".{summary.stem}.unfinished.jsonl")
         self._scoring = json.dumps([__version__, asdict(scoring)], default=_plain, sort_keys=True)
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.is_file() else []
-        self._there = {entry["key"]: entry for line in lines if (entry := _parsed(line)) is not None}
-        if lines:
-            write_text(self.path, "".join(_line(entry) for entry in self._there.values()))
+        self._there = {entry["key"]: entry for entry in read_lines(self.path)[0]}
+        if self.path.is_file():
+            write_text(self.path, "".join(line(entry) for entry in self._there.values()))
 
     def scores(self, case: EvaluationCase) -> list[StructureScore] | None:
         """What was found for this very case; None where it has to be scored."""
@@ -42,8 +37,7 @@ class Journal:
         return None if entry is None else [StructureScore(**score) for score in entry["scores"]]
 
     def add(self, case: EvaluationCase, scores: list[StructureScore]) -> None:
-        with full_disk_as_no_space(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.write(_line({"key": self._key(case), "scores": [asdict(score) for score in scores]}))
+        add_line(self.path, {"key": self._key(case), "scores": [asdict(score) for score in scores]})
 
     def remove(self) -> None:
         """When the summary is written."""
@@ -53,16 +47,6 @@ class Journal:
         files = [path for path in (case.reference, case.prediction, case.masks) if path.is_file()]
         states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         return hashlib.sha256(json.dumps([self._scoring, asdict(case), states], default=_plain).encode()).hexdigest()
-
-
-def _line(entry: dict[str, Any]) -> str:
-    content = json.dumps(entry)
-    return f"{zlib.crc32(content.encode()):08x} {content}\n"
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    checksum, _, content = line.partition(" ")
-    return dict(json.loads(content)) if checksum == f"{zlib.crc32(content.encode()):08x}" else None
 
 
 def _plain(value: Any) -> Any:

@@ -14,10 +14,11 @@ from arena_pipeline.fingerprint.reading import Part
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, FOLDERS, IMAGE_ENDINGS, RawDataset
 from arena_pipeline.io.json_files import read_model
-from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.settings import Frozen
 
 NAMED = 5
+BYTES_PER_WORKER = 2 * 1024**3  # a CT of 512 x 512 x 800 with its segmentation and what is counted in them
 
 
 class DatasetAudit(Frozen):
@@ -48,12 +49,12 @@ class DatasetAudit(Frozen):
         write_json(path, self.model_dump(mode="json"))
 
 
-def audit_dataset(folder: Path, workers: int, corrected: Path | None = None) -> DatasetAudit:
+def audit_dataset(folder: Path, workers: int | None, corrected: Path | None = None) -> DatasetAudit:
     """Checks dataset.json, the layout and every case.
 
     Args:
         folder: raw/DatasetXXX_NAME.
-        workers: processes; 0 and 1 do the work in this one.
+        workers: processes; 0 and 1 do the work in this one; None: as many as there are cores, and memory for.
         corrected: a folder for corrected copies of the segmentations that reading mends, labelsTr/CASE and labelsTs/CASE; None: no copies.
 
     Raises:
@@ -65,7 +66,7 @@ def audit_dataset(folder: Path, workers: int, corrected: Path | None = None) -> 
         return _assemble(folder, 0, [_of_dataset("error", str(error))], [])
     findings = [_of_dataset("error", str(fault)) for fault in faults]
     jobs = {f"images{job.part}/{job.case.identifier}": job for job in _jobs(raw, corrected)}
-    results = dict(map_cases(audit_case, jobs, workers, "verify"))
+    results = dict(map_jobs(audit_case, jobs, Needs("verify", workers, memory_bytes=BYTES_PER_WORKER)))
     cases = []
     for name, job in jobs.items():
         result = results[name]

@@ -15,7 +15,7 @@ from arena_pipeline.fingerprint.findings import dataset_findings, number_sentenc
 from arena_pipeline.fingerprint.models import Finding, Fingerprint, IntensityProperties, StructureFacts
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
-from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.words import pluralize
 
 logger = logging.getLogger(__name__)
@@ -23,15 +23,16 @@ logger = logging.getLogger(__name__)
 INTENSITY_SAMPLES = 10_000_000
 """Foreground voxels drawn from all cases together. nnU-Net draws ten times as many; percentiles differ by less than 1 HU."""
 NAMED_FAULTS = 10
+BYTES_PER_WORKER = 2 * 1024**3  # a CT of 512 x 512 x 800 with its segmentation and masks
 FINGERPRINT_VERSION = 2
 """Of what is measured and found: a fingerprint of another version is measured again."""
 
 
-def extract_fingerprint(raw: RawDataset, preset: FoundationPreset, workers: int) -> Fingerprint:
+def extract_fingerprint(raw: RawDataset, preset: FoundationPreset, workers: int | None) -> Fingerprint:
     """Reads every training case once, checks it, and measures it against the foundation's scheme.
 
     Args:
-        workers: processes.
+        workers: processes; None: as many as there are cores, and memory for.
 
     Raises:
         DatasetError: some cases are unreadable, on another grid than their CT, or have labels that dataset.json doesn't know;
@@ -41,7 +42,7 @@ def extract_fingerprint(raw: RawDataset, preset: FoundationPreset, workers: int)
     jobs = {case: _job(raw, case, preset) for case in raw.training}
     measured: dict[str, CaseMeasurement] = {}
     faults: dict[str, str] = {}
-    for case, result in map_cases(measure_case, jobs, workers, "fingerprint"):
+    for case, result in map_jobs(measure_case, jobs, Needs("fingerprint", workers, memory_bytes=BYTES_PER_WORKER)):
         if isinstance(result, ArenaError):
             faults[case] = str(result)
         else:

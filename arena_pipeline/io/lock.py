@@ -67,11 +67,11 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def all_locked(folders: list[Path]) -> Iterator[None]:
-    """Holds all of them, or none."""
+def all_locked(folders: list[Path], part: str = "") -> Iterator[None]:
+    """Holds all of them, or none; of each the same part."""
     with ExitStack() as stack:
         for folder in folders:
-            stack.enter_context(locked(folder))
+            stack.enter_context(locked(folder, part))
         yield
 
 

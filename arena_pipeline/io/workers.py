@@ -5,13 +5,15 @@ from __future__ import annotations
 import faulthandler
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -36,6 +38,19 @@ LIKELY_CAUSES = {
 }
 Lines = list[tuple[str, int, str]]
 
+_is_worker = False
+
+
+def in_worker() -> bool:
+    """Whether this process works off jobs for a command, which has the terminal and the log."""
+    return _is_worker
+
+
+def become_worker() -> None:
+    """Makes `in_worker` true for the rest of this process."""
+    global _is_worker
+    _is_worker = True
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -58,14 +73,14 @@ class LogCollector(logging.Handler):
 
 
 class _Worker:
-    """One spawned process. `case` is what it works on; None while it starts."""
+    """One spawned process. `case` is what it works on; None while it starts. `settings`: environment variables of its own."""
 
-    def __init__(self, function: Callable[[Any], Any], trace: Path) -> None:
+    def __init__(self, function: bytes, trace: Path, settings: Mapping[str, str]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.case: str | None = None
-        self.trace = trace
-        self.process = context.Process(target=_work, args=(function, theirs, trace), daemon=True)
+        self.trace, self.settings = trace, settings
+        self.process = context.Process(target=_work, args=(function, theirs, trace, settings), daemon=True)
         self.process.start()
         theirs.close()  # the worker has the only one: when it dies, this end reads an end of file
 
@@ -94,10 +109,10 @@ class _Worker:
 
 
 class Pool(Generic[Job, Result]):
-    """Runs `function` over `jobs` (by case) in `count` processes; see `results`."""
+    """Runs `function` over `jobs` (by case) in as many processes as there are `settings` (environment variables of each); see `results`."""
 
-    def __init__(self, function: Callable[[Job], Result], jobs: Mapping[str, Job], count: int, stage: str) -> None:
-        self._function, self._jobs, self._stage, self._count = function, jobs, stage, min(count, len(jobs))
+    def __init__(self, function: Callable[[Job], Result], jobs: Mapping[str, Job], settings: Sequence[Mapping[str, str]], stage: str) -> None:
+        self._function, self._settings, self._stage = pickle.dumps(function), settings[: len(jobs)], stage
         self._waiting = deque(jobs.items())
         self._workers: list[_Worker] = []
         self._started = 0
@@ -111,8 +126,8 @@ class Pool(Generic[Job, Result]):
         """
         with tempfile.TemporaryDirectory(prefix="arena_workers_", ignore_cleanup_errors=True) as folder:
             try:
-                for _ in range(self._count):
-                    self._start(Path(folder))
+                for settings in self._settings:
+                    self._start(Path(folder), settings)
                 while self._workers:
                     for connection in wait([worker.connection for worker in self._workers]):
                         worker = next(one for one in self._workers if one.connection is connection)
@@ -124,9 +139,9 @@ class Pool(Generic[Job, Result]):
                 for worker in self._workers:
                     worker.wait_until_ended()
 
-    def _start(self, folder: Path) -> None:
+    def _start(self, folder: Path, settings: Mapping[str, str]) -> None:
         self._started += 1
-        self._workers.append(_Worker(self._function, folder / f"{self._started}.txt"))
+        self._workers.append(_Worker(self._function, folder / f"{self._started}.txt", settings))
 
     def _answer(self, worker: _Worker, folder: Path) -> Iterator[tuple[str, Result | ArenaError]]:
         """What `worker` has to say: a result, its readiness or its death; it gets the next case."""
@@ -138,37 +153,26 @@ class Pool(Generic[Job, Result]):
             if worker.case is None:
                 raise WorkerDied(self._not_started(worker.exit_code())) from None
             if self._waiting:
-                self._start(folder)
+                self._start(folder, worker.settings)
             yield worker.case, self._died(worker, worker.case)
             return
         case, worker.case = worker.case, None
         if self._waiting:
             worker.give(*self._waiting.popleft())
         if case is not None:
-            yield case, self._told(case, *message)
+            yield case, told(case, self._stage, *message)
         if worker.case is None:
             self._workers.remove(worker)
             worker.dismiss()
             worker.wait_until_ended()
-
-    def _told(self, case: str, result: Result | ArenaError | Fault, lines: Lines) -> Result | ArenaError:
-        for name, level, line in lines:
-            logging.getLogger(name).log(level, "%s", line)
-        if not isinstance(result, Fault):
-            return result
-        if result.out_of_memory:
-            return out_of_memory(case, self._stage)
-        logger.error("%s: %s\n%s", case, self._stage, result.traceback)
-        fault = f"{self._stage} failed with {result.sentence}, a fault of this program"
-        return WorkerDied(f"{case}: {fault}; its traceback is in the log, please report it")
 
     def _died(self, worker: _Worker, case: str) -> WorkerDied:
         code = worker.exit_code()
         trace = worker.trace.read_text(encoding="utf-8", errors="replace") if worker.trace.is_file() else ""
         if trace:
             logger.error("%s: %s, where its worker process was:\n%s", case, self._stage, trace)
-        fewer = f"with fewer workers than {self._count} (-np; with 0 it runs in the command's own process)"
-        mend = fewer if self._count > 1 else "with other programs closed, or on a larger machine"
+        fewer = f"with fewer workers than {len(self._settings)} (-np; with 0 it runs in the command's own process)"
+        mend = fewer if len(self._settings) > 1 else "with other programs closed, or on a larger machine"
         return WorkerDied(
             f"{case}: its worker process died in {self._stage} ({exit_words(code)}){'; its traceback is in the log' if trace else ''}; "
             f"run again {mend}. What is finished is kept"
@@ -179,6 +183,18 @@ class Pool(Generic[Job, Result]):
             f"{self._stage}: a worker process ended before it could start ({exit_words(code)}); run again with -np 0, which needs none "
             f"(a script of your own needs its calls under: if __name__ == '__main__')"
         )
+
+
+def told(case: str, stage: str, result: Any, lines: Lines) -> Any:
+    """What a worker has sent, with its log lines logged here and a fault made an error; see `outcome`."""
+    for name, level, line in lines:
+        logging.getLogger(name).log(level, "%s", line)
+    if not isinstance(result, Fault):
+        return result
+    if result.out_of_memory:
+        return out_of_memory(case, stage)
+    logger.error("%s: %s\n%s", case, stage, result.traceback)
+    return WorkerDied(f"{case}: {stage} failed with {result.sentence}, a fault of this program; its traceback is in the log, please report it")
 
 
 @contextmanager
@@ -211,42 +227,56 @@ def exit_words(code: int | None) -> str:
     return f"exit {code}, {name}: {LIKELY_CAUSES.get(name, 'a signal ended it')}"
 
 
-def _work(function: Callable[[Any], Any], connection: Connection, trace: Path) -> None:
+def _work(function: bytes, connection: Connection, trace: Path, settings: Mapping[str, str]) -> None:
     """A worker's life: one case after the other, until there are no more or the command is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the command decides
     signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_leave_with_the_command, daemon=True).start()
+    os.environ.update(settings)  # before torch is loaded, which the function may do
+    become_worker()
     with open(trace, "w", encoding="utf-8") as file:
         faulthandler.enable(file)
+        work = pickle.loads(function)
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):
             connection.send(None)
             while True:
-                _answer_one(function, connection.recv(), connection)
+                _answer_one(work, connection.recv(), connection)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)  # so that half-written files are removed on the way out
 
 
+def _leave_with_the_command() -> None:
+    """A command that was killed dismisses nobody; what its workers hold is free for the next one at once."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _answer_one(function: Callable[[Any], Any], job: object, connection: Connection) -> None:
+    result, lines = outcome(function, job)
+    try:
+        connection.send((result, lines))
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:  # what pickle raises for a result that can't be sent
+        connection.send((_fault(error), lines))
+
+
+def outcome(function: Callable[[Any], Any], job: object) -> tuple[object, Lines]:
+    """In a worker: the function's result, its ArenaError or the Fault that it had, and what it logged."""
     collector = LogCollector()
     root = logging.getLogger()
     root.addHandler(collector)
     root.setLevel(logging.INFO)
     try:
-        connection.send((_outcome(function, job), collector.lines))
-    except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:  # what pickle raises for a result that can't be sent
-        connection.send((_fault(error), collector.lines))
+        return function(job), collector.lines
+    except ArenaError as error:
+        return error, collector.lines
+    except Exception as error:  # noqa: BLE001  whatever it is, the command's own process tells it, with this traceback
+        return _fault(error), collector.lines
     finally:
         root.removeHandler(collector)
-
-
-def _outcome(function: Callable[[Any], Any], job: object) -> object:
-    try:
-        return function(job)
-    except ArenaError as error:
-        return error
-    except Exception as error:  # noqa: BLE001  whatever it is, the command's own process tells it, with this traceback
-        return _fault(error)
 
 
 def _fault(error: Exception) -> Fault:

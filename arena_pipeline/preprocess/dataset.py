@@ -19,10 +19,9 @@ from arena_pipeline.io.filestate import SourceFile
 from arena_pipeline.io.geometry import not_there
 from arena_pipeline.io.images import read_geometry, read_image
 from arena_pipeline.io.label_names import IGNORE
-from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.io.segmentations import read_case_segmentation
 from arena_pipeline.io.space import require_space
-from arena_pipeline.machine import limit_workers
 from arena_pipeline.planning.memory import case_bytes
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
 from arena_pipeline.preprocess.store import Source, discard, is_whole, read_case_record, stored_fault, write_arrays, write_case_record
@@ -48,11 +47,13 @@ class PreprocessingJob:
         return self.label_names.get(IGNORE)
 
 
-def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: int, cases: Sequence[str] | None = None) -> list[str]:
+def preprocess_dataset(
+    raw: RawDataset, scheme: Scheme, folder: Path, workers: int | None, cases: Sequence[str] | None = None, usual: int | None = None
+) -> list[str]:
     """Preprocesses into `folder` what is missing there, or was made by another scheme or from other files.
 
     Args:
-        workers: processes, fewer where free memory does not take them; 0 or 1 does the work in this one.
+        workers: processes, fewer where free memory does not take them; 0 or 1 does the work in this one; None: `usual` on this machine.
         cases: identifiers, of imagesTr or imagesTs; None: all of imagesTr.
 
     Returns:
@@ -74,11 +75,9 @@ def preprocess_dataset(raw: RawDataset, scheme: Scheme, folder: Path, workers: i
         logger.info("%d of %s preprocessed already", len(chosen) - len(jobs), pluralize(len(chosen), "case"))
     sizes = [_sizes(job) for job in jobs.values()]
     require_space(folder, sum(stored for _, stored in sizes), f"preprocessing {pluralize(len(jobs), 'case')}")
-    asked = workers
-    if workers > 1:
-        workers = limit_workers(workers, max((memory for memory, _ in sizes), default=1), "preprocess")
+    needs = Needs("preprocess", workers, usual, memory_bytes=max((memory for memory, _ in sizes), default=0), folders=[folder])
     failed = {}
-    for name, error in map_cases(_preprocess_named, jobs, workers, "preprocess", folders=[folder], short_of_memory=workers < asked):
+    for name, error in map_jobs(_preprocess_named, jobs, needs):
         if error is not None:
             failed[name] = error
             discard(folder, name)

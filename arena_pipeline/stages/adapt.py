@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,18 +17,24 @@ from arena_pipeline.adapt.job import FoldJob, PlannedDataset, read_planned_datas
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.run import ADAPTER_BYTES, CHECKPOINT_BYTES, run_job
 from arena_pipeline.arguments import plain_arguments
-from arena_pipeline.errors import NotLearned
+from arena_pipeline.errors import ArenaError, NotLearned, WorkerDied
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import all_locked
+from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.io.space import require_space
+from arena_pipeline.io.workers import in_worker
+from arena_pipeline.machine import this_machine
 from arena_pipeline.model.adapter import TENSORS
-from arena_pipeline.model.attempts import discard_failed_attempts
+from arena_pipeline.model.allocator import keep_freed_memory
+from arena_pipeline.model.attempts import MOST_ATTEMPTS, discard_failed_attempts
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.model_folder import in_words, of_other_plans
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import Plans
+from arena_pipeline.planning.fitting import fit_adaptation
+from arena_pipeline.planning.memory import adaptation_bytes
 from arena_pipeline.records import note, stage
 from arena_pipeline.settings import MethodName
 from arena_pipeline.share.package import require_own
@@ -37,6 +44,8 @@ from arena_pipeline.workspace import CHECKPOINT, Workspace
 logger = logging.getLogger(__name__)
 
 DEFAULT_FOLDS = (0, 1, 2)
+COMMAND = "_command"
+"""The part of a fold's folder that its command holds, from the first fold to the last."""
 
 
 @plain_arguments
@@ -54,11 +63,15 @@ def adapt_dataset(
     device: str = "auto",
     overwrite: bool = False,
     continue_unfinished: bool = False,
+    workers: int | None = None,
 ) -> Path:
     """Adapts every fold of every task (of `structures`, where given) and returns the model folder.
 
     A fold that is there, finished and made with the same plans, settings and support set is kept unless `overwrite`. One that was
     interrupted starts anew, or with `continue_unfinished` goes on from its last finished epoch, to the same bits (on a CPU).
+
+    Args:
+        workers: folds at once, each in a process of its own; 0 and 1: one after the other in this process; None: one per GPU.
 
     Raises:
         ArenaError: no plans, an unknown structure, too few cases, a missing foundation, another command at work on one of the folds, a
@@ -66,42 +79,58 @@ def adapt_dataset(
             that was preprocessed from other files while its fold was adapted; the folds before it are whole.
         NotLearned: after all folds were adapted, naming those that learned nothing, at their rates and at lower ones.
     """
-    target = pick_device(device)
-    note("device", str(target))
+    note("device", str(pick_device(device)))
     planned = read_planned_dataset(dataset_id, workspace, foundation)
     jobs = planned.jobs(shots, folds, structures, {"method": method, "rank": rank, "max_epochs": max_epochs})
     model = workspace.model(jobs[0].plans.dataset_name, jobs[0].preset.name, jobs[0].settings.method, shots)
     to_do = [job for job in jobs if overwrite or not _is_kept(job)]
-    failed: list[NotLearned] = []
+    failed: list[ArenaError] = []
     # weights that do not fit are told before anything is written
     _require_space_for_all(to_do, load_foundation_network(jobs[0].preset, jobs[0].weights).to("meta"))
-    with all_locked([job.folder for job in to_do]):
-        for job in to_do:
-            _check_checkpoint(job, continue_unfinished)
-        describe_model(planned, model)
+    with all_locked([job.folder for job in to_do], COMMAND):  # each fold itself is held by the process that adapts it
+        with all_locked([job.folder for job in to_do]):
+            for job in to_do:
+                _check_checkpoint(job, continue_unfinished)
+            describe_model(planned, model)
+            for job in to_do:
+                _forget_unfinished(job, continue_unfinished, overwrite)
+        needs = adaptation_needs("adapt", workers, planned, device, cores=0, unit="fold")
         begun = time.monotonic()
-        for done, job in enumerate(to_do):
-            if done:
+        for done, (_, error) in enumerate(map_jobs(partial(_adapt, device=device), {job.name: job for job in to_do}, needs), start=1):
+            if isinstance(error, NotLearned | WorkerDied):
+                logger.error("%s", error)
+                failed.append(error)
+            elif error is not None:
+                raise error
+            if done < len(to_do):
                 left = duration((time.monotonic() - begun) / done * (len(to_do) - done))
                 logger.info("%d of %s done, about %s left", done, pluralize(len(to_do), "fold"), left)
-            with stage(f"adapt {job.task.name} fold {job.fold}"):
-                if overwrite:
-                    discard_failed_attempts(job.folder)
-                try:
-                    run_job(job, target, continue_unfinished=continue_unfinished)
-                except NotLearned as error:
-                    logger.error("%s", error)
-                    failed.append(error)
     if failed:
         raise _as_one(failed, len(jobs))
     return model
 
 
-def _as_one(failed: Sequence[NotLearned], folds: int) -> NotLearned:
+def adaptation_needs(command: str, workers: int | None, planned: PlannedDataset, device: str, *, cores: int, unit: str) -> Needs:
+    """What one adaptation takes; an accelerator has its activations in its own memory."""
+    target = pick_device(device)
+    settings, _ = fit_adaptation(planned.plans.adaptation, planned.preset, this_machine(str(target)))
+    patches = (settings.micro_batch or settings.patches_per_volume) if target.type == "cpu" else 0
+    return Needs(command, workers, memory_bytes=adaptation_bytes(planned.preset, patches), cores=cores, device=device, unit=unit)
+
+
+def _adapt(job: FoldJob, device: str) -> None:
+    """One fold, in this process or a worker's."""
+    if in_worker():  # it is ours alone; the process of a caller of the Python API is not
+        keep_freed_memory()
+    with stage(f"adapt {job.name}"):
+        run_job(job, pick_device(device), progress=not in_worker(), continue_unfinished=True)
+
+
+def _as_one(failed: Sequence[ArenaError], folds: int) -> ArenaError:
     if folds == 1:
         return failed[0]
     left_out = "they have no adapter, and predictions and averages go without them"
-    return NotLearned(
+    return type(failed[0])(
         f"{len(failed)} of {pluralize(folds, 'fold')} failed, {left_out}: " + "; ".join(error.found for error in failed), advice=failed[0].advice
     )
 
@@ -121,6 +150,14 @@ def _check_checkpoint(job: FoldJob, continue_unfinished: bool) -> None:
         read_fold_checkpoint(path, job.checkpoint_identity())
     elif path.is_file():
         logger.warning("%s, fold %d: an unfinished adaptation is there and starts anew; --continue goes on with it", job.task.name, job.fold)
+
+
+def _forget_unfinished(job: FoldJob, continue_unfinished: bool, overwrite: bool) -> None:
+    """Removes what the command does not go on with; so a fold whose worker dies goes on where the worker was, as the command itself does."""
+    if not continue_unfinished:
+        (job.folder / CHECKPOINT).unlink(missing_ok=True)
+    if overwrite or (not continue_unfinished and len(job.failed_attempts()) < MOST_ATTEMPTS):
+        discard_failed_attempts(job.folder)
 
 
 def _require_space_for_all(jobs: Sequence[FoldJob], network: nn.Module) -> None:

@@ -29,8 +29,7 @@ from arena_pipeline.evaluate.scoring import Scoring, score_case
 from arena_pipeline.foundations import Scheme, load_preset
 from arena_pipeline.io.atomic import replace_when_done, write_json
 from arena_pipeline.io.lock import locked
-from arena_pipeline.io.parallel import map_cases
-from arena_pipeline.machine import workers_for
+from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.planning import Plans
 from arena_pipeline.records import stage
 from arena_pipeline.workspace import Workspace
@@ -171,13 +170,12 @@ def _score(cases: list[EvaluationCase], scoring: Scoring, workers: int | None, j
     Raises:
         DatasetError: some cases can't be scored; names each with its reason.
     """
-    workers = workers_for(BYTES_PER_WORKER) if workers is None else workers
     results = {case.identifier: scores for case in cases if (scores := journal.scores(case)) is not None}
     if results:
         logger.info("%d of %d cases were scored before an interruption, kept", len(results), len(cases))
     to_do = {case.identifier: case for case in cases if case.identifier not in results}
-    failed: list[ArenaError] = []
-    for identifier, result in map_cases(partial(score_case, scoring=scoring), to_do, workers, "evaluate"):
+    needs, failed = Needs("evaluate", workers, memory_bytes=BYTES_PER_WORKER), list[ArenaError]()
+    for identifier, result in map_jobs(partial(score_case, scoring=scoring), to_do, needs):
         if isinstance(result, ArenaError):
             failed.append(result)
         else:

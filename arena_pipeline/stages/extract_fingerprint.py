@@ -14,13 +14,10 @@ from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.foundations.selection import pick_foundation
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import locked
-from arena_pipeline.machine import workers_for
 from arena_pipeline.records import stage
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-BYTES_PER_WORKER = 2 * 1024**3  # a CT of 512 x 512 x 800 with its segmentation and masks
 
 
 @plain_arguments
@@ -53,7 +50,7 @@ def fingerprint_dataset(raw: RawDataset, path: Path, preset: FoundationPreset, w
         if not clean and (there := _up_to_date(path, dataset_state(raw, preset))) is not None:
             logger.info("%s: the fingerprint there is up to date, kept (--clean measures again)", raw.folder.name)
             return there
-        fingerprint = measure(raw, preset, workers_for(BYTES_PER_WORKER) if workers is None else workers)
+        fingerprint = measure(raw, preset, workers)
         fingerprint.write(path)
         return fingerprint
 

@@ -75,9 +75,8 @@ def preprocess_planned(raw: RawDataset, plans: Plans, workspace: Workspace, work
     if clean and folder.exists():
         logger.info("%s: deleting what was preprocessed for %s", name, plans.foundation)
         shutil.rmtree(folder)
-    processes = plans.workers.preprocess if workers is None else workers
     with stage("preprocess"):
-        written = preprocess_dataset(raw, plans.scheme, folder, processes, cases)
+        written = preprocess_dataset(raw, plans.scheme, folder, workers, cases, plans.workers.preprocess)
     return Preprocessed(folder, cases, tuple(written))
 
 

@@ -10,14 +10,12 @@ from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.fingerprint.audit import DatasetAudit, audit_dataset
 from arena_pipeline.io.lock import locked
-from arena_pipeline.machine import workers_for
 from arena_pipeline.records import stage
 from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-BYTES_PER_WORKER = 2 * 1024**3  # a CT of 512 x 512 x 800 with its segmentation and what is counted in them
 NAMED_ERRORS = 10
 
 
@@ -36,14 +34,13 @@ def verify_dataset(dataset_ids: Sequence[int], workspace: Workspace, workers: in
         DatasetError: no such dataset. What is wrong with one that is there is in its audit, whose `usable` is false then.
     """
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
-    processes = workers_for(BYTES_PER_WORKER) if workers is None else workers
     audits = []
     for name in names:
         corrected = workspace.corrected(name) if fix else None
         with locked(workspace.preprocessed_dataset(name)), stage("verify"):
             if corrected is not None and corrected.exists():
                 shutil.rmtree(corrected)  # of files that may have changed since
-            audit = audit_dataset(workspace.raw_dataset(name), processes, corrected)
+            audit = audit_dataset(workspace.raw_dataset(name), workers, corrected)
             audit.write(workspace.audit(name))
         audits.append(audit)
     return audits

@@ -137,10 +137,10 @@ def test_a_command_with_busy_workers_leaves_at_once_and_takes_them_along(workspa
 BUSY = """
 import argparse, sys, time
 from arena_pipeline.cli import common
-from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.io.parallel import Needs, map_jobs
 if __name__ == "__main__":
     options = common.parser("A command of the tests.")
-    work = lambda args: list(map_cases(time.sleep, {"a": 600, "b": 600}, 2, "sleep")) and None
+    work = lambda args: list(map_jobs(time.sleep, {"a": 600, "b": 600}, Needs("sleep", 2))) and None
     sys.exit(common.run(work, options.parse_args(["-w", sys.argv[1]]), "arena_test"))
 """
 

@@ -16,7 +16,7 @@ from arena_pipeline.errors import ArenaError, ImageError, WorkerDied
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.images import read_geometry, read_image
 from arena_pipeline.io.labels import CHUNK_VOXELS, count_labels
-from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.io.workers import exit_words, loader_death_as_worker_died
 
 
@@ -24,7 +24,7 @@ from arena_pipeline.io.workers import exit_words, loader_death_as_worker_died
 def test_results_and_errors_by_case(workers: int, tmp_path: Path, write_nifti) -> None:
     jobs = {f"c{i}": write_nifti(tmp_path / f"c{i}.nii.gz", np.zeros((i + 2, 3, 4), np.int16)) for i in range(3)}
     jobs["missing"] = tmp_path / "missing.nii.gz"
-    results = dict(map_cases(read_geometry, jobs, workers, "read"))
+    results = dict(map_jobs(read_geometry, jobs, Needs("read", workers)))
     assert {case: results[case].shape for case in ("c0", "c1", "c2")} == {"c0": (2, 3, 4), "c1": (3, 3, 4), "c2": (4, 3, 4)}
     assert isinstance(results["missing"], ImageError)
     assert "no such file" in str(results["missing"])
@@ -35,7 +35,7 @@ def test_what_a_worker_logs_is_logged_here(workers: int, tmp_path: Path, write_n
     sheared = np.array([[1.0, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     jobs = {name: write_nifti(tmp_path / f"{name}.nii.gz", np.zeros((3, 3, 3), np.int16), sheared) for name in ("a", "b")}
     with caplog.at_level(logging.WARNING):
-        assert len(list(map_cases(read_image, jobs, workers, "read"))) == 2
+        assert len(list(map_jobs(read_image, jobs, Needs("read", workers)))) == 2
     assert sorted(name for name in jobs for record in caplog.records if f"{name}.nii.gz: the axes do not stand" in record.getMessage()) == ["a", "b"]
 
 
@@ -68,7 +68,7 @@ def test_a_worker_that_dies_takes_only_its_own_case_with_it(tmp_path: Path, capl
     killer = threading.Thread(target=_kill, args=(tmp_path / "pid",))
     killer.start()
     began = time.monotonic()
-    results = dict(map_cases(_fall, {f"s_{kind}": (kind, tmp_path) for kind in kinds}, 2, "tests", folders=[tmp_path]))
+    results = dict(map_jobs(_fall, {f"s_{kind}": (kind, tmp_path) for kind in kinds}, Needs("tests", 2, folders=[tmp_path])))
     killer.join()
     assert time.monotonic() - began < 50  # nobody waited for the one that slept
     assert sorted(results) == sorted(f"s_{kind}" for kind in kinds)
@@ -85,10 +85,10 @@ def test_a_worker_that_dies_takes_only_its_own_case_with_it(tmp_path: Path, capl
 
 
 def test_without_workers_all_is_done_here_and_a_fault_is_as_it_was_raised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert dict(map_cases(_own_pid, {"a": 1, "b": 2}, 0, "tests")) == {"a": os.getpid(), "b": os.getpid()}
-    assert isinstance(dict(map_cases(_fall, {"m": ("memory", tmp_path)}, 0, "tests"))["m"], ArenaError)
+    assert dict(map_jobs(_own_pid, {"a": 1, "b": 2}, Needs("tests", 0))) == {"a": os.getpid(), "b": os.getpid()}
+    assert isinstance(dict(map_jobs(_fall, {"m": ("memory", tmp_path)}, Needs("tests", 0)))["m"], ArenaError)
     with pytest.raises(ZeroDivisionError):
-        list(map_cases(_fall, {"s1": ("fault", tmp_path), "s2": ("last", tmp_path)}, 0, "tests"))
+        list(map_jobs(_fall, {"s1": ("fault", tmp_path), "s2": ("last", tmp_path)}, Needs("tests", 0)))
     assert "s1: a fault of this program in tests" in caplog.text
 
 
@@ -98,7 +98,7 @@ def _own_pid(job: int) -> int:
 
 def test_workers_that_cannot_start_end_it_at_once() -> None:
     with pytest.raises(WorkerDied, match=r"tests: a worker process ended before it could start \(exit 1\).*-np 0"):
-        list(map_cases(_Unreadable(), {"a": 1, "b": 2}, 2, "tests"))
+        list(map_jobs(_Unreadable(), {"a": 1, "b": 2}, Needs("tests", 2)))
 
 
 class _Unreadable:

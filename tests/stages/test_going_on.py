@@ -23,7 +23,7 @@ from arena_pipeline.errors import FolderInUse, NoSpace
 from arena_pipeline.foundations import Scheme, load_preset
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import locked
-from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.io.parallel import map_jobs
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.preprocess.store import write_case
 from arena_pipeline.research.phantoms.make_phantoms import make_phantoms
@@ -100,13 +100,13 @@ def evaluated_cases(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = No
     scored: list[str] = []
 
     def counted(*args: object, **options: object) -> object:
-        for case, result in map_cases(*args, **options):  # type: ignore[arg-type]
+        for case, result in map_jobs(*args, **options):  # type: ignore[arg-type]
             if len(scored) == stop_after:
                 raise KeyboardInterrupt
             scored.append(case)
             yield case, result
 
-    monkeypatch.setattr(evaluation, "map_cases", counted)
+    monkeypatch.setattr(evaluation, "map_jobs", counted)
     return scored
 
 

@@ -16,7 +16,7 @@ from arena_pipeline.io.lock import locked
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.records import note, stage
-from arena_pipeline.research.compare.execution import execute_all, run_workers
+from arena_pipeline.research.compare.execution import execute_all, run_needs
 from arena_pipeline.research.compare.grid import ComparisonRequest, Grid, installed_methods
 from arena_pipeline.research.compare.outputs import Finished, gather, write_outputs
 from arena_pipeline.research.compare.report_data import ReportData
@@ -99,15 +99,14 @@ def _compare(grid: Grid, workers: int | None, finished_only: bool, command: str)
     planned, folder, device = grid.planned, grid.folder, grid.asked.device
     cases = grid.query_cases()
     with stage("preprocess queries"), locked(planned.workspace.preprocessed_dataset(planned.plans.dataset_name)):
-        preprocess_dataset(grid.raw, planned.plans.scheme, planned.cases, planned.plans.workers.preprocess, cases)
+        preprocess_dataset(grid.raw, planned.plans.scheme, planned.cases, None, cases, planned.plans.workers.preprocess)
     runs = grid.runs
     notes = grid.notes()
     for sentence in notes:
         logger.info("%s", sentence)
     todo = [] if finished_only else [run for run in runs if not run.is_whole()]
-    count = run_workers(workers, planned, todo, device)
-    logger.info("%d runs: %d to make, %d at a time", len(runs), len(todo), max(count, 1))
-    failed = execute_all(todo, count)
+    logger.info("%d runs: %d to make", len(runs), len(todo))
+    failed = execute_all(todo, run_needs("compare", workers, planned, device))
     with stage("tables"):
         found = [Finished(run, record) for run in [*runs, *grid.finished_elsewhere()] if (record := run.finished()) is not None]
         if not found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import multiprocessing
 import shutil
 import time
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from arena_pipeline.io.filestate import WrittenFile
 from arena_pipeline.io.images import read_geometry, read_segmentation, write_segmentation
 from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.io.segmentations import aligned
+from arena_pipeline.io.workers import in_worker
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter_record
 from arena_pipeline.model.allocator import keep_freed_memory
@@ -85,7 +85,6 @@ class Run:
         query_files: what tells whether the queries are still the same.
         record: the file that makes it finished.
         predictions: where its segmentations are kept; None: not kept.
-        threads: of the worker; None leaves torch's own choice.
     """
 
     name: str
@@ -102,7 +101,6 @@ class Run:
     record: Path
     predictions: Path | None
     device: str
-    threads: int | None = None
 
     def identity(self) -> dict[str, Any]:
         """In values that JSON has."""
@@ -151,10 +149,8 @@ def read_finished(path: Path) -> FinishedRun | None:
 def execute(run: Run) -> None:
     """Adapts (unless that is done), predicts, scores and writes the run's record, which makes it finished. Runs in worker processes."""
     identity = run.identity()  # now: a support case that is preprocessed again meanwhile makes another run
-    if multiprocessing.parent_process() is not None:  # a worker is ours alone; the process of a caller of the Python API is not
+    if in_worker():  # it is ours alone; the process of a caller of the Python API is not
         keep_freed_memory()
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
     device = pick_device(run.device)
     adapter: AdapterRecord | None = None
     if run.job is not None:

@@ -16,7 +16,7 @@ from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import locked
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.records import note, stage, versions
-from arena_pipeline.research.compare.execution import execute_all, run_workers
+from arena_pipeline.research.compare.execution import execute_all, run_needs
 from arena_pipeline.research.compare.published import ZERO_SHOT
 from arena_pipeline.research.compare.runs import Run, row_values
 from arena_pipeline.research.cross_validate.expected import SCAN_COLUMNS, caveats, expected_table, ranked_methods
@@ -77,9 +77,8 @@ def cross_validate(
     with locked(folder.root):
         runs = LeaveOneOut(planned, raw, folder, device).runs(jobs)
         todo = [run for run in runs if not run.is_whole()]
-        count = run_workers(workers, planned, todo, device)
-        logger.info("%d runs: %d to make, %d at a time", len(runs), len(todo), max(count, 1))
-        failed = execute_all(todo, count, "cross-validate")
+        logger.info("%d runs: %d to make", len(runs), len(todo))
+        failed = execute_all(todo, run_needs("cross-validate", workers, planned, device))
         if failed:
             found = "; ".join(error.without_advice for error in failed)
             advice = "mend that and type the command again: finished runs are kept"

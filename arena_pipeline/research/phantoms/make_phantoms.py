@@ -13,7 +13,7 @@ from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.io.atomic import remove_unfinished, write_json
 from arena_pipeline.io.lock import locked
-from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.records import stage
 from arena_pipeline.research.phantoms.field_of_view import RANGES
 from arena_pipeline.research.phantoms.layouts import LAYOUTS, Layout, PhantomCase, write_meta, write_phantom_case
@@ -79,7 +79,7 @@ def _make_missing(output: Path, cases: list[PhantomCase], workers: int) -> None:
     if len(missing) < len(cases):
         logger.info("%s: %d of %d phantoms are there already", output, len(cases) - len(missing), len(cases))
     failed: list[ArenaError] = []
-    for name, result in map_cases(write_phantom_case, missing, workers, "phantoms", folders=_folders(missing.values())):
+    for name, result in map_jobs(write_phantom_case, missing, Needs("phantoms", workers, folders=_folders(missing.values()))):
         if isinstance(result, ArenaError):
             failed.append(result)
         else:

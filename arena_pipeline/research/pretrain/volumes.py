@@ -13,7 +13,7 @@ import numpy as np
 from arena_pipeline.errors import DatasetError, FoundationError
 from arena_pipeline.foundations import FoundationPreset, Scheme
 from arena_pipeline.io.dataset import RawDataset
-from arena_pipeline.io.parallel import map_cases
+from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.preprocess.store import StoredCase, read_case_record, write_case
@@ -39,7 +39,7 @@ def make_phantoms(folder: Path, preset: FoundationPreset, indices: range, seed: 
     if not missing:
         return
     jobs = {_name(index): index for index in missing}
-    results = map_cases(partial(store_phantom, folder, preset.scheme, seed), jobs, workers, "phantoms", "phantom", [folder])
+    results = map_jobs(partial(store_phantom, folder, preset.scheme, seed), jobs, Needs("phantoms", workers, unit="phantom", folders=[folder]))
     if faults := [str(error) for _, error in results if error is not None]:
         raise FoundationError(f"{len(faults)} of {len(jobs)} phantoms are not made: {'; '.join(faults[:SHOWN])}")
 
