@@ -28,6 +28,7 @@ class Scheme(Frozen):
         window_hu: clipped to these, then scaled to [0, 1].
         patch_size_voxels: (x, y, z); volumes are padded to at least this.
         orientation: "as_stored" leaves the image's own axes.
+        outside_body: "set_aside": what lies outside the patient is air before the network and background after it; arena_pipeline.preprocess.body.
         nnunet: how nnU-Net does it instead; None: as above. With it, spacing and patch are in the network's axis order.
     """
 
@@ -35,6 +36,7 @@ class Scheme(Frozen):
     spacing_mm: tuple[float, float, float]
     window_hu: tuple[float, float]
     patch_size_voxels: tuple[int, int, int]
+    outside_body: Literal["kept", "set_aside"] = "kept"
     nnunet: NnunetScheme | None = None
 
     @model_validator(mode="after")
@@ -47,6 +49,8 @@ class Scheme(Frozen):
             raise ValueError(f"patch_size_voxels: expected three lengths above 0, found {self.patch_size_voxels}")
         if self.orientation == "as_stored" and self.nnunet is None:
             raise ValueError("orientation: expected RAS, found as_stored")
+        if self.outside_body == "set_aside" and self.nnunet is not None:
+            raise ValueError("outside_body: expected kept with nnU-Net's scheme, found set_aside")
         return self
 
     @property

@@ -16,6 +16,7 @@ from arena_pipeline.predict.export import RunningMaximum, restore_probability
 from arena_pipeline.predict.fold_agreement import FoldDecisions
 from arena_pipeline.predict.memory import require_memory, working_parts
 from arena_pipeline.predict.windows import Activation, Network, Windows, mean_over_networks
+from arena_pipeline.preprocess.body import fill_slices
 from arena_pipeline.preprocess.case import preprocess_image
 from arena_pipeline.preprocess.grid import GridMap
 
@@ -146,10 +147,12 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     highest = last + sum(len(task.competitors) for task in tasks)
     dtype = np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
     maximum: RunningMaximum | None = None
+    outside = ~fill_slices(volume > 0) if settings.scheme.outside_body == "set_aside" else None
     in_order = sorted(tasks, key=lambda one: min(one.structures.values()))
     for task in in_order:
         require_memory(working_parts(volume.shape, grid.native_shape, settings.scheme.patch_size_voxels, task.out_channels, bool(extras.probability)))
         probabilities = _mean_over_folds(task, volume, settings, extras)
+        _set_aside_(probabilities, outside, task.activation)
         # nnU-Net interpolates logits on the way back: of one voxel they differ from log-probabilities by the same number for all channels.
         by_logits = task.activation == "softmax" and settings.scheme.nnunet is not None
         if by_logits:
@@ -181,6 +184,15 @@ def _mean_over_folds(task: Task, volume: np.ndarray, settings: CaseSettings, ext
     probabilities = mean_over_networks(_folds(task), volume, windows, decisions.add)
     extras.fold_dice(decisions.mean_pairwise_dice())
     return probabilities
+
+
+def _set_aside_(probabilities: np.ndarray, outside: np.ndarray | None, activation: Activation) -> None:
+    """Nothing but background `outside` the body: (x, y, z) boolean, None where the scheme keeps what is there."""
+    if outside is None:
+        return
+    probabilities[:, outside] = 0
+    if activation == "softmax":
+        probabilities[0, outside] = 1
 
 
 def _hand_out(task: Task, probabilities: np.ndarray, grid: GridMap, threshold: float, extras: Extras) -> None:

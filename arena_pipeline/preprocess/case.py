@@ -11,6 +11,7 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.machine import memory_bytes
+from arena_pipeline.preprocess.body import body_mask
 from arena_pipeline.preprocess.crop import bounding_box
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.intensity import window_to_unit_
@@ -24,7 +25,7 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
 
     Equal to MONAI's Orientation("RAS"), Spacing(bilinear), ScaleIntensityRange(clip) and CropForeground(> 0) in this order:
     HU are resampled first and clipped after, so an edge between air and tissue stays where it was. Axes that do not stand
-    at right angles are taken as if they did.
+    at right angles are taken as if they did. Where the scheme sets aside what is outside the body, it has the window's lower end.
 
     Args:
         image: HU, in any orientation and spacing.
@@ -44,7 +45,12 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
     _check_memory(array.shape, (x, y, z), scheme)
     resampled = resample_linear(array, (x, y, z), scheme.spacing_mm, threads)
     low, high = scheme.window_hu
-    box = bounding_box(resampled > low)
+    tissue = resampled > low
+    if scheme.outside_body == "set_aside" and tissue.any():
+        body = body_mask(tissue)
+        resampled = np.where(body, resampled, np.float32(low))
+        tissue &= body
+    box = bounding_box(tissue)
     if box is None:
         raise ImageError(
             f"nothing to see: all intensities ({resampled.min():g} to {resampled.max():g} after resampling) lie at or below "
