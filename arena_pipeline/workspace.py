@@ -86,7 +86,7 @@ class Workspace:
         known = ", ".join(self.dataset_names()) or "none"
         raise DatasetError(
             f"dataset {dataset_id}: no folder Dataset{dataset_id:03d}_NAME in {self.raw} (there: {known}); "
-            f"convert one with arena_convert_totalsegmentator or arena_convert_flare22, copy an nnU-Net raw dataset there, "
+            f"convert one with arena_convert_totalsegmentator, arena_convert_flare22 or arena_convert_dicom, copy an nnU-Net raw dataset there, "
             f"or name another workspace with -w"
         )
 

@@ -44,6 +44,11 @@ class ConversionJob(Frozen):
         """Every raw file this case is made from."""
         return [self.image]
 
+    def copied_bytes(self, device: int) -> int:
+        """What has to be written of the CT on that device (its st_dev): nothing where the raw file can be linked there."""
+        state = self.image.stat() if self.image.is_file() else None
+        return state.st_size if state is not None and state.st_dev != device else 0
+
     @property
     def image_out(self) -> Path:
         return self.dataset / f"images{self.part}" / f"{self.identifier}{CHANNEL_SUFFIX}{ENDING}"

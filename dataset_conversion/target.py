@@ -88,7 +88,8 @@ def convert_cases(
     todo = {job.identifier: job.model_copy(update={"kept": kept[job.identifier]}) for job in jobs if job.identifier not in reports}
     if reports:
         logger.info("%d of %s: converted already and unchanged, kept", len(reports), pluralize(len(jobs), "case"))
-    require_space(folder, _copied_bytes(folder, list(todo.values())), f"converting {pluralize(len(todo), 'case')}")
+    copied = sum(job.copied_bytes(folder.stat().st_dev) for job in todo.values())  # labels compress to next to nothing
+    require_space(folder, copied, f"converting {pluralize(len(todo), 'case')}")
     if todo:
         # Without dataset.json the folder is no dataset: nobody reads it while cases are missing or carry old labels.
         (folder / "dataset.json").unlink(missing_ok=True)
@@ -130,12 +131,6 @@ def finish_dataset(folder: Path, description: DatasetJson, report: dict[str, obj
     cases, structures = pluralize(description.numTraining, "training case"), pluralize(len(description.structures), "structure")
     logger.info("%s: %s, %s", folder.name, cases, structures)
     return folder
-
-
-def _copied_bytes(folder: Path, jobs: Sequence[ConversionJob]) -> int:
-    """Of the CTs that lie on another disk than `folder`: the others are linked. Labels compress to next to nothing."""
-    states = [job.image.stat() for job in jobs if job.image.is_file()]
-    return sum(state.st_size for state in states if state.st_dev != folder.stat().st_dev)
 
 
 def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSettings, overwrite: bool) -> dict[str, Earlier]:

@@ -18,15 +18,15 @@ from arena_pipeline.io.lock import locked
 from arena_pipeline.io.splits import published_split, published_structures
 from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import Workspace
-from dataset_conversion.case import ENDING, CaseReport, ConversionJob, Overlap, place_image, place_segmentation, save_report
+from dataset_conversion.case import ENDING, CaseReport, ConversionJob, place_image, place_segmentation, save_report
 from dataset_conversion.earlier import ConversionSettings
+from dataset_conversion.merge import OVERLAP_RULE, merge_masks, voxel_indices
 from dataset_conversion.target import convert_cases, dataset_folder, finish_dataset
 from dataset_conversion.totalsegmentator_raw import RawTotalSegmentator, Subject
 
 logger = logging.getLogger(__name__)
 
 SplitChoice = Literal["meta", "published"]
-OVERLAP_RULE = "where masks overlap, the structure with fewer voxels in that case keeps the voxel (of equal ones the later in the class list)"
 LICENCE = "CC BY 4.0 (TotalSegmentator dataset, https://zenodo.org/records/6802613 for v1, https://zenodo.org/records/10047292 for v2)"
 
 
@@ -104,10 +104,8 @@ def convert_subject(job: TotalSegmentatorJob) -> CaseReport:
     for structure, path in job.masks.items():
         mask = read_segmentation(path)
         check_same_grid(job.identifier, image.geometry, mask.geometry, path)
-        flat = mask.array.ravel(order="F")
-        # a boolean array is searched three times as fast as one of numbers
-        indices[structure] = np.flatnonzero(flat != 0).astype(np.uint32 if flat.size < 2**32 else np.uint64)
-        values = flat[indices[structure]]
+        indices[structure] = voxel_indices(mask.array != 0)
+        values = mask.array.ravel(order="F")[indices[structure]]
         if values.size and values.min() != values.max():
             found = ", ".join(map(str, np.unique(values)[:5]))
             raise DatasetError(f"{job.identifier}: values {found} in {path}; expected 0 and one other value, export the mask alone")
@@ -118,26 +116,6 @@ def convert_subject(job: TotalSegmentatorJob) -> CaseReport:
     place_image(job, image)
     voxels = {structure: int(counts[job.labels[structure]]) for structure in job.masks} if job.masks else None
     return save_report(job, voxels=voxels, overlaps=overlaps, ignored=job.ignored)
-
-
-def merge_masks(indices: dict[str, np.ndarray], labels: dict[str, int], shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[Overlap, ...]]:
-    """One label map of many masks, by OVERLAP_RULE.
-
-    Args:
-        indices: structure -> indices of its voxels in the volume in Fortran order.
-        labels: structure -> integer.
-
-    Returns:
-        the (x, y, z) label map, and who lost how many voxels to whom.
-    """
-    merged = np.zeros(int(np.prod(shape)), np.uint8 if max(labels.values()) <= 255 else np.uint16)
-    names = {label: structure for structure, label in labels.items()}
-    overlaps = []
-    for structure in sorted(indices, key=lambda name: (-len(indices[name]), labels[name])):  # the smallest is painted last
-        there = np.bincount(merged[indices[structure]])
-        overlaps += [Overlap(kept_by=structure, taken_from=names[int(label)], voxels=int(there[label])) for label in np.flatnonzero(there) if label]
-        merged[indices[structure]] = labels[structure]
-    return merged.reshape(shape, order="F"), tuple(overlaps)
 
 
 def _settings(raw: RawTotalSegmentator, asked: Sequence[str] | None, chosen: Sequence[str]) -> ConversionSettings:

@@ -16,6 +16,7 @@ COMMANDS = {entry.name: entry for entry in metadata.distribution(DISTRIBUTION).e
 WANTED = (
     "arena_convert_totalsegmentator",
     "arena_convert_flare22",
+    "arena_convert_dicom",
     "arena_extract_fingerprint",
     "arena_plan",
     "arena_preprocess",

@@ -69,6 +69,9 @@ def _add_outputs(options: argparse.ArgumentParser) -> None:
     seg.add_argument("--no_dicom_seg", dest="dicom_seg", action="store_false", default=None, help="no DICOM-SEG")
     text = "the DICOM-SEG as one label map: much smaller for many structures, but not every viewer takes it"
     options.add_argument("--labelmap", action="store_true", help=text)
+    text = "also CASE.rtstruct.dcm, contours for planning systems (the CT must be a DICOM series)"
+    options.add_argument("--rtstruct", action="store_true", help=text)
+    options.add_argument("--slicer", action="store_true", help="also CASE.seg.nrrd for 3D Slicer, with names and colours")
 
 
 def _predict(args: argparse.Namespace) -> None:

@@ -6,20 +6,30 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+
+import pydicom
+from pydicom.tag import Tag
+
+from arena_pipeline.errors import ImageError
+from arena_pipeline.io.itk import read_itk
 
 ZIP_END = struct.Struct("<4s4H2IH")  # signature, two disks, members here and in all, size and place of their list, length of a comment
 DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile)
 """What zipfile, and numpy on top of it, raise for an archive with wrong bytes; RuntimeError where one seems to say that it is encrypted."""
+PIXELS = Tag("PixelData")
+LAST_TAGS = (PIXELS, Tag("ApprovalStatus"))  # of a DICOM-SEG, of an RTSTRUCT
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with an .npz or .png file, by its checksums, in words; None for a whole one."""
+    """What is wrong with an .npz or .png file, by its checksums, or with a .dcm or .nrrd file, by reading it, in words; None for a whole one."""
     try:
-        return _in_png(path.read_bytes()) if path.suffix == ".png" else _in_zip(path)
-    except DAMAGED as error:
+        fault = IN_FILES[path.suffix](path)
+    except (*DAMAGED, ImageError) as error:
         return f"{path.name}: {error}"
+    return fault if isinstance(fault, str) else None
 
 
 def _in_zip(path: Path) -> str | None:
@@ -32,8 +42,9 @@ def _in_zip(path: Path) -> str | None:
     return None if damaged is None else f"{path.name}: the checksum of {damaged} is wrong"
 
 
-def _in_png(content: bytes) -> str | None:
+def _in_png(path: Path) -> str | None:
     """A PNG is a signature and chunks (length, name, content, CRC-32), the last of them IEND."""
+    content = path.read_bytes()
     place, name = len(PNG_SIGNATURE), b""
     if not content.startswith(PNG_SIGNATURE):
         return "not a picture"
@@ -47,3 +58,21 @@ def _in_png(content: bytes) -> str | None:
             return "the picture's checksum is wrong"
         place += 12 + length
     return None
+
+
+def _in_dicom(path: Path) -> str | None:
+    """DICOM has no checksums, and pydicom reads as far as a file goes: whether what comes last is there, and has its length."""
+    try:
+        dataset = pydicom.dcmread(path)
+        last = list(dataset.keys())[-1]
+    except Exception as error:  # noqa: BLE001  pydicom has no common base for what a damaged file can raise
+        return f"{path.name}: {type(error).__name__}"
+    if last not in LAST_TAGS:
+        return f"{path.name}: cut short"
+    if last == PIXELS and not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        bits = dataset.Rows * dataset.Columns * int(dataset.NumberOfFrames) * dataset.BitsAllocated
+        return None if len(dataset.PixelData) >= bits / 8 else f"{path.name}: cut short"
+    return None
+
+
+IN_FILES: dict[str, Callable[[Path], object]] = {".png": _in_png, ".npz": _in_zip, ".dcm": _in_dicom, ".nrrd": read_itk}

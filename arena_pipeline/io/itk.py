@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +59,18 @@ def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), _geometry(path, image)
 
 
-def write_itk(path: Path, array: np.ndarray, geometry: Geometry) -> None:
-    """Writes `array` (x, y, z) compressed, whole file or none. ITK stores right-angled axes only: sheared ones are straightened."""
+def write_itk(path: Path, array: np.ndarray, geometry: Geometry, fields: Mapping[str, str] | None = None) -> None:
+    """Writes `array` (x, y, z) compressed, whole file or none, with more `fields` in its header.
+
+    ITK stores right-angled axes only: sheared ones are straightened.
+    """
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     left, _, right = np.linalg.svd(geometry.direction)
     image.SetSpacing(geometry.spacing_mm)
     image.SetOrigin((LPS_TO_RAS @ geometry.affine[:3, 3]).tolist())
     image.SetDirection((LPS_TO_RAS @ left @ right).ravel().tolist())
+    for key, value in (fields or {}).items():
+        image.SetMetaData(key, value)
     with replace_when_done(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 

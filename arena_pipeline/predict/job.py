@@ -24,6 +24,7 @@ from arena_pipeline.predict.predictors import Setup
 from arena_pipeline.predict.preview import write_preview
 from arena_pipeline.predict.probabilities import Description, write_probabilities
 from arena_pipeline.predict.review import ReviewLine, review_case
+from arena_pipeline.predict.slicer import write_slicer
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.masks import write_masks
 from arena_pipeline.records import stage
@@ -42,6 +43,8 @@ class Extra:
     previews: bool = True
     dicom_seg: bool = True
     labelmap: bool = False
+    rtstruct: bool = False
+    slicer: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,8 @@ class PredictionJob:
         files, extra = case_files(self.folder, case), self.extra
         wanted = {
             files.dicom_seg: extra.dicom_seg and isinstance(source, CTSeries),
+            files.rtstruct: extra.rtstruct,
+            files.slicer: extra.slicer,
             files.probabilities: extra.save_probabilities,
             files.masks: extra.save_preprocessed,
             files.preview: extra.previews,
@@ -83,22 +88,26 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
     if job.extra.postprocess:
         with stage("postprocess"):
             postprocess_segmentation_(segmentation, labels, job.setup.keep_largest, case)
-    review = review_case(case, image, segmentation, labels, fold_dice, job.setup.support_volumes_ml)
     with stage("write"):
         if job.extra.save_preprocessed:
             write_masks(files.masks, masks, grid)
         if job.extra.previews:
             colours = {name: (label, job.label_map.colours_rgb[name]) for name, label in labels.items()}
-            check = [line.structure for line in review if line.check]
-            write_preview(files.preview, case, image, segmentation, colours, job.setup.settings.scheme.window_hu, check)
+            write_preview(files.preview, case, image, segmentation, colours, job.setup.settings.scheme.window_hu)
         if isinstance(source, CTSeries) and job.extra.dicom_seg:
             from arena_pipeline.predict.dicom_seg import write_dicom_seg  # takes a second to import: only for DICOM
 
             write_dicom_seg(files.dicom_seg, segmentation, source, job.label_map, job.extra.labelmap)
+        if isinstance(source, CTSeries) and job.extra.rtstruct:
+            from arena_pipeline.predict.rtstruct import write_rtstruct
+
+            write_rtstruct(files.rtstruct, segmentation, source, job.label_map)
+        if job.extra.slicer:
+            write_slicer(files.slicer, segmentation, image.geometry, job.label_map)
         job.label_map.write(job.folder)
         write_segmentation(output, segmentation, image.geometry, labels)
     _report(case, segmentation, image.geometry, labels)
-    return review
+    return review_case(case, image, segmentation, labels, fold_dice, job.setup.support_volumes_ml)
 
 
 def _with_room(case: str, source: ImageSource, job: PredictionJob) -> PredictionJob:

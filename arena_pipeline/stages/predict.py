@@ -24,7 +24,7 @@ from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
 from arena_pipeline.model.out_of_memory import telling_out_of_memory
 from arena_pipeline.predict.caveats import tell_missing_folds, tell_support_cases
-from arena_pipeline.predict.inputs import find_inputs, output_files, take_part, usable_names
+from arena_pipeline.predict.inputs import find_inputs, output_files, take_part
 from arena_pipeline.predict.job import Extra, PredictionJob, predict_file
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, LabelMap
 from arena_pipeline.predict.outputs import held, is_complete, require_one_meaning, require_room, segmentations
@@ -34,6 +34,8 @@ from arena_pipeline.records import note, stage
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+WRITTEN_BESIDE = ("save_probabilities", "save_preprocessed", "dicom_seg", "rtstruct", "slicer")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def predict(
     no_previews: bool = False,
     dicom_seg: bool | None = None,
     labelmap: bool = False,
+    rtstruct: bool = False,
+    slicer: bool = False,
     continue_prediction: bool = False,
     step_size: float | None = None,
     num_parts: int = 1,
@@ -88,6 +92,7 @@ def predict(
         zero_shot: base structures that the foundation predicts as it is. With `dataset_id` they get that dataset's integers.
         save_probabilities, save_preprocessed: also CASE_probabilities.npz (for `ensemble`), preprocessed/CASE.npz (for the published protocol).
         dicom_seg: CASE.seg.dcm beside each segmentation of a DICOM series; None: where the CT is one. `labelmap`: of the type LABELMAP, not BINARY.
+        rtstruct, slicer: also CASE.rtstruct.dcm, contours for planning systems (of DICOM series only); CASE.seg.nrrd for 3D Slicer.
         continue_prediction: keep segmentations that are there, whole and on the CT's grid, with all else that is asked for.
         step_size: of the sliding window, as a share of the patch; None: 1 - the planned overlap.
         num_parts, part_id: only every num_parts-th case, from number part_id.
@@ -98,10 +103,11 @@ def predict(
             the error at the end names all of them.
     """
     out, extra = Path(output_folder), Extra(save_probabilities, save_preprocessed, not no_postprocessing, not no_previews, dicom_seg is not False)
-    extra = replace(extra, labelmap=labelmap)
-    inputs, refused = usable_names(take_part(find_inputs(Path(input_path)), part_id, num_parts))
-    if (dicom_seg or labelmap) and not all(isinstance(source, CTSeries) for source in inputs.values()):
-        raise DatasetError("a DICOM-SEG refers to the slices of a DICOM series, found an image file", file=input_path, advice="give the DICOM folder")
+    extra = replace(extra, labelmap=labelmap, rtstruct=rtstruct, slicer=slicer)
+    inputs = take_part(find_inputs(Path(input_path)), part_id, num_parts)
+    if (dicom_seg or labelmap or rtstruct) and not all(isinstance(source, CTSeries) for source in inputs.values()):
+        asked = "an RTSTRUCT" if rtstruct else "a DICOM-SEG"
+        raise DatasetError(f"{asked} refers to the slices of a DICOM series, found an image file", file=input_path, advice="give the DICOM folder")
     outputs = output_files(list(inputs), out, inputs)
     with held(out, list(inputs), part_id, num_parts):
         target = pick_device(device)
@@ -128,7 +134,7 @@ def predict(
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
         require_one_meaning(out, label_map, inputs, keep=continue_prediction)
         review = ReviewTable(out / f"review{numbered_part(part_id, num_parts)}.csv", segmentations(out))
-        return _predict_all(inputs, outputs, PredictionJob(out, setup, label_map, extra), continue_prediction, review, refused)
+        return _predict_all(inputs, outputs, PredictionJob(out, setup, label_map, extra), continue_prediction, review)
 
 
 def predict_to_file(input_path: str | Path, output_file: str | Path, workspace: Workspace, **options: Any) -> PredictionSummary:
@@ -142,6 +148,8 @@ def predict_to_file(input_path: str | Path, output_file: str | Path, workspace: 
         raise DatasetError(f"-o names one file, found {len(inputs)} CTs in {input_path}", file=file, advice="name a folder, or one CT with -i")
     if any(os.path.realpath(source) == os.path.realpath(file) for source in inputs.values() if isinstance(source, Path)):
         raise DatasetError("the segmentation would overwrite the image", file=file, advice="choose another name")
+    if beside := [f"--{name}" for name in WRITTEN_BESIDE if options.get(name)]:
+        raise DatasetError(f"-o names one file, and {', '.join(beside)} writes another", file=file, advice="name a folder")
     require_writable(file.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent, prefix=UNFINISHED) as folder:
@@ -169,17 +177,10 @@ def _check_zero_shot_arguments(shots: object, folds: object, model_folder: objec
 
 
 def _predict_all(
-    inputs: Mapping[str, ImageSource],
-    outputs: dict[str, Path],
-    job: PredictionJob,
-    continue_prediction: bool,
-    review: ReviewTable,
-    refused: Sequence[DatasetError],
+    inputs: Mapping[str, ImageSource], outputs: dict[str, Path], job: PredictionJob, continue_prediction: bool, review: ReviewTable
 ) -> PredictionSummary:
     written, kept = dict[str, Path](), dict[str, Path]()
-    failed = [str(error) for error in refused]  # in words: an error holds the arrays of the functions that it came through
-    for reason in failed:
-        logger.error("not predicted: %s", reason)
+    failed: list[str] = []  # in words: an error holds the arrays of the functions that it came through
     with tqdm(inputs.items(), unit="case", disable=None) as bar:
         for case, source in bar:
             bar.set_description(case)
@@ -193,16 +194,16 @@ def _predict_all(
             except NoSpace:
                 raise  # so would all others fail
             except (ArenaError, OSError) as error:
-                named = _named(case, error)
-                if len(inputs) == 1 and not refused:
-                    raise named from None
-                logger.error("not predicted: %s", named)
-                failed.append(str(named))
+                reason = _named(case, error)
+                if len(inputs) == 1:
+                    raise reason from None
+                logger.error("not predicted: %s", reason)
+                failed.append(str(reason))
                 review.put(case, ())
     if kept and not (job.folder / ITK_SNAP_NAME).is_file():
         job.label_map.write(job.folder)
     if failed:
-        raise DatasetError(f"{len(failed)} of {len(inputs) + len(refused)} cases not predicted: " + "; ".join(failed))
+        raise DatasetError(f"{len(failed)} of {len(inputs)} cases not predicted: " + "; ".join(failed))
     return PredictionSummary(job.folder, written, kept, job.setup.labels, review.path, review.lines)
 
 

@@ -20,7 +20,8 @@ from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.splits import published_split
 from arena_pipeline.workspace import Workspace
 from dataset_conversion.flare22 import convert_flare22
-from dataset_conversion.totalsegmentator import convert_totalsegmentator, merge_masks
+from dataset_conversion.merge import merge_masks
+from dataset_conversion.totalsegmentator import convert_totalsegmentator
 from dataset_conversion.totalsegmentator_raw import RawTotalSegmentator
 
 LEFT = (slice(0, 2), slice(0, 5), slice(0, 4))

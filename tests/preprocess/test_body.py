@@ -62,4 +62,3 @@ def test_network_sees_no_couch_and_predicts_nothing_there() -> None:
     assert (predict_case(image, (task,), CaseSettings(kept, torch.device("cpu"))).segmentation > 0)[~body].any()
     softmax = Task("all", {"lung": 1}, {"lung": 1}, "softmax", (lambda: lambda patch: torch.cat([patch * 9, 1 - patch], dim=1),))
     assert not (predict_case(image, (softmax,), CaseSettings(SCHEME, torch.device("cpu"))).segmentation > 0)[~body].any()
-

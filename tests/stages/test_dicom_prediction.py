@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from arena_pipeline.cli.predict import main
+from arena_pipeline.io.images import read_segmentation
 
 PATIENT = ("Mustermann", "Erika", "4711-0815", "19640812", "ACC99887", "1.2.826.0.1.3680043.8.498.1")
 
@@ -26,8 +27,9 @@ def test_a_dicom_folder_becomes_nifti_and_dicom_seg_without_a_word_on_the_patien
 ) -> None:
     out = tmp_path / "out"
     (tmp_path / "workspace").mkdir()
-    assert main(["-i", str(series), "-o", str(out), "-w", str(tmp_path / "workspace"), "--zero_shot", "liver", "spleen", "--verbose"]) == 0
-    (nifti,), (seg,) = out.glob("*.nii.gz"), out.glob("*.seg.dcm")
+    words = ["-i", str(series), "-o", str(out), "-w", str(tmp_path / "workspace"), "--zero_shot", "liver", "spleen", "--rtstruct", "--slicer"]
+    assert main([*words, "--verbose"]) == 0
+    (nifti,), (seg,), (contours,), (slicer,) = (list(out.glob(f"*{end}")) for end in (".nii.gz", ".seg.dcm", ".rtstruct.dcm", ".seg.nrrd"))
     image = nibabel.load(nifti)
     volume = highdicom.seg.segread(seg).get_volume(combine_segments=True)
     assert np.count_nonzero(volume.array) == np.count_nonzero(image.dataobj)
@@ -35,7 +37,11 @@ def test_a_dicom_folder_becomes_nifti_and_dicom_seg_without_a_word_on_the_patien
     for index in np.argwhere(volume.array)[::7]:
         voxel = np.rint(np.linalg.inv(to_lps) @ volume.affine @ (*index, 1))[:3].astype(int)
         assert image.dataobj[tuple(voxel)] == volume.array[tuple(index)]
-    logs = [path for path in [*out.rglob("*"), *(tmp_path / "workspace").rglob("*")] if path.is_file() and path != seg]
+    assert np.array_equal(read_segmentation(slicer).array, image.dataobj)
+    made = seg.stat().st_mtime_ns
+    assert main([*words, "--continue_prediction"]) == 0  # all of it is whole
+    assert seg.stat().st_mtime_ns == made
+    logs = [path for path in [*out.rglob("*"), *(tmp_path / "workspace").rglob("*")] if path.is_file() and path not in (seg, contours)]
     texts = {path.relative_to(tmp_path): path.read_bytes().decode("latin-1") for path in logs}
     output = capfd.readouterr()
     told = {"stdout": output.out, "stderr": output.err} | {str(path): text + path.name for path, text in texts.items()}
@@ -51,6 +57,8 @@ def test_dicom_seg_needs_dicom_and_can_be_left_out(series: Path, tmp_path: Path,
     assert "give the DICOM folder" in capsys.readouterr().err
     assert main(["-i", str(series), *words, "--no_dicom_seg", "--no_previews"]) == 0
     assert not list((tmp_path / "out").glob("*.dcm"))
+    assert main(["-i", str(nifti), *words, "--rtstruct"]) == 2
+    assert "an RTSTRUCT refers to the slices of a DICOM series" in capsys.readouterr().err
 
 
 def test_one_ct_may_become_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +70,8 @@ def test_one_ct_may_become_one_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["-i", str(tmp_path / "in" / "a.nii.gz"), "-o", str(out), *rest]) == 0
     assert nibabel.load(out).shape == scan.shape
     assert [path.name for path in out.parent.iterdir()] == ["liver.nii.gz"]
+    assert main(["-i", str(tmp_path / "in" / "a.nii.gz"), "-o", str(out), *rest, "--slicer"]) == 2
+    assert "-o names one file, and --slicer writes another" in capsys.readouterr().err
     assert main(["-i", str(tmp_path / "in"), "-o", str(out), *rest]) == 2
     assert "-o names one file, found 2 CTs" in capsys.readouterr().err
     assert main(["-i", str(tmp_path / "in" / "a.nii.gz"), "-o", str(tmp_path / "in" / "a.nii.gz"), *rest]) == 2

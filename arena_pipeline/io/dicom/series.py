@@ -22,7 +22,7 @@ from arena_pipeline.errors import ImageError
 MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 GROUPING_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID", "SeriesNumber", "ImageType", "ImageOrientationPatient", "Rows", "Columns",
-    "PatientName", "PatientID", "PatientBirthDate", "AccessionNumber",
+    "FrameOfReferenceUID", "PatientName", "PatientID", "PatientBirthDate", "AccessionNumber",
 ]  # fmt: skip
 PATIENT_TAGS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber")
 NO_DICOM = "no DICOM"
@@ -36,10 +36,13 @@ class CTSeries:
     Attributes:
         name: a case identifier that tells nothing of the patient.
         files: in no particular order.
+        uid, frame_of_reference: what other objects call it.
     """
 
     name: str
     files: tuple[Path, ...]
+    uid: str = ""
+    frame_of_reference: str = ""
 
     @property
     def folder(self) -> Path:
@@ -55,14 +58,18 @@ class LeftOut:
     """Files that are no slices of a CT volume, by what they are: "localizer", "MR", "RTSTRUCT", "no DICOM", ..."""
 
     kind: str
-    files: int
+    paths: tuple[Path, ...]
+
+    @property
+    def files(self) -> int:
+        return len(self.paths)
 
 
 def find_series(folder: Path) -> tuple[list[CTSeries], list[LeftOut]]:
     """The CT series in a folder and the folders below it, sorted by name, and what else is there."""
     slices: dict[tuple[object, ...], list[Path]] = defaultdict(list)
     headers: dict[tuple[object, ...], Dataset] = {}
-    others: Counter[str] = Counter()
+    others: dict[str, list[Path]] = defaultdict(list)
     seen: set[str] = set()
     for path in _files(folder):
         header = read_header(path, GROUPING_TAGS)
@@ -70,13 +77,13 @@ def find_series(folder: Path) -> tuple[list[CTSeries], list[LeftOut]]:
         if header is not None and kind is None and (instance := str(header.get("SOPInstanceUID", path))) in seen:
             kind = "copy of a slice that is there already"
         if header is None or kind is not None:
-            others[kind or NO_DICOM] += 1
+            others[kind or NO_DICOM].append(path)
             continue
         seen.add(instance)
         key = _group(header)
         slices[key].append(path)
         headers.setdefault(key, header)
-    left_out = [LeftOut(kind, count) for kind, count in others.most_common()]
+    left_out = [LeftOut(kind, tuple(paths)) for kind, paths in sorted(others.items(), key=lambda item: -len(item[1]))]
     return _named(folder, slices, headers), left_out
 
 
@@ -145,13 +152,15 @@ def _named(folder: Path, slices: dict[tuple[object, ...], list[Path]], headers: 
     """Series with their case identifiers: the folder's name, with the series number where a folder holds several."""
     wanted = {key: _name(folder, files, headers[key]) for key, files in slices.items()}
     several = {name for name, count in Counter(wanted.values()).items() if count > 1}
-    result: dict[str, tuple[Path, ...]] = {}
+    result: dict[str, CTSeries] = {}
     for key, name in sorted(wanted.items(), key=lambda item: (item[1], str(headers[item[0]].get("SeriesNumber", "")), str(item[0]))):
         if name in several:
             name = f"{name}_series{headers[key].get('SeriesNumber') or 0}"
         same = sum(other == name or other.startswith(f"{name}_part") for other in result)
-        result[name if not same else f"{name}_part{same + 1}"] = tuple(slices[key])
-    return [CTSeries(name, files) for name, files in sorted(result.items())]
+        name = name if not same else f"{name}_part{same + 1}"
+        uid, frame = (str(headers[key].get(tag, "")) for tag in ("SeriesInstanceUID", "FrameOfReferenceUID"))
+        result[name] = CTSeries(name, tuple(slices[key]), uid, frame)
+    return [series for _, series in sorted(result.items())]
 
 
 def _name(folder: Path, files: list[Path], header: Dataset) -> str:
