@@ -77,6 +77,11 @@ def _print_model(model: ModelState) -> None:
     for text, folds in rest:
         for task, numbers in folds.items():
             print(f"    {text}: {task}, {_folds(numbers)}")
+    for task, faults in model.failed.items():
+        for fold, fault in faults.items():
+            print(f"    failed, left out of every average: {task}, {_folds((fold,))}: {fault}")
+    if model.failed:
+        print("      check the annotations of these support sets, or lower the rates in plans.json; arena_adapt --overwrite tries again")
     _print_next(model.next_command)
 
 

@@ -127,8 +127,15 @@ def _unused_files(raw: RawDataset) -> Iterator[str]:
             f"{name}: {file} not used, expected CASE{ending}: a second copy of {case}; remove one of the two" for file, case in copies.items()
         )
         names = [file for file in names if file not in copies]
+        if name == "labelsTs" and (alone := [file for file in names if _is_of_no_query(raw, file)]):
+            yield f"labelsTs: {_listed(alone)} without a CT in imagesTs: no query; add the CT where it should be one"
         if unused := [file for file in names if file.endswith(ending) == file.startswith(".") and not file.startswith("._")]:
             yield f"{name}: {_listed(unused)} not used, expected CASE{ending} with no dot in front; rename or remove"
+
+
+def _is_of_no_query(raw: RawDataset, file: str) -> bool:
+    ending = raw.json.file_ending
+    return file.endswith(ending) and not file.startswith(".") and file[: -len(ending)] not in raw.queries
 
 
 def _second_copies(raw: RawDataset, name: str, files: Iterable[str]) -> dict[str, str]:

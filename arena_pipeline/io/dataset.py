@@ -189,7 +189,10 @@ def check_case_name(identifier: str, file: Path) -> None:
 
 
 def _list_cases(folder: Path, part: Literal["Tr", "Ts"], ending: str) -> tuple[dict[str, Case], list[DatasetError]]:
-    """Cases by identifier, sorted, and faults. Files whose name starts with a dot are no cases: macOS leaves ._CASE_0000.nii.gz beside each."""
+    """Cases by identifier, sorted, and faults. Files whose name starts with a dot are no cases: macOS leaves ._CASE_0000.nii.gz beside each.
+
+    Segmentations in labelsTs may be without their CT: nothing but a comparison needs both.
+    """
     images, labels = folder / f"images{part}", folder / f"labels{part}"
     cases: dict[str, Case] = {}
     faults: list[DatasetError] = []
@@ -205,7 +208,7 @@ def _list_cases(folder: Path, part: Literal["Tr", "Ts"], ending: str) -> tuple[d
         cases[identifier] = Case(identifier, image, label if label.is_file() else None)
     for identifier, label in _files(labels, ending):
         image = images / f"{identifier}{CHANNEL_SUFFIX}{ending}"
-        if identifier not in cases and not image.exists():
+        if part == "Tr" and identifier not in cases and not image.exists():
             where = _whereabouts(image, folder)
             faults.append(
                 DatasetError(f"{labels}: {label.name} without an image; expected {image}; {where}add or rename the image, or remove the label")

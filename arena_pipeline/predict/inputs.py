@@ -10,7 +10,7 @@ from pathlib import Path
 
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, IMAGE_ENDINGS, check_case_name
-from arena_pipeline.io.dicom import NO_DICOM, find_series, in_words
+from arena_pipeline.io.dicom import NO_DICOM, CTSeries, find_series, in_words
 from arena_pipeline.io.images import ImageSource
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def find_inputs(path: Path) -> dict[str, ImageSource]:
             it and in the folders inside it.
 
     Raises:
-        DatasetError: nothing there, no image, two images of one case, or a second channel.
+        DatasetError: nothing there, no image, two images of one case, or a second channel. What is wrong with one case alone is told in its turn.
     """
     if path.is_dir() and not _image_files(path) and (series := _dicom_series(path)):
         return series
@@ -45,7 +45,21 @@ def find_inputs(path: Path) -> dict[str, ImageSource]:
 def check_inputs(path: Path) -> None:
     """Raises what `find_inputs` would, but for DICOM, whose files take a while to look through."""
     if not path.is_dir() or _image_files(path) or not any(entry.is_dir() or entry.is_file() for entry in path.iterdir()):
-        find_images(path)
+        usable_names(find_images(path))
+
+
+def usable_names(cases: Mapping[str, ImageSource]) -> tuple[dict[str, ImageSource], list[DatasetError]]:
+    """The cases whose names files can be made of, and why the others are refused. Raises the first of these where no case is left."""
+    usable, refused = dict[str, ImageSource](), list[DatasetError]()
+    for case, source in cases.items():
+        try:
+            check_case_name(case, source.folder if isinstance(source, CTSeries) else source)
+            usable[case] = source
+        except DatasetError as error:
+            refused.append(error)
+    if refused and not usable:
+        raise refused[0]
+    return usable, refused
 
 
 def find_images(path: Path) -> dict[str, Path]:
@@ -86,8 +100,6 @@ def _dicom_series(folder: Path) -> dict[str, ImageSource]:
         logger.info("%s: %s", folder, "; ".join(map(str, found)))
     if found and left_out:
         logger.warning("%s: no slices of a CT, left out: %s", folder, in_words(left_out))
-    for series in found:
-        check_case_name(series.name, series.folder)
     return {series.name: series for series in found}
 
 
@@ -95,8 +107,6 @@ def _identifier(file: Path) -> str:
     name = split_name(file)
     if name is None:
         raise DatasetError(f"{file}: not an image this reads; expected one of {', '.join(IMAGE_ENDINGS)}")
-    _require_there(file)
-    check_case_name(name[0], file)
     return name[0]
 
 

@@ -88,12 +88,14 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
     if job.extra.postprocess:
         with stage("postprocess"):
             postprocess_segmentation_(segmentation, labels, job.setup.keep_largest, case)
+    review = review_case(case, image, segmentation, labels, fold_dice, job.setup.support_volumes_ml)
     with stage("write"):
         if job.extra.save_preprocessed:
             write_masks(files.masks, masks, grid)
         if job.extra.previews:
             colours = {name: (label, job.label_map.colours_rgb[name]) for name, label in labels.items()}
-            write_preview(files.preview, case, image, segmentation, colours, job.setup.settings.scheme.window_hu)
+            check = [line.structure for line in review if line.check]
+            write_preview(files.preview, case, image, segmentation, colours, job.setup.settings.scheme.window_hu, check)
         if isinstance(source, CTSeries) and job.extra.dicom_seg:
             from arena_pipeline.predict.dicom_seg import write_dicom_seg  # takes a second to import: only for DICOM
 
@@ -107,7 +109,7 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
         job.label_map.write(job.folder)
         write_segmentation(output, segmentation, image.geometry, labels)
     _report(case, segmentation, image.geometry, labels)
-    return review_case(case, image, segmentation, labels, fold_dice, job.setup.support_volumes_ml)
+    return review
 
 
 def _with_room(case: str, source: ImageSource, job: PredictionJob) -> PredictionJob:

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 SEGMENTATION_BYTES_PER_VOXEL = 0.002  # compressed; these two are low, so that nobody is refused wrongly
 PROBABILITY_BYTES_PER_VOXEL = 0.02  # and structure, compressed
+NAMED = 5
 DICOM_SEG_ENDING, RTSTRUCT_ENDING, SLICER_ENDING = ".seg.dcm", ".rtstruct.dcm", ".seg.nrrd"
 EVALUATION_FILES = ("summary.json", "metrics.csv", "summary_published.json", "metrics_published.csv")
 """What arena_evaluate leaves in a folder of predictions."""
@@ -98,11 +99,14 @@ def require_one_meaning(folder: Path, label_map: LabelMap, cases: Collection[str
         raise PlansError(
             f"its segmentations ({few}) have no {JSON_NAME} beside them, which says what made them", file=folder, advice=f"put it back, {advice}"
         )
-    raise PlansError(
-        f"its segmentations ({few}) were made by {known.source} with labels {known.labels}, not by {label_map.source} with {label_map.labels}",
-        file=folder,
-        advice=advice,
-    )
+    raise PlansError(f"its segmentations ({few}) were made otherwise: {_differences(known, label_map)}", file=folder, advice=advice)
+
+
+def _differences(there: LabelMap, now: LabelMap) -> str:
+    """In words what made the segmentations and what their integers mean, where that is not as it is now."""
+    then, today = (one.source | {f"integer of {name}": str(label) for name, label in one.labels.items()} for one in (there, now))
+    differing = [f"{key} {then.get(key, 'none')}, now {today.get(key, 'none')}" for key in {**then, **today} if then.get(key) != today.get(key)]
+    return "; ".join(differing[:NAMED]) + (f"; and {len(differing) - NAMED} more" if len(differing) > NAMED else "")
 
 
 def segmentations(folder: Path) -> set[str]:

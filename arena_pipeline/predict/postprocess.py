@@ -70,8 +70,8 @@ def postprocess_segmentation_(
             removed[name] = found.removed
             if found.second >= COMPARABLE * max(found.kept, 1):
                 logger.warning(
-                    "%s: %s: a component of %d voxels is removed beside the largest one of %d; if the structure may be in two pieces, "
-                    "set keep_largest to false for it in plans.json, or predict with --no_postprocessing",
+                    "%s: %s: a component of %d voxels is removed beside the largest one of %d; --no_postprocessing (always: keep_largest in "
+                    "plans.json) keeps it",
                     *(case, name, found.second, found.kept),
                 )
     logger.debug("%s: voxels outside the largest component, removed: %s", case, removed)

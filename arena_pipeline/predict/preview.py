@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ MOST_ROWS = 6
 TITLE_INCHES, LEGEND_ROW_INCHES = 0.75, 0.24
 GAP_INCHES, ROW_GAP_INCHES = 0.4, 0.5  # between panels: room for the letters, and between rows for a title too
 LEGEND_COLUMNS = 5
+CHECK_COLOUR = "#ffc14d"
 DOTS_PER_INCH = 110
 Labels = Mapping[str, tuple[int, RGB]]
 
@@ -56,7 +57,15 @@ PLANES = (
 )
 
 
-def write_preview(path: Path, case: str, image: Image, segmentation: np.ndarray, labels: Labels, window_hu: tuple[float, float]) -> None:
+def write_preview(
+    path: Path,
+    case: str,
+    image: Image,
+    segmentation: np.ndarray,
+    labels: Labels,
+    window_hu: tuple[float, float],
+    check: Collection[str] = (),
+) -> None:
     """Writes the PNG: rows of three slices, as many as show every structure that was found (at most MOST_ROWS).
 
     Args:
@@ -64,6 +73,7 @@ def write_preview(path: Path, case: str, image: Image, segmentation: np.ndarray,
         segmentation: (x, y, z) integers on the CT's grid.
         labels: structure -> (integer, colour).
         window_hu: shown from black to white.
+        check: the structures that a person should look at; their names are marked.
     """
     turn = nib.io_orientation(image.geometry.affine)
     ct = nib.apply_orientation(image.array, turn)
@@ -80,7 +90,7 @@ def write_preview(path: Path, case: str, image: Image, segmentation: np.ndarray,
     extent = " x ".join(f"{length:.0f}" for length in size_mm)
     title = f"{case}{found}   {extent} mm, window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU{missing}"
     figure.suptitle(title, y=1 - 0.12 / figure.get_figheight(), color="white", fontsize=11, wrap=True)
-    _legend(figure, labelled, labels, image.geometry.voxel_volume_ml)
+    _legend(figure, labelled, labels, image.geometry.voxel_volume_ml, check)
     with replace_when_done(path) as temporary:
         figure.savefig(temporary, facecolor="black")
 
@@ -170,14 +180,17 @@ def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
     return -1.5, mask.shape[1] + 0.5, -1.5, mask.shape[0] + 0.5
 
 
-def _legend(figure: Figure, labelled: np.ndarray, labels: Labels, voxel_ml: float) -> None:
+def _legend(figure: Figure, labelled: np.ndarray, labels: Labels, voxel_ml: float, check: Collection[str]) -> None:
     counts = count_labels(labelled, minlength=max((label for label, _ in labels.values()), default=0) + 1)
     lines, names = [], []
     for name, (label, colour) in labels.items():
         lines.append(Line2D([], [], color=_unit(colour), linewidth=3))
-        names.append(f"{name} {_volume(counts[label] * voxel_ml)}" if counts[label] else f"{name} not found")
+        found = f"{name} {_volume(counts[label] * voxel_ml)}" if counts[label] else f"{name} not found"
+        names.append(f"{found} - check" if name in check else found)
     if lines:
-        figure.legend(lines, names, loc="lower center", ncols=min(LEGEND_COLUMNS, len(lines)), fontsize=8, frameon=False, labelcolor="white")
+        colours = [CHECK_COLOUR if name in check else "white" for name in labels]
+        columns = min(LEGEND_COLUMNS, len(lines))
+        figure.legend(lines, names, loc="lower center", ncols=columns, fontsize=8, frameon=False, labelcolor=colours)
 
 
 def _volume(millilitres: float) -> str:

@@ -118,14 +118,17 @@ def is_current(case: Case, scheme: Scheme, folder: Path, ignore_label: int | Non
 
 
 def require_unchanged(raw: Path, folder: Path, cases: Iterable[str], mend: str) -> None:
-    """Checks that stored training cases were made from the files that lie in the raw dataset now.
+    """Raises DatasetError that names what `changed_files` finds; `mend`: the command that makes the cases again."""
+    if changed := changed_files(raw, folder, cases):
+        found = f"changed after preprocessing, what is stored is out of date: {', '.join(changed)}"
+        raise DatasetError(found, file=raw, advice=f"run {mend}")
+
+
+def changed_files(raw: Path, folder: Path, cases: Iterable[str]) -> list[str]:
+    """The CTs and segmentations that stored training cases were made from, and that were changed since.
 
     Args:
         raw: the dataset's folder, with imagesTr and labelsTr; files that were taken away from there can't be compared, and are not.
-        mend: the command that makes the cases again.
-
-    Raises:
-        DatasetError: names every case whose CT or segmentation was changed since.
     """
     changed = []
     for name in cases:
@@ -135,9 +138,7 @@ def require_unchanged(raw: Path, folder: Path, cases: Iterable[str], mend: str) 
             files = {"imagesTr": source.image, "labelsTr": source.segmentation}
             paths = {raw / place / file.name: file for place, file in files.items() if file is not None}
             changed += [path for path, file in paths.items() if path.is_file() and not file.is_still(path)]
-    if changed:
-        listed = ", ".join(f"{path.parent.name}/{path.name}" for path in changed)
-        raise DatasetError(f"changed after preprocessing, what is stored is out of date: {listed}", file=raw, advice=f"run {mend}")
+    return [f"{path.parent.name}/{path.name}" for path in changed]
 
 
 def preprocess_case(job: PreprocessingJob) -> None:

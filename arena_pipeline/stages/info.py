@@ -13,7 +13,9 @@ from arena_pipeline.foundations import choose_foundation, load_preset, preset_na
 from arena_pipeline.foundations.selection import planned_foundation
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.filestate import file_sha256
+from arena_pipeline.model.attempts import read_failed_attempts
 from arena_pipeline.planning import Plans
+from arena_pipeline.preprocess.dataset import changed_files
 from arena_pipeline.share.package import is_installed
 from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import CHECKPOINT, Workspace, fold_folder
@@ -21,6 +23,7 @@ from arena_pipeline.workspace import CHECKPOINT, Workspace, fold_folder
 USUAL_SHOTS = 5
 USUAL_FOLDS = (0, 1, 2)
 MODEL_FOLDER = re.compile(r"(?P<method>.+)_(?P<shots>\d+)shots")
+NAMED = 5
 FOLD_FOLDER = re.compile(r"fold_(\d+)")
 ADAPTER_RECORD = "adapter.json"
 
@@ -69,6 +72,7 @@ class DatasetState:
 class ModelState:
     """An adapted model: task -> folds with a whole adapter, and those that were begun only; `installed`: from a package of somebody's.
 
+    `failed`: task -> fold -> why its adaptation, started as often as it is, learned nothing; none of `unfinished`.
     `epochs`: of each of `folds`, in their order. `missing`: task -> folds of `USUAL_FOLDS` that nobody has begun.
     `of_other_plans`: those with a whole adapter that the plans in the folder have no use for.
     """
@@ -85,6 +89,7 @@ class ModelState:
     of_other_plans: dict[str, tuple[int, ...]] = field(default_factory=dict)
     epochs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     missing: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    failed: dict[str, dict[int, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,9 @@ def _prepared(workspace: Workspace, name: str, foundation: str, default: str) ->
     command: str | None = prepare
     if not shots:
         problem, command = "no structure has enough annotated cases to adapt on; see the reasons in plans.json", None
+    elif changed := changed_files(workspace.raw_dataset(name), workspace.cases(name, foundation), sorted(stored)):
+        named = f"{', '.join(changed[:NAMED])}{' and others' if len(changed) > NAMED else ''}"
+        problem = f"changed after preprocessing, to be preprocessed again: {named}"
     elif stored == needed:
         which = _which(name, foundation, planned_foundation(workspace, name, None))
         command = workspace.command("arena_adapt", *which, "-shots", min(USUAL_SHOTS, max(shots)))
@@ -178,28 +186,29 @@ def _models(workspace: Workspace) -> list[ModelState]:
     found = []
     for folder in sorted(workspace.results.glob("Dataset*/*/*")):
         match = MODEL_FOLDER.fullmatch(folder.name)
-        folds, unfinished = _folds(folder)
-        if match is None or not (folds or unfinished):
+        folds, unfinished, failed = _folds(folder)
+        if match is None or not (folds or unfinished or failed):
             continue
         others = _of_other_plans(folder)
         folds = {task: kept for task, numbers in folds.items() if (kept := tuple(n for n in numbers if n not in others.get(task, ())))}
         dataset, foundation, shots = folder.parts[-3], folder.parts[-2], int(match["shots"])
         method = [] if match["method"] == "arena" else ["-method", match["method"]]
-        if unfinished:
-            numbers = sorted({fold for task in unfinished.values() for fold in task})
+        if again := unfinished or (failed if not folds else {}):
+            numbers = sorted({fold for task in again.values() for fold in task})
             words = [*_which(dataset, foundation, ""), "-shots", shots, *method, "-f", *numbers]
-            structures = [] if "multiclass" in unfinished else ["--structures", *unfinished]
-            goes_on = ["--continue"] if any(folder.glob(f"*/fold_*/{CHECKPOINT}")) else []
-            command = workspace.command("arena_adapt", *words, *structures, *goes_on)
+            structures = [] if "multiclass" in again else ["--structures", *again]
+            how = ["--overwrite"] if not unfinished else ["--continue"] if any(folder.glob(f"*/fold_*/{CHECKPOINT}")) else []
+            command = workspace.command("arena_adapt", *words, *structures, *how)
         elif not folds:
             command = workspace.command("arena_adapt", *_which(dataset, foundation, ""), "-shots", shots, *method)
         else:
             command = _install_first(workspace, foundation) or workspace.command("arena_predict", "-i", "in/", "-o", "out/", "-m", str(folder))
         epochs = {task: tuple(_epochs(folder, task, fold) for fold in numbers) for task, numbers in folds.items()}
-        begun = {task: {*folds.get(task, ()), *unfinished.get(task, ()), *others.get(task, ())} for task in {*folds, *unfinished, *others}}
+        groups = (folds, unfinished, others, failed)
+        begun = {task: {fold for group in groups for fold in group.get(task, ())} for task in {task for group in groups for task in group}}
         missing = {task: tuple(f for f in USUAL_FOLDS if f not in begun[task]) for task in sorted(begun) if not begun[task] >= set(USUAL_FOLDS)}
-        own = is_installed(folder)
-        found.append(ModelState(dataset, foundation, match["method"], shots, folder, folds, unfinished, command, own, others, epochs, missing))
+        more = (is_installed(folder), others, epochs, missing, failed)
+        found.append(ModelState(dataset, foundation, match["method"], shots, folder, folds, unfinished, command, *more))
     return found
 
 
@@ -233,15 +242,22 @@ def _install_first(workspace: Workspace, foundation: str) -> str | None:
     return _foundation(workspace, foundation).next_command if known else None
 
 
-def _folds(model: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Task -> folds that have an adapter's record, and folds that have not."""
+def _folds(model: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]], dict[str, dict[int, str]]]:
+    """Task -> folds that have an adapter's record, folds that were begun only, and folds that failed with the reason of their last attempt."""
     whole: dict[str, list[int]] = {}
     begun: dict[str, list[int]] = {}
-    for folder in model.glob("*/fold_*"):
+    failed: dict[str, dict[int, str]] = {}
+    for folder in sorted(model.glob("*/fold_*")):
         match = FOLD_FOLDER.fullmatch(folder.name)
-        if match is not None:
-            (whole if (folder / ADAPTER_RECORD).is_file() else begun).setdefault(folder.parent.name, []).append(int(match[1]))
-    return _sorted(whole), _sorted(begun)
+        if match is None:
+            continue
+        if (folder / ADAPTER_RECORD).is_file():
+            whole.setdefault(folder.parent.name, []).append(int(match[1]))
+        elif (attempts := read_failed_attempts(folder)) is not None and attempts.given_up:
+            failed.setdefault(folder.parent.name, {})[int(match[1])] = str(attempts.attempts[-1].fault)
+        else:
+            begun.setdefault(folder.parent.name, []).append(int(match[1]))
+    return _sorted(whole), _sorted(begun), failed
 
 
 def _sorted(folds: dict[str, list[int]]) -> dict[str, tuple[int, ...]]:

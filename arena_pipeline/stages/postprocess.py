@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from arena_pipeline.errors import DatasetError, PlansError
+from arena_pipeline.io.dataset import check_case_name
 from arena_pipeline.io.images import labels_present, read_segmentation, write_segmentation
 from arena_pipeline.io.lock import locked
 from arena_pipeline.planning import Plans
@@ -37,6 +38,8 @@ def postprocess(
     rules = Plans.read(Path(plans) if plans is not None else Path(str(model_folder)) / "plans.json")
     source, out = Path(input_folder), Path(output_folder)
     inputs = find_images(source)
+    for case, path in inputs.items():
+        check_case_name(case, path)
     if out.resolve() in {path.parent.resolve() for path in inputs.values()}:
         raise DatasetError(f"{out}: input and output are the same folder; choose another output folder")
     label_map = _label_map(source, rules)

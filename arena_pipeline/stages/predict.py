@@ -24,7 +24,7 @@ from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
 from arena_pipeline.model.out_of_memory import telling_out_of_memory
 from arena_pipeline.predict.caveats import tell_missing_folds, tell_support_cases
-from arena_pipeline.predict.inputs import find_inputs, output_files, take_part
+from arena_pipeline.predict.inputs import find_inputs, output_files, take_part, usable_names
 from arena_pipeline.predict.job import Extra, PredictionJob, predict_file
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, LabelMap
 from arena_pipeline.predict.outputs import held, is_complete, require_one_meaning, require_room, segmentations
@@ -104,7 +104,7 @@ def predict(
     """
     out, extra = Path(output_folder), Extra(save_probabilities, save_preprocessed, not no_postprocessing, not no_previews, dicom_seg is not False)
     extra = replace(extra, labelmap=labelmap, rtstruct=rtstruct, slicer=slicer)
-    inputs = take_part(find_inputs(Path(input_path)), part_id, num_parts)
+    inputs, refused = usable_names(take_part(find_inputs(Path(input_path)), part_id, num_parts))
     if (dicom_seg or labelmap or rtstruct) and not all(isinstance(source, CTSeries) for source in inputs.values()):
         asked = "an RTSTRUCT" if rtstruct else "a DICOM-SEG"
         raise DatasetError(f"{asked} refers to the slices of a DICOM series, found an image file", file=input_path, advice="give the DICOM folder")
@@ -134,7 +134,7 @@ def predict(
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
         require_one_meaning(out, label_map, inputs, keep=continue_prediction)
         review = ReviewTable(out / f"review{numbered_part(part_id, num_parts)}.csv", segmentations(out))
-        return _predict_all(inputs, outputs, PredictionJob(out, setup, label_map, extra), continue_prediction, review)
+        return _predict_all(inputs, outputs, PredictionJob(out, setup, label_map, extra), continue_prediction, review, refused)
 
 
 def predict_to_file(input_path: str | Path, output_file: str | Path, workspace: Workspace, **options: Any) -> PredictionSummary:
@@ -177,10 +177,17 @@ def _check_zero_shot_arguments(shots: object, folds: object, model_folder: objec
 
 
 def _predict_all(
-    inputs: Mapping[str, ImageSource], outputs: dict[str, Path], job: PredictionJob, continue_prediction: bool, review: ReviewTable
+    inputs: Mapping[str, ImageSource],
+    outputs: dict[str, Path],
+    job: PredictionJob,
+    continue_prediction: bool,
+    review: ReviewTable,
+    refused: Sequence[DatasetError],
 ) -> PredictionSummary:
     written, kept = dict[str, Path](), dict[str, Path]()
-    failed: list[str] = []  # in words: an error holds the arrays of the functions that it came through
+    failed = [str(error) for error in refused]  # in words: an error holds the arrays of the functions that it came through
+    for reason in failed:
+        logger.error("not predicted: %s", reason)
     with tqdm(inputs.items(), unit="case", disable=None) as bar:
         for case, source in bar:
             bar.set_description(case)
@@ -194,16 +201,16 @@ def _predict_all(
             except NoSpace:
                 raise  # so would all others fail
             except (ArenaError, OSError) as error:
-                reason = _named(case, error)
-                if len(inputs) == 1:
-                    raise reason from None
-                logger.error("not predicted: %s", reason)
-                failed.append(str(reason))
+                named = _named(case, error)
+                if len(inputs) == 1 and not refused:
+                    raise named from None
+                logger.error("not predicted: %s", named)
+                failed.append(str(named))
                 review.put(case, ())
     if kept and not (job.folder / ITK_SNAP_NAME).is_file():
         job.label_map.write(job.folder)
     if failed:
-        raise DatasetError(f"{len(failed)} of {len(inputs)} cases not predicted: " + "; ".join(failed))
+        raise DatasetError(f"{len(failed)} of {len(inputs) + len(refused)} cases not predicted: " + "; ".join(failed))
     return PredictionSummary(job.folder, written, kept, job.setup.labels, review.path, review.lines)
 
 

@@ -42,6 +42,19 @@ def test_odd_shapes_and_an_empty_segmentation(tmp_path: Path, shape: tuple[int, 
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 
+def test_the_name_of_a_structure_to_check_is_marked(tmp_path: Path) -> None:
+    image, segmentation = ct((30, 30, 30), np.eye(4)), np.zeros((30, 30, 30), dtype=np.uint8)
+    segmentation[10:20, 10:20, 10:20] = 1
+    amber = {}
+    for check in ((), ("liver",), ("liver", "spleen")):
+        write_preview(tmp_path / "x.png", "x", image, segmentation, {"liver": (1, GREEN), "spleen": (2, (0, 0, 255))}, (-175, 250), check)
+        legend = imread(tmp_path / "x.png")[-40:, :, :3]
+        amber[check] = np.flatnonzero((legend[..., 0] > 0.9) & (legend[..., 2] < 0.5)) % legend.shape[1]
+    assert amber[()].size == 0
+    middle = legend.shape[1] / 2
+    assert amber["liver",].size and amber["liver",].max() < middle < amber["liver", "spleen"].max()
+
+
 def test_the_slice_with_the_largest_cross_section_is_shown() -> None:
     labelled = np.zeros((20, 20, 20), dtype=np.uint8)
     labelled[5:8, 5:8, 3:18] = 1

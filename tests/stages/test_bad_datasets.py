@@ -256,6 +256,7 @@ ROWS = [
     Row("unicode", rename_case("Fall Ä 患者"), None),
     Row("dots inside", rename_case("case..0"), None),
     Row("..", hidden_case, "warning", r"imagesTr: .._0000.nii.gz not used, expected .*no dot in front", ""),
+    Row("a query without its CT", copy(LABEL, "labelsTs/q1.nii.gz"), "warning", "labelsTs: q1.nii.gz without a CT in imagesTs: no query; add", ""),
     Row("what macOS leaves", write("imagesTr/._case_0_0000.nii.gz", b"\0\5\x16\7"), None),
     Row("a line break", rename_case("case\n0"), "error", "can't be named 'case.n0', empty, with line breaks or not in UTF-8; rename", ""),
     Row("not UTF-8", rename_case(b"caf\xe9"), "error", "can't be named 'caf.udce9', empty, with line breaks or not in UTF-8; rename", ""),
@@ -384,6 +385,6 @@ def test_integrity_is_required_before_other_work_and_found_in_processes_of_their
 
 def test_several_faults_of_the_layout_are_told_together(folder: Path) -> None:
     (folder / LABEL).unlink()
-    (folder / "imagesTs" / "query_0_0000.nii.gz").unlink()
-    with pytest.raises(DatasetError, match=r"Dataset901_Tiny, 2 faults: case_0: no segmentation .*query_0.nii.gz without an image"):
+    (folder / "labelsTr" / "alone.nii.gz").touch()
+    with pytest.raises(DatasetError, match=r"Dataset901_Tiny, 2 faults: case_0: no segmentation .*alone.nii.gz without an image"):
         RawDataset.open(folder)

@@ -9,8 +9,10 @@ import pytest
 
 from arena_pipeline.cli import info as command
 from arena_pipeline.foundations import load_preset, preset_names
+from arena_pipeline.model.attempts import Attempt, write_failed_attempts
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.stages.info import info
+from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.stages.verify_dataset import verify_dataset
 from arena_pipeline.workspace import ENVIRONMENT_VARIABLE, Workspace, fold_folder
 
@@ -168,6 +170,32 @@ def test_a_fold_that_was_begun_only_is_adapted_again(default_workspace: Workspac
     assert model.next_command == "arena_adapt -d 901 -foundation arena_mini -shots 2 -f 2 --structures spleen"
     (model.folder / "spleen" / "fold_2" / "checkpoint.pt").touch()
     assert info(default_workspace).models[0].next_command == f"{model.next_command} --continue"
+
+
+def test_a_fold_that_failed_is_told_with_its_reason(default_workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = {"learning_rate": 1, "decoder_learning_rate": 1, "new_head_learning_rate": None}
+    attempt = Attempt(seed=(2,), **rates, epochs=9, final_loss=1, support_dice={}, fault="Dice 0")
+    model = _adapter(default_workspace, "spleen", 2, whole=False)
+    write_failed_attempts(model / "spleen" / "fold_2", {}, (attempt, attempt))
+    (state,) = info(default_workspace).models
+    assert (state.failed, state.unfinished, state.missing) == ({"spleen": {2: "Dice 0"}}, {}, {"spleen": (0, 1)})
+    assert state.next_command == "arena_adapt -d 901 -foundation arena_mini -shots 2 -f 2 --structures spleen --overwrite"
+    _adapter(default_workspace, "spleen", 0)
+    assert info(default_workspace).models[0].next_command.startswith("arena_predict")
+    assert command.main(["-w", str(default_workspace.root)]) == 0
+    told = capsys.readouterr().out
+    assert "failed, left out of every average: spleen, fold 2: Dice 0\n" in told and "--overwrite tries again" in told
+
+
+def test_what_changed_after_preprocessing_is_to_be_preprocessed_again(workspace: Workspace, tiny_dataset: Callable[..., Path]) -> None:
+    raw = tiny_dataset(cases=1)
+    plan_and_preprocess([901], workspace, "arena_mini", device="cpu", workers=0, fingerprint_workers=0)
+    assert info(workspace).datasets[0].prepared[0].problem is None
+    label = raw / "labelsTr" / "case_0.nii.gz"
+    label.write_bytes(label.read_bytes() + b"\0")
+    (prepared,) = info(workspace).datasets[0].prepared
+    assert prepared.problem == "changed after preprocessing, to be preprocessed again: labelsTr/case_0.nii.gz"
+    assert prepared.next_command is not None and prepared.next_command.startswith("arena_plan_and_preprocess -d 901")
 
 
 def test_a_workspace_elsewhere_is_named_in_every_command(workspace: Workspace, tiny_dataset: Callable[..., Path]) -> None:

@@ -303,7 +303,7 @@ def test_another_models_results_never_stand_beside_this_ones(workspace: Workspac
     out = tmp_path / "out"
     predict(scans, out, workspace, no_previews=True, save_probabilities=True)
     kept = {path: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(PlansError, match=r"out: its segmentations \(a\) were made by .*'liver': 1.*not by .*zero-shot.*'spleen': 1.*choose another"):
+    with pytest.raises(PlansError, match=r"out: its .* \(a\) were made otherwise: model .*, now zero-shot; .* liver 1, now none; .*choose another"):
         predict(scans / "b.nii.gz", out, workspace, zero_shot=["spleen"], no_previews=True)
     assert {path: path.read_bytes() for path in out.iterdir()} == kept
     (out / "summary.json").write_text("{}")
@@ -319,9 +319,9 @@ def test_ensembles_and_post_processed_segmentations_are_not_mixed_with_others(wo
     model = make_model(workspace, "binary", folds=(0,))
     predict(scans / "b.nii.gz", tmp_path / "out", workspace, no_previews=True, save_probabilities=True)
     predict(scans / "a_0000.nii.gz", tmp_path / "zero", workspace, zero_shot=["spleen"], no_previews=True)
-    with pytest.raises(PlansError, match=r"zero: its segmentations \(a\) were made by"):
+    with pytest.raises(PlansError, match=r"zero: its segmentations \(a\) were made otherwise"):
         ensemble([tmp_path / "out"], tmp_path / "zero")
-    with pytest.raises(PlansError, match=r"zero: its segmentations \(a\) were made by"):
+    with pytest.raises(PlansError, match=r"zero: its segmentations \(a\) were made otherwise"):
         postprocess(tmp_path / "out", tmp_path / "zero", model_folder=model)
     assert sorted(path.name for path in (tmp_path / "zero").iterdir()) == ["a.nii.gz", "labels.json", "labels.txt", "review.csv"]
 
@@ -391,6 +391,15 @@ def test_an_error_of_the_system_costs_one_case(workspace: Workspace, scans: Path
     with pytest.raises(DatasetError, match="1 of 2 cases not predicted: b: .*b.png.*: Is a directory; check the path"):
         predict(scans, tmp_path / "out", workspace, zero_shot=["liver"])
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz"]
+
+
+def test_a_name_too_long_and_a_link_that_leads_nowhere_cost_one_case_each(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    (scans / f"{'c' * 201}.nii.gz").write_bytes((scans / "b.nii.gz").read_bytes())
+    (scans / "d.nii.gz").symlink_to("nowhere.nii.gz")
+    wanted = r"2 of 4 cases not predicted: '.*cc.nii.gz': a case's name may have 200 bytes.*; d: .*d.nii.gz: a link to nowhere.nii.gz, which"
+    with pytest.raises(DatasetError, match=wanted):
+        predict(scans, tmp_path / "out", workspace, zero_shot=["liver"], no_previews=True)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
 
 
 def test_whatever_is_damaged_is_predicted_again(workspace: Workspace, scans: Path, tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def _scored(run: Run, query: Query, task: Task, device: torch.device) -> list[Ca
     settings = case_settings(plans.scheme, plans.inference, plans.workers.export, device)
     extras = Extras(mask=masks.__setitem__) if run.protocol == "published" else Extras()
     segmentation = predict_volume(stored.image(), stored.grid, (task,), settings, extras)
-    postprocess_segmentation_(segmentation, run.task.structures, run.task.keep_largest)
+    postprocess_segmentation_(segmentation, run.task.structures, run.task.keep_largest, query.case)
     reference = aligned(read_segmentation(query.reference), read_geometry(query.image))
     if run.predictions is not None:
         write_segmentation(run.predictions / f"{query.case}.nii.gz", segmentation, reference.geometry, run.task.structures)

@@ -72,6 +72,14 @@ def test_volumes_are_those_of_the_whole_case(example: Example) -> None:
     assert overlay.reference_ml == overlay.prediction_ml == pytest.approx(20 * 10 * 15 * 8 / 1000)
 
 
+def test_a_reference_stored_with_other_axes_is_turned_as_evaluation_does(example: Example) -> None:
+    image = nib.load(example.reference)
+    turned = image.as_reoriented(np.array([[2, 1], [0, -1], [1, 1]]))
+    nib.save(turned, example.reference.with_name("turned.nii.gz"))
+    assert turned.shape != image.shape
+    assert _draw(dataclasses.replace(example, reference=example.reference.with_name("turned.nii.gz"))).slices == _draw(example).slices
+
+
 def test_an_empty_prediction_has_no_outline(example: Example) -> None:
     overlay = _draw(dataclasses.replace(example, prediction=_emptied(example.prediction)))
     assert overlay.prediction_ml == 0

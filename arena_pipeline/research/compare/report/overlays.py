@@ -16,6 +16,7 @@ from PIL import Image as Picture
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.images import grid_difference, read_segmentation
+from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.predict.preview import PLANES, Plane
 from arena_pipeline.preprocess.orientation import to_ras
 from arena_pipeline.research.compare.report_data import Example
@@ -82,7 +83,7 @@ def _planes() -> list[Plane]:
 
 
 def _mask(path: Path, example: Example, ct: Image) -> np.ndarray:
-    segmentation = read_segmentation(path)
+    segmentation = aligned(read_segmentation(path), ct.geometry)
     difference = grid_difference(ct.geometry, segmentation.geometry)
     if difference is not None:
         raise ImageError(f"{example.case}: the segmentation's grid differs from the CT's: {difference} in {path}; predict the case again")
