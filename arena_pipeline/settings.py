@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-LossName = Literal["dice", "log_dice"]
+LossName = Literal["dice", "dice_ce"]
 MethodName = Literal["arena", "arena_gradient", "arena_adamw", "lora", "adalora", "bitfit", "affine_ln", "linear_probe", "fft", "scratch"]
 
 
@@ -28,7 +28,7 @@ class AdaptationSettings(Frozen):
         learning_rate: base rate of A, B (and of the head while the decoder is frozen). Other methods' rates follow from these two, see there.
         decoder_learning_rate: base rate of decoder and head when the decoder is trained.
         new_head_learning_rate: base rate of a head that starts from random weights; None: as any other head.
-        loss: "dice" is the published soft Dice loss; "log_dice" its logarithm, -log(soft Dice); see arena_pipeline.adapt.loss.
+        loss: "dice" is the published soft Dice loss; "dice_ce" adds the cross-entropy; see arena_pipeline.adapt.loss.
         max_epochs: length of the cosine schedule, and the most epochs run.
         patches_per_volume: patches drawn from the support volume of one iteration.
         micro_batch: patches run at once; None: decided when the adaptation runs. Gradients are those of the full batch.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 from arena_pipeline.settings import LossName
 
@@ -26,26 +26,29 @@ def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     return (1 - soft_dice(probabilities, target)).mean()
 
 
-def log_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
-    """-log(soft Dice), the mean over samples and channels.
-
-    Its gradient is that of soft Dice over the Dice itself: where next to nothing is found, and soft Dice is flat, it still points back.
-    """
-    return -soft_dice(probabilities, target).log().mean()
-
-
-LOSSES = {"dice": soft_dice_loss, "log_dice": log_dice_loss}
-
-
 def task_loss(logits: Tensor, segmentation: Tensor, loss: LossName = "dice") -> Tensor:
     """The loss of a task's logits (batch, channels, x, y, z) against its segmentation (batch, x, y, z).
 
     One channel is a binary task (sigmoid, segmentation 0 or 1); several are a softmax whose channel 0, the background, counts. Voxels that are
     UNKNOWN in the segmentation count neither as prediction nor as target.
+
+    "dice_ce" adds the cross-entropy, the mean over a patch's annotated voxels: where next to nothing is found, and soft Dice is flat, it still pulls.
     """
-    known = (segmentation != UNKNOWN).unsqueeze(1).to(logits.dtype)
-    segmentation = torch.where(segmentation == UNKNOWN, 0, segmentation)
+    annotated = segmentation != UNKNOWN
+    known = annotated.unsqueeze(1).to(logits.dtype)
+    segmentation = torch.where(annotated, segmentation, 0).long()
     if logits.shape[1] == 1:
-        return LOSSES[loss](torch.sigmoid(logits) * known, segmentation.unsqueeze(1).to(logits.dtype))
-    target = one_hot(segmentation.long(), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-    return LOSSES[loss](torch.softmax(logits, dim=1) * known, target * known)
+        target = segmentation.unsqueeze(1).to(logits.dtype)
+        probabilities = torch.sigmoid(logits)
+    else:
+        target = one_hot(segmentation, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+        probabilities = torch.softmax(logits, dim=1)
+    value = soft_dice_loss(probabilities * known, target * known)
+    if loss == "dice":
+        return value
+    if logits.shape[1] == 1:
+        entropy = binary_cross_entropy_with_logits(logits, target, reduction="none")[:, 0]
+    else:
+        entropy = cross_entropy(logits, segmentation, reduction="none")
+    voxels = (1, 2, 3)
+    return value + ((entropy * annotated).sum(voxels) / annotated.sum(voxels).clamp(min=1)).mean()

@@ -54,14 +54,23 @@ def test_voxels_that_nobody_annotated_count_for_nothing() -> None:
     assert not logits.grad[..., 1:].any() and logits.grad[..., :1].any()
 
 
-def test_log_dice_is_its_logarithm_and_still_pulls_where_dice_is_flat() -> None:
-    """One voxel of 64 is the structure, and all logits are -8: Dice's gradient there is that of the logarithm times the Dice of about 1/2."""
+def test_dice_ce_is_dice_and_the_mean_cross_entropy_of_each_patch() -> None:
+    logits = torch.tensor([0.0, 2.0]).reshape(2, 1, 1, 1, 1).expand(2, 1, 1, 1, 4)
+    segmentation = torch.tensor([[1, 0, UNKNOWN, UNKNOWN], [1, 1, 1, 1]]).reshape(2, 1, 1, 4)
+    expected = (math.log(2) + math.log(1 + math.exp(-2))) / 2
+    assert task_loss(logits, segmentation, "dice_ce").item() == pytest.approx(task_loss(logits, segmentation).item() + expected, rel=1e-5)
+    two_channels = torch.cat((torch.zeros_like(logits), logits), dim=1)  # a sigmoid is a softmax beside 0
+    dice = task_loss(two_channels, segmentation).item()
+    assert task_loss(two_channels, segmentation, "dice_ce").item() == pytest.approx(dice + expected, rel=1e-5)
+
+
+def test_dice_ce_still_pulls_where_everything_is_called_background() -> None:
     segmentation = torch.zeros(1, 4, 4, 4, dtype=torch.long)
     segmentation[0, 0, 0, 0] = 1
-    logits = torch.full((1, 1, 4, 4, 4), -8.0, requires_grad=True)
-    loss = task_loss(logits, segmentation)
-    (flat,) = torch.autograd.grad(loss, logits)
-    logarithm = task_loss(logits, segmentation, "log_dice")
-    (steep,) = torch.autograd.grad(logarithm, logits)
-    assert logarithm.item() == pytest.approx(-math.log(1 - loss.item()), rel=1e-5)
-    assert torch.allclose(steep * (1 - loss.item()), flat)
+    gradients = []
+    for loss in ("dice", "dice_ce"):
+        logits = torch.full((1, 1, 4, 4, 4), -12.0, requires_grad=True)
+        task_loss(logits, segmentation, loss).backward()  # type: ignore[arg-type]
+        assert logits.grad is not None
+        gradients.append(-logits.grad[0, 0, 0, 0, 0].item())
+    assert gradients[0] < 1e-4 and gradients[1] == pytest.approx(1 / 64, rel=0.01)
