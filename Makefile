@@ -6,7 +6,7 @@ PY := .venv/bin/python
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types layers licences audit wheel benchmarks arena_mini nnunet_env nnunet_fixtures clean
+.PHONY: help install demo test lint types layers licences audit wheel niivue benchmarks arena_mini nnunet_env nnunet_fixtures clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z_]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -45,6 +45,9 @@ wheel: $(INSTALLED)  ## dist/*.whl
 	@rm -rf dist && mkdir dist
 	@$(PY) -m build --wheel --outdir dist . >dist/build.log 2>&1 || { cat dist/build.log; exit 1; }
 	@echo dist/*.whl
+
+niivue:  ## the viewer of the pages anew, from its npm package (needs node and npm, which nothing else does)
+	@.ci/niivue/build.sh "$(CURDIR)/arena_pipeline/view/static"
 
 benchmarks: $(INSTALLED)  ## the measurements in benchmarks/, each beside what it is compared with
 	@$(PY) -m benchmarks

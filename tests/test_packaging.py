@@ -23,6 +23,7 @@ WANTED = (
     "arena_plan_and_preprocess",
     "arena_adapt",
     "arena_predict",
+    "arena_view",
     "arena_ensemble",
     "arena_postprocess",
     "arena_evaluate",

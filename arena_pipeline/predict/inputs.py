@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pydantic import RootModel
+
 from arena_pipeline.errors import DatasetError
+from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, IMAGE_ENDINGS, check_case_name
 from arena_pipeline.io.dicom import NO_DICOM, CTSeries, find_series, in_words
 from arena_pipeline.io.images import ImageSource
+from arena_pipeline.io.json_files import read_model
 
 logger = logging.getLogger(__name__)
 
 SEGMENTATION_ENDING = ".nii.gz"
+INPUTS_NAME = "inputs{}.json"
 OTHER_CHANNEL = re.compile(r"(.+)_00(?!00)\d\d")
 
 
@@ -146,3 +151,26 @@ def output_files(cases: Sequence[str], output_folder: Path, inputs: Mapping[str,
     if any(os.path.realpath(file.parent) == os.path.realpath(output_folder) for file in files):
         raise DatasetError(f"{output_folder}: the CTs lie there, segmentations beside them would be taken for CTs; choose another output folder")
     return outputs
+
+
+class _Inputs(RootModel[dict[str, str]]):
+    """inputs.json: case -> what -i named when it was predicted, an absolute path."""
+
+
+def record_inputs(folder: Path, part: str, cases: Iterable[str], input_path: Path) -> None:
+    """Writes where the CTs of a folder of predictions are, so that they can be shown together; earlier entries of other cases stay.
+
+    Args:
+        part: of several commands that write the folder, "" for a single one.
+    """
+    earlier = _read_inputs(folder / INPUTS_NAME.format(part))
+    write_json(folder / INPUTS_NAME.format(part), earlier | dict.fromkeys(cases, str(input_path.absolute())))
+
+
+def read_inputs(folder: Path) -> dict[str, str]:
+    """Case -> the file or folder that was named by -i when it was predicted."""
+    return {case: path for file in sorted(folder.glob(INPUTS_NAME.format("*"))) for case, path in _read_inputs(file).items()}
+
+
+def _read_inputs(file: Path) -> dict[str, str]:
+    return read_model(file, _Inputs, DatasetError, "no such file", "delete it; the next prediction writes it").root if file.is_file() else {}

@@ -24,7 +24,7 @@ from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
 from arena_pipeline.model.out_of_memory import telling_out_of_memory
 from arena_pipeline.predict.caveats import tell_missing_folds, tell_support_cases
-from arena_pipeline.predict.inputs import find_inputs, output_files, take_part, usable_names
+from arena_pipeline.predict.inputs import find_inputs, output_files, record_inputs, take_part, usable_names
 from arena_pipeline.predict.job import Extra, PredictionJob, predict_file
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, LabelMap
 from arena_pipeline.predict.outputs import held, is_complete, require_one_meaning, require_room, segmentations
@@ -133,6 +133,7 @@ def predict(
         label_map = LabelMap.of(setup.labels, setup.source, {name: ids for name, ids in support_ids.items() if name in setup.labels})
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
         require_one_meaning(out, label_map, inputs, keep=continue_prediction)
+        record_inputs(out, numbered_part(part_id, num_parts), inputs, Path(input_path))
         review = ReviewTable(out / f"review{numbered_part(part_id, num_parts)}.csv", segmentations(out))
         return _predict_all(inputs, outputs, PredictionJob(out, setup, label_map, extra), continue_prediction, review, refused)
 

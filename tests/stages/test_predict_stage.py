@@ -295,7 +295,8 @@ def test_continuing_needs_to_know_what_made_the_segmentations(workspace: Workspa
     made = (out / "b.nii.gz").read_bytes()
     with pytest.raises(PlansError, match=r"out: its segmentations \(b\) have no labels.json beside them.*put it back, choose another output folder"):
         predict(scans, out, workspace, no_previews=True, continue_prediction=True)
-    assert sorted(path.name for path in out.iterdir()) == ["b.nii.gz", "labels.txt", "review.csv"] and (out / "b.nii.gz").read_bytes() == made
+    assert sorted(path.name for path in out.iterdir()) == ["b.nii.gz", "inputs.json", "labels.txt", "review.csv"]
+    assert (out / "b.nii.gz").read_bytes() == made
 
 
 def test_another_models_results_never_stand_beside_this_ones(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
@@ -308,10 +309,11 @@ def test_another_models_results_never_stand_beside_this_ones(workspace: Workspac
     assert {path: path.read_bytes() for path in out.iterdir()} == kept
     (out / "summary.json").write_text("{}")
     predict(scans / "b.nii.gz", out, workspace, no_previews=True)  # the same model: only what this run makes anew is replaced
-    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "a_probabilities.npz", "b.nii.gz", "labels.json", "labels.txt", "review.csv"]
+    beside = ["inputs.json", "labels.json", "labels.txt", "review.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "a_probabilities.npz", "b.nii.gz", *beside]
     (out / "metrics.csv").write_text("")
     predict(scans, out, workspace, zero_shot=["spleen"], no_previews=True)  # nothing of the other model would stay, so nothing does
-    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "b.nii.gz", "labels.json", "labels.txt", "review.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "b.nii.gz", "inputs.json", "labels.json", "labels.txt", "review.csv"]
     assert LabelMap.read(out).structures == {"spleen": 1}
 
 
@@ -323,7 +325,7 @@ def test_ensembles_and_post_processed_segmentations_are_not_mixed_with_others(wo
         ensemble([tmp_path / "out"], tmp_path / "zero")
     with pytest.raises(PlansError, match=r"zero: its segmentations \(a\) were made otherwise"):
         postprocess(tmp_path / "out", tmp_path / "zero", model_folder=model)
-    assert sorted(path.name for path in (tmp_path / "zero").iterdir()) == ["a.nii.gz", "labels.json", "labels.txt", "review.csv"]
+    assert sorted(path.name for path in (tmp_path / "zero").iterdir()) == ["a.nii.gz", "inputs.json", "labels.json", "labels.txt", "review.csv"]
 
 
 def test_support_cases_among_the_inputs_are_told_by_name_and_by_content(

@@ -1,0 +1,1 @@
+"""Pages that show a case in a browser, and the server behind those that correct it."""
