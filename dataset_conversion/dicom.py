@@ -97,13 +97,13 @@ def convert_dicom(
     """
     folder = dataset_folder(workspace, dataset_id, name)
     source = Path(source).absolute()
-    cases, failures = _annotated_cases(source)
+    cases, faults = _annotated_cases(source)
     if unknown := sorted({*exclude, *queries} - set(cases)):
         raise DatasetError(f"no such case: {', '.join(unknown)}", file=source, advice=f"cases with a segmentation are {', '.join(cases) or 'none'}")
     cases = {case: entry for case, entry in cases.items() if case not in exclude}
     if not cases:
         raise DatasetError(
-            f"no RTSTRUCT or SEG of a CT in it{'; ' if failures else ''}{'; '.join(failures.values())}",
+            "; ".join(["no RTSTRUCT or SEG of a CT in it", *map(str, faults)]),
             file=source,
             advice="put each beside the CT series that it refers to",
         )
@@ -111,7 +111,7 @@ def convert_dicom(
     meaning = decide_names(names or folder / NAMES_FILE, drawn)
     labels = {"background": 0, **{structure: index for index, structure in enumerate(dict.fromkeys(filter(None, meaning.values())), start=1)}}
     logger.info("%s", "; ".join(f"{region} -> {structure or 'left out'}" for region, structure in meaning.items()))
-    jobs, more = _jobs(folder, cases, meaning, labels, queries, bridge_mm)
+    jobs, failures = _jobs(folder, cases, meaning, labels, queries, bridge_mm)
     settings = ConversionSettings(source=_source(source), structures=None, labels=labels)
     with locked(folder):
         reports, failed = convert_cases(folder, jobs, convert_case, workers, settings, overwrite)
@@ -120,7 +120,11 @@ def convert_dicom(
                 logger.warning("%s: %s", case, note)
         description = _describe(labels, jobs, reports, name)
         summary = _summary(meaning, cases, reports, exclude)
-        return finish_dataset(folder, description, summary, {**failures, **more, **failed})
+        finish_dataset(folder, description, summary, {**failures, **failed})
+    if faults:
+        advice = "mend them, or move them away; all others are converted"
+        raise DatasetError(f"{pluralize(len(faults), 'file')} not used: {'; '.join(map(str, faults))}", file=source, advice=advice)
+    return folder
 
 
 def convert_case(job: DicomJob) -> CaseReport:
@@ -145,8 +149,8 @@ def _source(folder: Path) -> str:
     return f"DICOM (folder {hashlib.sha256(str(folder).encode()).hexdigest()[:8]})"
 
 
-def _annotated_cases(source: Path) -> tuple[dict[str, tuple[CTSeries, list[Annotation]]], dict[str, str]]:
-    """The CTs with files that are of them, by case, and what is wrong with other files; the rest is told.
+def _annotated_cases(source: Path) -> tuple[dict[str, tuple[CTSeries, list[Annotation]]], list[ImageError]]:
+    """The CTs with files that are of them, by case, and what is wrong with other such files; the rest is told.
 
     Raises:
         DatasetError: no CT.
@@ -174,7 +178,9 @@ def _annotated_cases(source: Path) -> tuple[dict[str, tuple[CTSeries, list[Annot
         logger.warning("CT without RTSTRUCT or SEG, left out (arena_predict takes it as it is): %s", ", ".join(without))
     if others:
         logger.info("no slices of a CT, left out: %s", in_words(others))
-    return dict(sorted(cases.items())), {f"file {index}": str(fault) for index, fault in enumerate(faults, start=1)}
+    for unused in faults:
+        logger.warning("%s", unused.without_advice)
+    return dict(sorted(cases.items())), faults
 
 
 def _jobs(
