@@ -60,6 +60,8 @@ def _add_outputs(options: argparse.ArgumentParser) -> None:
     text = "also CASE_probabilities.npz (for arena_ensemble): float16, a key per structure, axes (x, y, z); nnU-Net's are (channel, z, y, x)"
     options.add_argument("--save_probabilities", action="store_true", help=text)
     options.add_argument("--save_preprocessed", action="store_true", help="also preprocessed/CASE.npz (for arena_evaluate --protocol published)")
+    text = "also uncertainty/CASE_entropy.nii.gz (bits, 0 to 1) and, with several folds, uncertainty/CASE_disagreement.nii.gz (share of the folds)"
+    options.add_argument("--save_uncertainty", action="store_true", help=text)
     options.add_argument("--continue_prediction", action="store_true", help="keep segmentations that are there and whole")
     options.add_argument("--no_postprocessing", action="store_true", help="keep all components of every structure")
     options.add_argument("--no_previews", action="store_true", help="no pictures")

@@ -15,6 +15,7 @@ from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.predict.export import RunningMaximum, restore_probability
 from arena_pipeline.predict.fold_agreement import FoldDecisions
 from arena_pipeline.predict.memory import require_memory, working_parts
+from arena_pipeline.predict.uncertainty import Uncertainty, boundary_entropy
 from arena_pipeline.predict.windows import Activation, Network, Windows, mean_over_networks
 from arena_pipeline.preprocess.body import fill_slices
 from arena_pipeline.preprocess.case import preprocess_image
@@ -95,11 +96,15 @@ class Extras:
         probability: gets every channel's probabilities, float32 on the native grid.
         mask: gets every structure's own decision before any merging, boolean on the preprocessed grid.
         fold_dice: gets, of each task with several folds, structure -> mean Dice between them on the preprocessed grid.
+        boundary_entropy: gets every structure's mean entropy at its surface there.
+        uncertainty: is filled.
     """
 
     probability: Take | None = None
     mask: Take | None = None
     fold_dice: Callable[[dict[str, float]], None] | None = None
+    boundary_entropy: Callable[[str, float], None] | None = None
+    uncertainty: Uncertainty | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,11 +183,15 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
 
 def _mean_over_folds(task: Task, volume: np.ndarray, settings: CaseSettings, extras: Extras) -> np.ndarray:
     windows = settings.windows(task.activation)
-    if extras.fold_dice is None or len(task.networks) == 1:
+    if (extras.fold_dice is None and extras.uncertainty is None) or len(task.networks) == 1:
         return mean_over_networks(_folds(task), volume, windows)
     decisions = FoldDecisions(volume.shape, task.structures_by_channel, task.activation, settings.threshold)
     probabilities = mean_over_networks(_folds(task), volume, windows, decisions.add)
-    extras.fold_dice(decisions.mean_pairwise_dice())
+    if extras.fold_dice is not None:
+        extras.fold_dice(decisions.mean_pairwise_dice())
+    if extras.uncertainty is not None:
+        for name in task.structures_by_channel:
+            extras.uncertainty.add_disagreement(decisions.disagreement(name))
     return probabilities
 
 
@@ -201,10 +210,17 @@ def _hand_out(task: Task, probabilities: np.ndarray, grid: GridMap, threshold: f
             extras.probability(BACKGROUND, restore_probability(probabilities[0], grid, outside=1.0))
         for name, channel in {**task.structures_by_channel, **task.competitors}.items():
             extras.probability(name, restore_probability(probabilities[channel], grid))
-    if extras.mask is not None:
-        winner = _winner(probabilities) if task.activation == "softmax" else None
-        for name, channel in task.structures_by_channel.items():
-            extras.mask(name, probabilities[channel] > threshold if winner is None else winner == channel)
+    if extras.mask is None and extras.boundary_entropy is None and extras.uncertainty is None:
+        return
+    winner = _winner(probabilities) if task.activation == "softmax" else None
+    for name, channel in task.structures_by_channel.items():
+        mask = probabilities[channel] > threshold if winner is None else winner == channel
+        if extras.mask is not None:
+            extras.mask(name, mask)
+        if extras.boundary_entropy is not None:
+            extras.boundary_entropy(name, boundary_entropy(probabilities[channel], mask))
+        if extras.uncertainty is not None:
+            extras.uncertainty.add_probability(probabilities[channel])
 
 
 def _winner(probabilities: np.ndarray) -> np.ndarray:

@@ -37,10 +37,19 @@ class FoldDecisions:
 
     def mean_pairwise_dice(self) -> dict[str, float]:
         """Structure -> mean Dice over all pairs of folds in which at least one has it; 1 agrees in full, NaN without such a pair."""
-        return {name: self._mean_dice(channel if self._activation == "softmax" else 1) for name, channel in self._channels.items()}
+        return {name: self._mean_dice(name) for name in self._channels}
 
-    def _mean_dice(self, value: int) -> float:
-        masks = [fold == value for fold in self._folds]
+    def disagreement(self, structure: str) -> np.ndarray:
+        """(x, y, z) float32: the share of the folds that decide otherwise than most of them, 0 to 0.5."""
+        value = self._value(structure)
+        share = sum((fold == value).astype(np.float32) for fold in self._folds) / np.float32(len(self._folds))
+        return np.minimum(share, 1 - share)
+
+    def _value(self, structure: str) -> int:
+        return self._channels[structure] if self._activation == "softmax" else 1
+
+    def _mean_dice(self, structure: str) -> float:
+        masks = [fold == self._value(structure) for fold in self._folds]
         sizes = [int(np.count_nonzero(mask)) for mask in masks]
         pairs = [(i, j) for i, j in itertools.combinations(range(len(masks)), 2) if sizes[i] + sizes[j]]
         if not pairs:

@@ -12,7 +12,7 @@ import numpy as np
 from arena_pipeline.fingerprint.reading import looks_like_hu, not_hu_sentence
 from arena_pipeline.io.dicom import CTSeries
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.io.images import ImageSource, read_geometry, read_image, write_segmentation
+from arena_pipeline.io.images import ImageSource, read_geometry, read_image, write_image, write_segmentation
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.predict.case import Extras, predict_case
@@ -25,6 +25,7 @@ from arena_pipeline.predict.preview import write_preview
 from arena_pipeline.predict.probabilities import Description, write_probabilities
 from arena_pipeline.predict.review import ReviewLine, review_case
 from arena_pipeline.predict.slicer import write_slicer
+from arena_pipeline.predict.uncertainty import Uncertainty
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.masks import write_masks
 from arena_pipeline.records import stage
@@ -45,6 +46,7 @@ class Extra:
     labelmap: bool = False
     rtstruct: bool = False
     slicer: bool = False
+    save_uncertainty: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,8 @@ class PredictionJob:
             files.probabilities: extra.save_probabilities,
             files.masks: extra.save_preprocessed,
             files.preview: extra.previews,
+            files.entropy: extra.save_uncertainty,
+            files.disagreement: extra.save_uncertainty and any(len(task.networks) > 1 for task in self.setup.tasks),
         }
         return [path for path, asked in wanted.items() if asked]
 
@@ -83,15 +87,19 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
     low, high = float(image.array.min()), float(image.array.max())
     if not looks_like_hu(low, high):
         logger.warning("%s: %s", case, not_hu_sentence(low, high))
-    segmentation, masks, grid, fold_dice = _predict_image(case, image, job)
+    found = _predict_image(case, image, job)
+    segmentation = found.segmentation
     labels, files = job.setup.labels, case_files(job.folder, case)
     if job.extra.postprocess:
         with stage("postprocess"):
             postprocess_segmentation_(segmentation, labels, job.setup.keep_largest, case)
-    review = review_case(case, image, segmentation, labels, fold_dice, job.setup.support_volumes_ml)
+    review = review_case(case, image, segmentation, labels, job.setup.support_volumes_ml, found.fold_dice, found.boundary_entropy)
     with stage("write"):
         if job.extra.save_preprocessed:
-            write_masks(files.masks, masks, grid)
+            write_masks(files.masks, found.masks, found.grid)
+        if found.uncertainty is not None:
+            for name, array in found.uncertainty.restored(found.grid).items():
+                write_image(getattr(files, name), Image(array, image.geometry))
         if job.extra.previews:
             colours = {name: (label, job.label_map.colours_rgb[name]) for name, label in labels.items()}
             check = [line.structure for line in review if line.check]
@@ -126,20 +134,31 @@ def _with_room(case: str, source: ImageSource, job: PredictionJob) -> Prediction
     return replace(job, setup=replace(setup, settings=replace(settings, window_batch=1)))
 
 
-def _predict_image(case: str, image: Image, job: PredictionJob) -> tuple[np.ndarray, dict[str, np.ndarray], GridMap, dict[str, float]]:
-    """Segmentation on the native grid, masks on the preprocessed one (where asked for) with that grid, and structure -> Dice between the folds.
+@dataclass(frozen=True, eq=False)
+class _Predicted:
+    """`segmentation` on the native grid; `masks` (where asked for) on the preprocessed one, `grid`; the rest by structure."""
 
-    The file of probabilities is written on the way.
-    """
-    setup, masks, fold_dice = job.setup, dict[str, np.ndarray](), dict[str, float]()
+    segmentation: np.ndarray
+    grid: GridMap
+    masks: dict[str, np.ndarray]
+    fold_dice: dict[str, float]
+    boundary_entropy: dict[str, float]
+    uncertainty: Uncertainty | None
+
+
+def _predict_image(case: str, image: Image, job: PredictionJob) -> _Predicted:
+    """The file of probabilities is written on the way."""
+    setup, masks, fold_dice, entropies = job.setup, dict[str, np.ndarray](), dict[str, float](), dict[str, float]()
+    uncertainty = Uncertainty() if job.extra.save_uncertainty else None
     with ExitStack() as stack, stage("predict"):
         keep = None
         if job.extra.save_probabilities:
             description = Description(labels=setup.labels, activation=setup.tasks[0].activation, threshold=setup.settings.threshold)
             keep = stack.enter_context(write_probabilities(case_files(job.folder, case).probabilities, description)).add
-        extras = Extras(keep, masks.__setitem__ if job.extra.save_preprocessed else None, fold_dice.update)
+        take_mask = masks.__setitem__ if job.extra.save_preprocessed else None
+        extras = Extras(keep, take_mask, fold_dice.update, entropies.__setitem__, uncertainty)
         prediction = predict_case(image, setup.tasks, setup.settings, extras)
-    return prediction.segmentation, masks, prediction.grid, fold_dice
+    return _Predicted(prediction.segmentation, prediction.grid, masks, fold_dice, entropies, uncertainty)
 
 
 def _report(case: str, segmentation: np.ndarray, geometry: Geometry, labels: dict[str, int]) -> None:

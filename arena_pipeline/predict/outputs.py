@@ -29,6 +29,7 @@ SEGMENTATION_BYTES_PER_VOXEL = 0.002  # compressed; these two are low, so that n
 PROBABILITY_BYTES_PER_VOXEL = 0.02  # and structure, compressed
 NAMED = 5
 DICOM_SEG_ENDING, RTSTRUCT_ENDING, SLICER_ENDING = ".seg.dcm", ".rtstruct.dcm", ".seg.nrrd"
+UNCERTAINTY_FOLDER, ENTROPY_ENDING, DISAGREEMENT_ENDING = "uncertainty", "_entropy.nii.gz", "_disagreement.nii.gz"
 EVALUATION_FILES = ("summary.json", "metrics.csv", "summary_published.json", "metrics_published.csv")
 """What arena_evaluate leaves in a folder of predictions."""
 
@@ -43,6 +44,8 @@ class CaseFiles(NamedTuple):
     probabilities: Path
     masks: Path
     preview: Path
+    entropy: Path
+    disagreement: Path
 
 
 def case_files(folder: Path, case: str) -> CaseFiles:
@@ -55,6 +58,8 @@ def case_files(folder: Path, case: str) -> CaseFiles:
         probabilities=folder / f"{case}{SUFFIX}",
         masks=masks_file(folder, case),
         preview=folder / PREVIEW_FOLDER / f"{case}.png",
+        entropy=folder / UNCERTAINTY_FOLDER / f"{case}{ENTROPY_ENDING}",
+        disagreement=folder / UNCERTAINTY_FOLDER / f"{case}{DISAGREEMENT_ENDING}",
     )
 
 
@@ -125,6 +130,7 @@ def held(folder: Path, cases: Sequence[str], part: int, parts: int) -> Iterator[
     with locked(folder, numbered_part(part, parts)):
         written = (SEGMENTATION_ENDING, DICOM_SEG_ENDING, RTSTRUCT_ENDING, SLICER_ENDING, SUFFIX)
         endings = {folder: written, folder / PREVIEW_FOLDER: (".png",), folder / PREPROCESSED_FOLDER: (".npz",)}
+        endings[folder / UNCERTAINTY_FOLDER] = (ENTROPY_ENDING, DISAGREEMENT_ENDING)
         for place, ends in endings.items():
             for path in remove_unfinished(place, [f"{case}{end}" for case in cases for end in ends]):
                 logger.info("removing %s, left by an interrupted run", path)

@@ -35,6 +35,7 @@ class ReviewLine:
         components: 26-connected pieces.
         touches_border: whether it reaches the edge of the volume.
         fold_dice: mean Dice between the folds on the preprocessed grid; NaN with one fold, or where none has the structure.
+        boundary_entropy: mean entropy of the probabilities at its surface there, in bits; NaN where nothing was found.
         support_min_ml, support_max_ml: volumes in the support sets; NaN where they are not known.
     """
 
@@ -48,6 +49,7 @@ class ReviewLine:
     components: int
     touches_border: bool
     fold_dice: float
+    boundary_entropy: float
     support_min_ml: float
     support_max_ml: float
 
@@ -57,8 +59,9 @@ def review_case(
     image: Image,
     segmentation: np.ndarray,
     labels: Mapping[str, int],
-    fold_dice: Mapping[str, float],
     support_volumes_ml: Mapping[str, Sequence[float]],
+    fold_dice: Mapping[str, float],
+    boundary_entropy: Mapping[str, float],
 ) -> list[ReviewLine]:
     """A line per structure, in the order of `labels`.
 
@@ -66,8 +69,9 @@ def review_case(
         image: the CT in HU.
         segmentation: (x, y, z) integers on its grid, as it is written.
         labels: structure -> integer.
-        fold_dice: structure -> mean Dice between the folds.
         support_volumes_ml: structure -> volume in each support case.
+        fold_dice: structure -> mean Dice between the folds.
+        boundary_entropy: structure -> mean entropy at its surface.
     """
     boxes = ndimage.find_objects(segmentation)
     lines = []
@@ -76,10 +80,10 @@ def review_case(
         support = [volume for volume in support_volumes_ml.get(name, ()) if volume > 0]
         lowest, highest = (min(support), max(support)) if support else (math.nan, math.nan)
         volume, mean, sd, pieces, border = _measured(image, segmentation, label, box)
-        dice = fold_dice.get(name, math.nan)
+        dice, unsure = fold_dice.get(name, math.nan), boundary_entropy.get(name, math.nan)
         reasons = "; ".join(_reasons(volume, border, dice, (lowest, highest)))
-        volume, mean, sd, dice, lowest, highest = (round(value, 3) for value in (volume, mean, sd, dice, lowest, highest))
-        lines.append(ReviewLine(case, name, bool(reasons), reasons, volume, mean, sd, pieces, border, dice, lowest, highest))
+        volume, mean, sd, dice, unsure, lowest, highest = (round(value, 3) for value in (volume, mean, sd, dice, unsure, lowest, highest))
+        lines.append(ReviewLine(case, name, bool(reasons), reasons, volume, mean, sd, pieces, border, dice, unsure, lowest, highest))
     return lines
 
 

@@ -48,9 +48,10 @@ LABELS = {"liver": 1, "spleen": 2, "aorta": 3}
 
 
 def test_what_is_measured() -> None:
-    liver, spleen, aorta = review_case("a", *scan(), LABELS, {"liver": 0.9}, {"liver": (60.0, 70.0)})
+    liver, spleen, aorta = review_case("a", *scan(), LABELS, {"liver": (60.0, 70.0)}, {"liver": 0.9}, {"liver": 0.2})
     assert (liver.volume_ml, liver.mean_hu, liver.sd_hu, liver.components, liver.touches_border) == (64, 50, 10, 1, False)
     assert (liver.check, liver.reasons, liver.fold_dice, liver.support_min_ml, liver.support_max_ml) == (False, "", 0.9, 60, 70)
+    assert liver.boundary_entropy == 0.2 and math.isnan(spleen.boundary_entropy)
     assert (spleen.volume_ml, spleen.components, spleen.touches_border, spleen.check) == (3, 2, True, True)
     assert (aorta.volume_ml, aorta.components, aorta.reasons) == (0, 0, "not found")
     assert math.isnan(aorta.mean_hu) and math.isnan(aorta.support_min_ml)
@@ -68,7 +69,7 @@ def test_what_is_measured() -> None:
     ],
 )
 def test_reasons_at_their_limits(dice: float, support: tuple[float, ...], reasons: list[str]) -> None:
-    line = review_case("a", *scan(), {"liver": 1}, {"liver": dice}, {"liver": support})[0]
+    line = review_case("a", *scan(), {"liver": 1}, {"liver": support}, {"liver": dice}, {})[0]
     assert line.reasons == "; ".join(reasons) and line.check == bool(reasons)
 
 
@@ -77,7 +78,10 @@ def test_the_first_line_is_the_one_to_look_at_next_and_files_are_read_back(tmp_p
     image, segmentation = scan()
     dice = {"two": {"liver": 0.5}, "low": {"liver": 0.3}, "high": {"liver": 0.6}, "good": {"liver": 0.95}}
     support = {"two": {"liver": (5.0,)}}
-    lines = [review_case(case, image, segmentation, {"liver": 1}, dice[case], support.get(case, {}))[0] for case in ("good", "high", "two", "low")]
+    lines = [
+        review_case(case, image, segmentation, {"liver": 1}, support.get(case, {}), dice[case], {"liver": 0.1})[0]
+        for case in ("good", "high", "two", "low")
+    ]
     assert [line.case for line in sorted_for_review(lines)] == ["two", "low", "high", "good"]
     write_review(tmp_path / "review.csv", lines)
     again = read_review(tmp_path / "review.csv")

@@ -405,10 +405,14 @@ def test_a_name_too_long_and_a_link_that_leads_nowhere_cost_one_case_each(worksp
 
 
 def test_whatever_is_damaged_is_predicted_again(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
-    make_model(workspace, "multiclass", folds=(0,))
-    out, wanted = tmp_path / "out", {"save_probabilities": True, "save_preprocessed": True}
+    make_model(workspace, "multiclass", folds=(0, 1))
+    out, wanted = tmp_path / "out", {"save_probabilities": True, "save_preprocessed": True, "save_uncertainty": True}
     predict(scans, out, workspace, **wanted)
-    names = ("a.nii.gz", "previews/a.png", "a_probabilities.npz", "preprocessed/a.npz")
+    names = ("a.nii.gz", "previews/a.png", "a_probabilities.npz", "preprocessed/a.npz", "uncertainty/a_entropy.nii.gz")
+    unsure, split = (nib.load(out / "uncertainty" / f"a_{name}.nii.gz") for name in ("entropy", "disagreement"))
+    np.testing.assert_allclose(unsure.affine, nib.load(scans / "a_0000.nii.gz").affine, atol=1e-4)
+    assert 0 < unsure.get_fdata().max() <= 1 and split.get_fdata().max() == 0  # both folds are the same
+    assert all(line.boundary_entropy > 0 for line in read_review(out / "review.csv") if line.volume_ml > 1)
     whole = {name: (out / name).read_bytes() for name in names}
     for name, content in whole.items():
         middle = len(content) // 2
