@@ -126,9 +126,9 @@ class Workspace:
         """What arena_compare writes."""
         return ComparisonFolder(self.results / dataset_name / foundation / "comparison")
 
-    def cross_validation(self, dataset_name: str, foundation: str, shots: int) -> ComparisonFolder:
-        """What arena_cross_validate writes: runs and their tables, laid out as those of a comparison."""
-        return ComparisonFolder(self.results / dataset_name / foundation / "cross_validation" / f"{shots}shots")
+    def cross_validation(self, dataset_name: str, foundation: str | None, shots: int) -> ComparisonFolder:
+        """What arena_cross_validate writes: runs and their tables, laid out as those of a comparison; None: the tables of several foundations."""
+        return ComparisonFolder(self.results / dataset_name / (foundation or "") / "cross_validation" / f"{shots}shots")
 
     def installed_foundation(self, foundation: str) -> Path:
         return self.foundations / foundation

@@ -18,7 +18,7 @@ from arena_pipeline.errors import AdapterError, PlansError, SupportSetError
 from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
 from arena_pipeline.foundations.selection import planned_foundation
 from arena_pipeline.io.filestate import file_sha256
-from arena_pipeline.io.splits import draw_support_set
+from arena_pipeline.io.splits import draw_support_set, leave_out
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter, read_adapter_record
 from arena_pipeline.model.attempts import Attempt, read_failed_attempts
 from arena_pipeline.planning import Plans, TaskPlan
@@ -28,6 +28,8 @@ from arena_pipeline.settings import AdaptationSettings
 from arena_pipeline.workspace import Workspace, fold_folder
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_FOLDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class FoldJob:
     def name(self) -> str:
         """Among the jobs of one command."""
         return f"{self.task.name} fold {self.fold}"
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The scans that this fold goes without where the support set would take all; none in any other draw."""
+        return tuple(sorted(set(self.task.candidates) - set(self.support_ids))) if self.plans.leaving_out(self.task, self.shots) else ()
 
     def identity(self) -> dict[str, Any]:
         """The fields of adapter.json that are known before adapting; a finished adapter with the same ones need not be made again."""
@@ -133,20 +140,37 @@ class PlannedDataset:
         """
         return _changed(self.plans.adaptation, changes)
 
-    def jobs(self, shots: int, folds: Sequence[int], structures: Sequence[str] | None, changes: dict[str, Any]) -> list[FoldJob]:
-        """Every fold of every task (of `structures`, where given), checked before the first one starts; `changes` to the planned settings."""
+    def jobs(
+        self, shots: int, folds: Sequence[int] | None, structures: Sequence[str] | None, changes: dict[str, Any], whole: bool = False
+    ) -> list[FoldJob]:
+        """Every fold of every task (of `structures`, where given), checked before the first one starts.
+
+        Args:
+            folds: None: DEFAULT_FOLDS, or all where each leaves scans out.
+            changes: to the planned settings.
+            whole: support sets of K, also where the plans have each fold leave scans out.
+        """
         settings = self.settings(changes)
         model = self.workspace.model(self.plans.dataset_name, self.preset.name, settings.method, shots)
         same = (self.plans, self.plans_sha256, self.preset, self.weights, self.cases)
         jobs = [
-            FoldJob(*same, task, fold, shots, _draw(task, shots, fold), settings, fold_folder(model, task.name, fold))
+            FoldJob(*same, task, fold, shots, support, settings, fold_folder(model, task.name, fold))
             for task in _tasks(self.plans, structures, shots)
-            for fold in dict.fromkeys(folds)
+            for fold, support in self._support_sets(task, shots, folds, whole).items()
         ]
         for job in jobs:
             _tell_absent(job, check_support(job))
         self._require_unchanged({case for job in jobs for case in job.support_ids})
         return jobs
+
+    def _support_sets(self, task: TaskPlan, shots: int, folds: Sequence[int] | None, whole: bool) -> dict[int, tuple[str, ...]]:
+        try:
+            count = 0 if whole else self.plans.leaving_out(task, shots)
+            if count:
+                return {fold: leave_out(task.candidates, fold, count) for fold in (range(count) if folds is None else folds)}
+            return {fold: draw_support_set(task.candidates, shots, fold) for fold in (DEFAULT_FOLDS if folds is None else folds)}
+        except SupportSetError as error:
+            raise SupportSetError(f"{task.name}: {error}") from None
 
     def _require_unchanged(self, cases: set[str]) -> None:
         """Raises DatasetError where a label was corrected after it was preprocessed: plans and stored cases are of the old one."""
@@ -172,13 +196,6 @@ def read_planned_dataset(dataset_id: int, workspace: Workspace, foundation: str 
             f"run {workspace.command('arena_plan_and_preprocess', '-d', dataset_id, '-foundation', preset.name)} again"
         )
     return PlannedDataset(workspace, plans, hashlib.sha256(path.read_bytes()).hexdigest(), preset, weights, workspace.cases(name, preset.name))
-
-
-def _draw(task: TaskPlan, shots: int, fold: int) -> tuple[str, ...]:
-    try:
-        return draw_support_set(task.candidates, shots, fold)
-    except SupportSetError as error:
-        raise SupportSetError(f"{task.name}: {error}") from None
 
 
 def check_support(job: FoldJob) -> set[int]:

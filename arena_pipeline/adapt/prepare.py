@@ -38,8 +38,8 @@ def prepare_(
     network.requires_grad_(False)
     if method.from_scratch:  # before the head is taken over: that of a base task starts from random rows too
         random = random_network(architecture, int(torch.randint(2**31, (), generator=generator))).requires_grad_(False)
-        for name, parameter in network.named_parameters():
-            parameter.copy_(random.get_parameter(name))
+        for name, weight in network.named_parameters():
+            weight.copy_(random.get_parameter(name))
     softmax = task.activation == "softmax"
     if task.head == "pretrained":
         set_head_(network, architecture, pretrained_head(network, preset, list(task.structures), softmax, generator))

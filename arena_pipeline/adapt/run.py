@@ -29,6 +29,7 @@ from arena_pipeline.model.adapter import Adapter, AdapterRecord, discard_adapter
 from arena_pipeline.model.allocator import release_freed_memory
 from arena_pipeline.model.attempts import MOST_ATTEMPTS, Attempt, discard_failed_attempts, write_failed_attempts
 from arena_pipeline.model.device import to_device
+from arena_pipeline.model.expected import discard_expected
 from arena_pipeline.model.recompute import recompute_activations_
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning.fitting import fit_adaptation
@@ -80,16 +81,18 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
     with RunRecord("adapt", {}) as measured:
         started, identity = job.checkpoint_identity(), job.identity()  # before the cases are opened: they may be others at the end
         adaptation = _prepared(job, device, len(failed))
+        before = _dice_before(job, adaptation)
         identity |= {"support_volumes_ml": _support_volumes_ml(job)}
         checkpoints = Checkpoints(job.folder, started, adaptation)
         if continue_unfinished and checkpoints.resume_():
             logger.info("%s, fold %d: goes on after %s", job.task.name, job.fold, pluralize(len(adaptation.epochs), "epoch"))
+        discard_expected(job.folder.parent)
         discard_adapter(job.folder)  # an older one must not stand beside the new run's log, but stays while the new run can't start
         if not failed:
             discard_failed_attempts(job.folder)
         try:
             history = _run(job, adaptation, checkpoints, progress)
-            attempt = _judged(job, adaptation, len(failed))
+            attempt = _judged(job, adaptation, len(failed)).model_copy(update={"dice_before": before})
         except LossNotFinite as error:
             attempt = _attempt_record(job, adaptation, len(failed), {}, error.found)
     _refuse_changed_support(job, started["support_volumes"], checkpoints)
@@ -115,8 +118,17 @@ def _judged(job: FoldJob, adaptation: Adaptation, number: int) -> Attempt:
     if len(adaptation.epochs) < job.settings.judged_from_epochs:
         return _attempt_record(job, adaptation, number, {}, None)
     dice, of_everything = support_dice(adaptation)
-    shown = {name: round(float(value), 4) for name, value in zip(job.task.structures, dice, strict=True) if not np.isnan(value)}
-    return _attempt_record(job, adaptation, number, shown, fault(dice, of_everything, job.settings.least_support_dice))
+    return _attempt_record(job, adaptation, number, _shown(job, dice), fault(dice, of_everything, job.settings.least_support_dice))
+
+
+def _dice_before(job: FoldJob, adaptation: Adaptation) -> dict[str, float]:
+    """Of the foundation as it is, which an adaptation of a base structure starts from."""
+    known = job.task.head == "pretrained" and job.settings.method != "scratch" and job.settings.max_epochs >= job.settings.judged_from_epochs
+    return _shown(job, support_dice(adaptation)[0]) if known else {}
+
+
+def _shown(job: FoldJob, dice: np.ndarray) -> dict[str, float]:
+    return {name: round(float(value), 4) for name, value in zip(job.task.structures, dice, strict=True) if not np.isnan(value)}
 
 
 def _attempt_record(job: FoldJob, adaptation: Adaptation, number: int, dice: dict[str, float], why: str | None) -> Attempt:

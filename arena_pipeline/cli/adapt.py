@@ -24,9 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         dest="folds",
         type=common.whole_number,
         nargs="+",
-        default=[0, 1, 2],
         metavar="FOLD",
-        help="folds: each is one seeded draw of the support set",
+        help="folds: each is one seeded draw of the support set (default: 0 1 2; where the plans have each fold leave one scan out: all)",
     )
     options.add_argument("--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the plans)")
     common.add_foundation(options)
@@ -47,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def _adapt(args: argparse.Namespace) -> None:
     common.check_first(args.workspace, args.dataset_ids, args.device)
     from arena_pipeline.model.allocator import keep_freed_memory
+    from arena_pipeline.model.expected import told_of_model
     from arena_pipeline.stages.adapt import adapt_dataset  # torch takes seconds to import: not for -h
 
     keep_freed_memory()
@@ -56,4 +56,6 @@ def _adapt(args: argparse.Namespace) -> None:
         command = ["arena_predict", "-i", "FOLDER_WITH_CTS", "-o", "OUTPUT_FOLDER", "-d", str(dataset_id), "-shots", str(args.shots)]
         method = model.name.rpartition("_")[0]
         command += [] if method == "arena" else ["-method", method]
+        for sentence in told_of_model(model):
+            print(sentence)
         print(f"adapted model: {model}\nnext: {args.workspace.command(*command)}")

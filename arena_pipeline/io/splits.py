@@ -56,6 +56,18 @@ def draw_support_set(train_ids: Sequence[str], shots: int, fold: int) -> tuple[s
     return support
 
 
+def leave_out(scans: Sequence[str], fold: int, folds: int) -> tuple[str, ...]:
+    """All but every `folds`-th scan from number `fold` on, so that each is left out once; one that the list has twice leaves as a whole.
+
+    Raises:
+        SupportSetError: there is no such fold.
+    """
+    if not 0 <= fold < folds:
+        raise SupportSetError(f"fold {fold} asked for, but each of the {folds} folds leaves out other scans: choose 0 to {folds - 1} with -f")
+    gone = set(list(dict.fromkeys(scans))[fold::folds])
+    return tuple(scan for scan in scans if scan not in gone)
+
+
 def published_structures() -> list[str]:
     """The TotalSegmentator structures that have a published split."""
     return list(load_fact("few_shot_splits")["TotalSegmentator"])

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from arena_pipeline.errors import AdapterError
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.json_files import read_model
@@ -23,6 +25,7 @@ class Attempt(Frozen):
         learning_rate, decoder_learning_rate, new_head_learning_rate: base rates, as in AdaptationSettings.
         epochs, final_loss: how it ended; None for a loss that was not finite.
         support_dice: structure -> Dice on patches of its own support set; empty for an adaptation too short to be judged.
+        dice_before: the same before the first step, of a base structure: what the foundation says as it is; empty in older records.
         fault: why it has not learned, in words; None: it has.
     """
 
@@ -33,6 +36,7 @@ class Attempt(Frozen):
     epochs: int
     final_loss: float | None
     support_dice: dict[str, float]
+    dice_before: dict[str, float] = Field(default_factory=dict)
     fault: str | None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from arena_pipeline.errors import PlansError
 from arena_pipeline.fingerprint import Fingerprint
 from arena_pipeline.foundations import FoundationPreset
@@ -14,6 +16,8 @@ from arena_pipeline.planning.models import MULTICLASS_TASK, InferencePlan, Plans
 from arena_pipeline.planning.tasks import plan_task
 
 THRESHOLD = 0.5
+FOLDS_OF_ALL: Literal["seeds", "leave_one_out"] = "seeds"
+FOLDS_OF_ALL_REASON = "every fold has all scans where there are exactly as many as -shots; leave_one_out would say what Dice to expect"
 MOST_WINDOWS_ON_DEVICE = 4
 MOST_WINDOWS_ON_CPU = 2
 
@@ -49,6 +53,7 @@ def make_plans(
     channels = max((task.out_channels for task in tasks), default=1)
     inference = _inference(preset, machine, channels, reasons)
     workers = _workers(fingerprint, preset, machine, channels, reasons)
+    reasons["folds_of_all"] = FOLDS_OF_ALL_REASON
     return Plans(
         dataset_name=fingerprint.dataset_name,
         foundation=preset.name,
@@ -60,6 +65,7 @@ def make_plans(
         adaptation=preset.adaptation,
         inference=inference,
         workers=workers,
+        folds_of_all=FOLDS_OF_ALL,
         reasons=reasons,
     )
 

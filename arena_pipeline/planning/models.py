@@ -17,6 +17,7 @@ from arena_pipeline.model.architectures import Architecture
 from arena_pipeline.settings import AdaptationSettings, Frozen
 
 MULTICLASS_TASK = "multiclass"
+FEWEST_SCANS, MOST_LEFT_OUT = 3, 5  # scans of which one can be left out; folds that leave scans out
 LISTED_TASKS = 10  # in the message of an error
 MEND = "mend it, or delete it and run arena_plan again"
 
@@ -90,6 +91,8 @@ class Plans(Frozen):
 
     Attributes:
         foundation_sha256: of the weights file that the plans were made for.
+        folds_of_all: what the folds are where a support set takes all candidates of a task: "seeds" (all of them in every fold) or "leave_one_out"
+            (each of up to five folds goes without one of them, above five scans without every fifth, which then says what Dice to expect).
         reasons: path of a decision, e.g. "tasks.liver.train_decoder" -> why, in a sentence.
     """
 
@@ -104,6 +107,7 @@ class Plans(Frozen):
     adaptation: AdaptationSettings
     inference: InferencePlan
     workers: WorkersPlan
+    folds_of_all: Literal["seeds", "leave_one_out"] = "seeds"
     reasons: dict[str, str]
 
     @model_validator(mode="after")
@@ -121,6 +125,11 @@ class Plans(Frozen):
             if self.objective == "binary" and task.activation != "sigmoid":
                 raise ValueError(f"tasks.{task.name}: a binary task has one structure, and its name")
         return self
+
+    def leaving_out(self, task: TaskPlan, shots: int) -> int:
+        """How many folds of `task` there are that leave scans out, each scan once; 0: the folds are draws, or of all scans alike."""
+        scans = len(set(task.candidates))
+        return min(scans, MOST_LEFT_OUT) if self.folds_of_all == "leave_one_out" and shots == len(task.candidates) and scans >= FEWEST_SCANS else 0
 
     def task(self, name: str) -> TaskPlan:
         """Raises UnknownStructure listing the tasks there are."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from arena_pipeline.io.filestate import SourceFile, file_sha256
 from arena_pipeline.io.images import ImageSource
-from arena_pipeline.model.adapter import RECORD
+from arena_pipeline.model.adapter import RECORD, read_adapter_record
+from arena_pipeline.model.expected import doubts
 from arena_pipeline.model.model_folder import AdaptedModel
 from arena_pipeline.preprocess.store import read_case_record
 
@@ -32,6 +33,13 @@ def tell_missing_folds(model: AdaptedModel) -> None:
             "arena_adapt finishes it, -f chooses folds without this line",
             *(", ".join(map(str, lacking)), _some(tasks)),
         )
+
+
+def tell_doubts(model: AdaptedModel) -> None:
+    """Warns of structures that the foundation as it is would find as well."""
+    for task in model.tasks:
+        for doubt in doubts(model.path / task.record.task, [read_adapter_record(folder) for folder in task.folds.values()]):
+            logger.warning("%s", doubt)
 
 
 def tell_support_cases(support_ids: Mapping[str, tuple[str, ...]], inputs: Mapping[str, ImageSource], stored: Path) -> dict[str, tuple[str, ...]]:

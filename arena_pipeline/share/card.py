@@ -53,11 +53,14 @@ class EvaluationSummary(BaseModel):
         return _table(["structure", *metrics], rows)
 
 
-def model_card(manifest: Manifest, preset: FoundationPreset, records: Sequence[AdapterRecord], summary: EvaluationSummary | None) -> str:
+def model_card(
+    manifest: Manifest, preset: FoundationPreset, records: Sequence[AdapterRecord], summary: EvaluationSummary | None, known: Sequence[str] = ()
+) -> str:
     """MODEL_CARD.md.
 
     Args:
         records: of every fold of every task in the package.
+        known: sentences on the Dice to expect, and where the foundation as it is does as well.
     """
     structures = list(dict.fromkeys(name for record in records for name in record.structures))
     facts = [
@@ -73,6 +76,7 @@ def model_card(manifest: Manifest, preset: FoundationPreset, records: Sequence[A
     evaluation = "Nothing was said about an evaluation when this model was exported: how good it is is not known.\n"
     if summary is not None:
         evaluation = f"Means over {len(summary.metric_per_case)} cases, as told by who exported it.\n\n{summary.table()}"
+    evaluation += "".join(f"\n- {sentence}\n" for sentence in known)
     parts = [
         f"# {manifest.dataset_name}: {', '.join(structures)}\n",
         f"A model for arena-pipeline that segments {len(structures)} structure{'s' if len(structures) > 1 else ''} in CT: adapters of a pre-trained "

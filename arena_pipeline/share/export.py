@@ -15,6 +15,7 @@ from arena_pipeline.errors import PackageError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter
+from arena_pipeline.model.expected import told_of_model
 from arena_pipeline.model.model_folder import AdaptedModel
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.labels import LabelMap
@@ -68,7 +69,7 @@ def _finish(
         files={},
     )
     package.add(LICENCE, licence_notice(manifest, preset).encode())
-    package.add(CARD, model_card(manifest, preset, records, summary).encode())
+    package.add(CARD, model_card(manifest, preset, records, summary, told_of_model(model.path)).encode())
     manifest = manifest.model_copy(update={"files": dict(package.files)})
     package.add(MANIFEST, _json(manifest))
     return manifest

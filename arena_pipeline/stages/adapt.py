@@ -18,6 +18,7 @@ from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.run import ADAPTER_BYTES, CHECKPOINT_BYTES, run_job
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError, NotLearned, WorkerDied
+from arena_pipeline.evaluate.expect import expect_dice
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.filestate import file_sha256
@@ -43,7 +44,6 @@ from arena_pipeline.workspace import CHECKPOINT, Workspace
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_FOLDS = (0, 1, 2)
 COMMAND = "_command"
 """The part of a fold's folder that its command holds, from the first fold to the last."""
 
@@ -54,7 +54,7 @@ def adapt_dataset(
     shots: int,
     workspace: Workspace,
     *,
-    folds: Sequence[int] = DEFAULT_FOLDS,
+    folds: Sequence[int] | None = None,
     structures: Sequence[str] | None = None,
     foundation: str | None = None,
     method: MethodName | None = None,
@@ -69,8 +69,10 @@ def adapt_dataset(
 
     A fold that is there, finished and made with the same plans, settings and support set is kept unless `overwrite`. One that was
     interrupted starts anew, or with `continue_unfinished` goes on from its last finished epoch, to the same bits (on a CPU).
+    Where the folds leave scans out, expected_dice.json says what those scans tell.
 
     Args:
+        folds: None: 0, 1, 2, or where the plans have folds leave scans out, all of these.
         workers: folds at once, each in a process of its own; 0 and 1: one after the other in this process; None: one per GPU.
 
     Raises:
@@ -105,6 +107,8 @@ def adapt_dataset(
             if done < len(to_do):
                 left = duration((time.monotonic() - begun) / done * (len(to_do) - done))
                 logger.info("%d of %s done, about %s left", done, pluralize(len(to_do), "fold"), left)
+        with stage("left-out scans"):
+            expect_dice(planned, jobs, pick_device(device))
     if failed:
         raise _as_one(failed, len(jobs))
     return model

@@ -23,7 +23,7 @@ from arena_pipeline.io.space import require_writable
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
 from arena_pipeline.model.out_of_memory import telling_out_of_memory
-from arena_pipeline.predict.caveats import tell_missing_folds, tell_support_cases
+from arena_pipeline.predict.caveats import tell_doubts, tell_missing_folds, tell_support_cases
 from arena_pipeline.predict.inputs import find_inputs, output_files, record_inputs, take_part, usable_names
 from arena_pipeline.predict.job import Extra, PredictionJob, predict_file
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, LabelMap
@@ -35,7 +35,7 @@ from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-WRITTEN_BESIDE = ("save_probabilities", "save_preprocessed", "dicom_seg", "rtstruct", "slicer")
+WRITTEN_BESIDE = ("save_probabilities", "save_preprocessed", "save_uncertainty", "dicom_seg", "rtstruct", "slicer")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def predict(
     zero_shot: Sequence[str] | None = None,
     save_probabilities: bool = False,
     save_preprocessed: bool = False,
+    save_uncertainty: bool = False,
     no_postprocessing: bool = False,
     no_previews: bool = False,
     dicom_seg: bool | None = None,
@@ -91,6 +92,7 @@ def predict(
         structures: those predicted; None: all.
         zero_shot: base structures that the foundation predicts as it is. With `dataset_id` they get that dataset's integers.
         save_probabilities, save_preprocessed: also CASE_probabilities.npz (for `ensemble`), preprocessed/CASE.npz (for the published protocol).
+        save_uncertainty: also uncertainty/CASE_entropy.nii.gz and, with several folds, uncertainty/CASE_disagreement.nii.gz.
         dicom_seg: CASE.seg.dcm beside each segmentation of a DICOM series; None: where the CT is one. `labelmap`: of the type LABELMAP, not BINARY.
         rtstruct, slicer: also CASE.rtstruct.dcm, contours for planning systems (of DICOM series only); CASE.seg.nrrd for 3D Slicer.
         continue_prediction: keep segmentations that are there, whole and on the CT's grid, with all else that is asked for.
@@ -103,7 +105,7 @@ def predict(
             the error at the end names all of them.
     """
     out, extra = Path(output_folder), Extra(save_probabilities, save_preprocessed, not no_postprocessing, not no_previews, dicom_seg is not False)
-    extra = replace(extra, labelmap=labelmap, rtstruct=rtstruct, slicer=slicer)
+    extra = replace(extra, labelmap=labelmap, rtstruct=rtstruct, slicer=slicer, save_uncertainty=save_uncertainty)
     inputs, refused = usable_names(take_part(find_inputs(Path(input_path)), part_id, num_parts))
     if (dicom_seg or labelmap or rtstruct) and not all(isinstance(source, CTSeries) for source in inputs.values()):
         asked = "an RTSTRUCT" if rtstruct else "a DICOM-SEG"
@@ -125,6 +127,7 @@ def predict(
                     _check_same_model(model, {"-d": dataset_id, "-shots": shots, "-foundation": foundation, "-method": method})
                 if folds is None:
                     tell_missing_folds(model)
+                tell_doubts(model)
                 setup = adapted_setup(model, structures, workspace, target)
                 stored = workspace.cases(model.tasks[0].record.dataset_name, model.foundation)
                 support_ids = tell_support_cases(setup.support_ids, inputs, stored)

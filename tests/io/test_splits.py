@@ -8,7 +8,7 @@ import pytest
 
 from arena_pipeline.errors import SupportSetError, UnknownStructure
 from arena_pipeline.io.facts import load_fact
-from arena_pipeline.io.splits import draw_support_set, published_split, published_structures
+from arena_pipeline.io.splits import draw_support_set, leave_out, published_split, published_structures
 
 
 def literal_rule(train_ids: list[str], shots: int, fold: int) -> tuple[str, ...]:
@@ -106,3 +106,13 @@ def test_the_facts_hang_together() -> None:
     assert len(load_fact("totalsegmentator_classes")["v2"]) == 117
     assert set(published_structures()) <= set(v1)
     assert set(load_fact("structures")["paper_tasks"]["base"]) <= set(load_fact("structures")["flare22_labels"])
+
+
+def test_folds_that_leave_scans_out_leave_each_out_once() -> None:
+    assert [leave_out(("a", "b", "c"), fold, 3) for fold in range(3)] == [("b", "c"), ("a", "c"), ("a", "b")]
+    assert leave_out(("a", "b", "a", "c"), 0, 3) == ("b", "c")  # twice in the list: it leaves as a whole
+    ten = [str(number) for number in range(10)]
+    gone = [set(ten) - set(leave_out(ten, fold, 5)) for fold in range(5)]
+    assert gone[1] == {"1", "6"} and sorted(case for fold in gone for case in fold) == ten
+    with pytest.raises(SupportSetError, match="fold 5 asked for, but each of the 5 folds"):
+        leave_out(ten, 5, 5)

@@ -229,7 +229,7 @@ def test_workers_fit_cores_cases_and_memory() -> None:
 @pytest.mark.parametrize("objective", ["binary", "multiclass"])
 def test_every_decision_has_a_reason(foundation: str, objective: Objective) -> None:
     made = plans(foundation, described=dataset(objective))
-    decided = {"foundation", "objective", "labels", "scheme", "adaptation", "adaptation.micro_batch", "inference.overlap"}
+    decided = {"foundation", "objective", "labels", "scheme", "adaptation", "adaptation.micro_batch", "folds_of_all", "inference.overlap"}
     decided |= {"inference.window_batch", "inference.threshold", "workers.preprocess", "workers.export"}
     for task in made.tasks:
         decided |= {f"tasks.{task.name}.{field}" for field in ("kind", "train_decoder", "head", "candidates", "max_shots")}

@@ -40,7 +40,7 @@ def predicted(tmp_path: Path, write_nifti: Callable[..., Path], rng: np.random.G
             segmentation[12:16, 4:8, 6:9] = 2
         ct = write_nifti(tmp_path / "in" / f"{name}_0000.nii.gz", hu, TURNED)
         write_nifti(folder / f"{name}.nii.gz", segmentation, TURNED)
-        lines += review_case(name, read_image(ct), segmentation, LABELS, {}, {})
+        lines += review_case(name, read_image(ct), segmentation, LABELS, {}, {}, {})
     LabelMap.of(LABELS, {"model": "results/Dataset901_Tiny/arena_mini/arena_3shots", "foundation": "arena_mini"}).write(folder)
     write_review(folder / "review.csv", lines)
     record_inputs(folder, "", ["a", "b c"], tmp_path / "in")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from arena_pipeline.adapt.job import read_planned_dataset
+from arena_pipeline.adapt.job import DEFAULT_FOLDS, read_planned_dataset
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, MissingPackage
 from arena_pipeline.evaluate.scores import Protocol
@@ -20,7 +20,6 @@ from arena_pipeline.research.compare.execution import execute_all, run_needs
 from arena_pipeline.research.compare.grid import ComparisonRequest, Grid, installed_methods
 from arena_pipeline.research.compare.outputs import Finished, gather, write_outputs
 from arena_pipeline.research.compare.report_data import ReportData
-from arena_pipeline.stages.adapt import DEFAULT_FOLDS
 from arena_pipeline.workspace import ComparisonFolder, Workspace
 
 logger = logging.getLogger(__name__)

@@ -20,22 +20,21 @@ from arena_pipeline.adapt.checkpoint import read_fold_checkpoint
 from arena_pipeline.adapt.job import FoldJob, PlannedDataset
 from arena_pipeline.adapt.run import run_job
 from arena_pipeline.errors import AdapterError, NotLearned
+from arena_pipeline.evaluate.held_out import native_case_scores, read_reference, segment_stored
 from arena_pipeline.evaluate.metrics import Status
-from arena_pipeline.evaluate.scores import LabelPair, Protocol, native_scores, published_score
+from arena_pipeline.evaluate.scores import Protocol, published_score
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.filestate import WrittenFile
-from arena_pipeline.io.images import read_geometry, read_segmentation, write_segmentation
+from arena_pipeline.io.images import write_segmentation
 from arena_pipeline.io.labels import UNLABELLED
-from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.io.workers import in_worker
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter_record
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.planning import TaskPlan
-from arena_pipeline.predict.case import Extras, Task, predict_volume
-from arena_pipeline.predict.postprocess import postprocess_segmentation_
-from arena_pipeline.predict.predictors import adapted_task, case_settings, zero_shot_task
+from arena_pipeline.predict.case import Extras, Task
+from arena_pipeline.predict.predictors import adapted_task, zero_shot_task
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.research.compare.queries import Query
 from arena_pipeline.settings import Frozen
@@ -204,21 +203,18 @@ def _task(run: Run, adapter: AdapterRecord | None, device: torch.device) -> Task
 
 
 def _scored(run: Run, query: Query, task: Task, device: torch.device) -> list[CaseScore]:
-    plans, stored, masks = run.planned.plans, StoredCase.open(run.planned.cases, query.case), dict[str, np.ndarray]()
-    settings = case_settings(plans.scheme, plans.inference, plans.workers.export, device)
+    stored, masks = StoredCase.open(run.planned.cases, query.case), dict[str, np.ndarray]()
     extras = Extras(mask=masks.__setitem__) if run.protocol == "published" else Extras()
-    segmentation = predict_volume(stored.image(), stored.grid, (task,), settings, extras)
-    postprocess_segmentation_(segmentation, run.task.structures, run.task.keep_largest, query.case)
-    reference = aligned(read_segmentation(query.reference), read_geometry(query.image))
+    segmentation = segment_stored(run.planned.plans, run.task, stored, task, device, extras)
+    reference = read_reference(query.reference, query.image)
     if run.predictions is not None:
         write_segmentation(run.predictions / f"{query.case}.nii.gz", segmentation, reference.geometry, run.task.structures)
-    labels = {name: label for name, label in run.task.structures.items() if name in query.structures}
     if run.protocol == "published":
+        labels = {name: label for name, label in run.task.structures.items() if name in query.structures}
         truth, reduce = stored.segmentation(), run.task.activation == "sigmoid"
         found = {name: published_score(truth == label, masks[name], truth == UNLABELLED, reduce) for name, label in labels.items()}
     else:
-        pairs = {name: LabelPair(label, label) for name, label in labels.items()}
-        found = native_scores(reference.array, segmentation, pairs, reference.geometry, query.ignore_label)
+        found = native_case_scores(reference, segmentation, run.task, query.structures, query.ignore_label)
     return [CaseScore(case=query.case, structure=name, status=status, measures=_plain(values)) for name, (status, values) in found.items()]
 
 

@@ -1,27 +1,30 @@
-"""arena_cross_validate: K adaptations, each scored on the scan it did not see, and the expected Dice from them."""
+"""arena_cross_validate: K adaptations, each scored on the scan it did not see, the expected Dice from them, and what is best."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from arena_pipeline.adapt.job import read_planned_dataset
+from arena_pipeline.adapt.job import FoldJob, PlannedDataset, read_planned_dataset
 from arena_pipeline.arguments import plain_arguments
-from arena_pipeline.errors import DatasetError, PlansError
+from arena_pipeline.errors import ArenaError, DatasetError, PlansError
 from arena_pipeline.io.atomic import replace_when_done, write_json
 from arena_pipeline.io.dataset import RawDataset
-from arena_pipeline.io.lock import locked
+from arena_pipeline.io.lock import all_locked
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.records import note, stage, versions
 from arena_pipeline.research.compare.execution import execute_all, run_needs
 from arena_pipeline.research.compare.published import ZERO_SHOT
 from arena_pipeline.research.compare.runs import Run, row_values
-from arena_pipeline.research.cross_validate.expected import SCAN_COLUMNS, caveats, expected_table, ranked_methods
+from arena_pipeline.research.cross_validate.expected import SCAN_COLUMNS, caveats, expected_table
 from arena_pipeline.research.cross_validate.leave_one_out import SUPPORT_SET, LeaveOneOut
 from arena_pipeline.research.cross_validate.picture import write_picture
+from arena_pipeline.research.cross_validate.ranking import ranking
+from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import ComparisonFolder, Workspace
 
 logger = logging.getLogger(__name__)
@@ -29,13 +32,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """`scans`: a row per structure, method and left-out scan; `summary`: a row per structure and method; `ranked`: best method first."""
+    """What was written to `folder`.
+
+    Attributes:
+        scans: a row per structure, foundation, method and left-out scan.
+        summary: a row per structure, foundation and method, with the expected Dice.
+        ranked: a row per foundation and method, best first.
+        executed: runs made now.
+    """
 
     folder: ComparisonFolder
     scans: pd.DataFrame
     summary: pd.DataFrame
     caveats: list[str]
-    ranked: list[str]
+    ranked: pd.DataFrame
     executed: int
 
 
@@ -48,56 +58,73 @@ def cross_validate(
     structures: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     max_epochs: int | None = None,
-    foundation: str | None = None,
+    foundation: str | Sequence[str] | None = None,
     workers: int | None = None,
     device: str = "auto",
     command: str = "",
 ) -> CrossValidation:
-    """Makes the runs that are not finished and writes scans.csv, summary.csv, cross_validation.json and cross_validation.png.
+    """Makes the runs that are not finished and writes scans.csv, summary.csv, ranking.csv, cross_validation.json and cross_validation.png.
 
-    A run that was made with the same plans, settings, weights and files is never repeated.
+    A run that was made with the same plans, settings, weights and files is never repeated, whichever command made it.
 
     Args:
         shots: K, the scans of the support set of fold 0; each is left out once.
         methods: of the adaptation; None: the planned one. Zero-shot stands beside them for base structures.
+        foundation: several are tried one after the other, with tables of all in results/DATASET/cross_validation; None: the most preferred one.
         workers: runs at once; 0 and 1: one after the other in this process; None: by cores and memory.
 
     Raises:
         ArenaError: something is missing, or another command is at work here, before the first run; or runs failed, told after the others.
     """
-    planned = read_planned_dataset(dataset_id, workspace, foundation)
+    names = [foundation] if foundation is None or isinstance(foundation, str) else list(dict.fromkeys(foundation))
+    foundations = [read_planned_dataset(dataset_id, workspace, name) for name in names]
     note("device", str(pick_device(device)))
-    raw = RawDataset.open(workspace.raw_dataset(planned.plans.dataset_name))
+    jobs = [_jobs(planned, shots, structures, methods, max_epochs) for planned in foundations]
+    raw = RawDataset.open(workspace.raw_dataset(foundations[0].plans.dataset_name))
+    folders = [workspace.cross_validation(planned.plans.dataset_name, planned.preset.name, shots) for planned in foundations]
+    together = folders[0] if len(folders) == 1 else workspace.cross_validation(foundations[0].plans.dataset_name, None, shots)
+    with all_locked(list(dict.fromkeys(folder.root for folder in (*folders, together)))):
+        parts = zip(foundations, folders, jobs, strict=True)
+        runs = [LeaveOneOut(planned, raw, folder, device).runs(own) for planned, folder, own in parts]
+        executed, failed = 0, list[ArenaError]()
+        for planned, own in zip(foundations, runs, strict=True):
+            todo = [run for run in own if not run.is_whole()]
+            logger.info("%s: %s, %d to make", planned.preset.name, pluralize(len(own), "run"), len(todo))
+            failed += execute_all(todo, run_needs("cross-validate", workers, planned, device))
+            executed += len(todo)
+        every = [run for own in runs for run in own]
+        if failed:
+            found = "; ".join(error.without_advice for error in failed)
+            advice = "mend that and type the command again: finished runs are kept"
+            raise DatasetError(f"{len(failed)} of {len(every)} runs failed: {found}", advice=advice)
+        with stage("tables"):
+            return _written(together, every, executed, command)
+
+
+def _jobs(
+    planned: PlannedDataset, shots: int, structures: Sequence[str] | None, methods: Sequence[str] | None, max_epochs: int | None
+) -> list[FoldJob]:
     chosen = list(dict.fromkeys(methods or [planned.plans.adaptation.method]))
     if ZERO_SHOT in chosen:
         raise PlansError(f"{ZERO_SHOT} adapts nothing", advice="leave it out of -methods: it stands beside the others wherever it can")
     changes = [{"method": method, "max_epochs": max_epochs} for method in chosen]
-    jobs = [job for change in changes for job in planned.jobs(shots, [SUPPORT_SET], structures, change)]
-    folder = workspace.cross_validation(planned.plans.dataset_name, planned.preset.name, shots)
-    with locked(folder.root):
-        runs = LeaveOneOut(planned, raw, folder, device).runs(jobs)
-        todo = [run for run in runs if not run.is_whole()]
-        logger.info("%d runs: %d to make", len(runs), len(todo))
-        failed = execute_all(todo, run_needs("cross-validate", workers, planned, device))
-        if failed:
-            found = "; ".join(error.without_advice for error in failed)
-            advice = "mend that and type the command again: finished runs are kept"
-            raise DatasetError(f"{len(failed)} of {len(runs)} runs failed: {found}", advice=advice)
-        with stage("tables"):
-            return _written(folder, runs, len(todo), command)
+    return [job for change in changes for job in planned.jobs(shots, [SUPPORT_SET], structures, change, whole=True)]
 
 
 def _written(folder: ComparisonFolder, runs: Sequence[Run], executed: int, command: str) -> CrossValidation:
-    rows = [row for run in runs if (record := run.finished()) is not None for row in row_values(run, record, "")]
+    finished = [(run, record) for run in runs if (record := run.finished()) is not None]
+    rows = [row | {"foundation": run.planned.preset.name} for run, record in finished for row in row_values(run, record, "")]
     scans = pd.DataFrame(rows, columns=list(SCAN_COLUMNS)).sort_values(["kind", "structure"], kind="stable", ignore_index=True)
-    summary = expected_table(scans)
-    ranked = ranked_methods(summary)
+    summary, ranked = expected_table(scans), ranking(scans)
     said = caveats(scans["case"].nunique(), len(ranked))
-    for name, table in (("scans", scans), ("summary", summary)):
+    for name, table in (("scans", scans), ("summary", summary), ("ranking", ranked)):
         with replace_when_done(folder.table(name)) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-    plain = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in summary.to_dict("records")]
-    facts = {"command": command, "expected": plain, "caveats": said, "methods_best_first": ranked, "versions": versions()}
+    facts = {"command": command, "expected": _plain(summary), "caveats": said, "ranking": _plain(ranked), "versions": versions()}
     write_json(folder.root / "cross_validation.json", facts)
     write_picture(folder.root / "cross_validation.png", scans, summary)
     return CrossValidation(folder, scans, summary, said, ranked, executed)
+
+
+def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): None if pd.isna(value) else value for name, value in row.items()} for row in table.to_dict("records")]

@@ -9,14 +9,14 @@ from pathlib import Path
 from arena_pipeline.adapt.job import FoldJob, PlannedDataset
 from arena_pipeline.errors import DatasetError, SupportSetError
 from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.splits import leave_out
 from arena_pipeline.planning import TaskPlan
+from arena_pipeline.planning.models import FEWEST_SCANS
 from arena_pipeline.research.compare.published import ZERO_SHOT
 from arena_pipeline.research.compare.queries import Query
 from arena_pipeline.research.compare.runs import Run
 from arena_pipeline.workspace import ComparisonFolder, fold_folder
 
-FEWEST_SCANS = 3
-"""With two, one is left to adapt to and the interval spans everything."""
 SUPPORT_SET = 0
 """The fold of arena_adapt whose support set is taken; with exactly K annotated scans all folds have the same."""
 
@@ -37,7 +37,7 @@ class LeaveOneOut:
             jobs: a task, method and support set of K each.
 
         Raises:
-            SupportSetError: fewer than FEWEST_SCANS different scans.
+            SupportSetError: fewer than FEWEST_SCANS different scans: with two, one is left to adapt to and the interval spans everything.
             DatasetError: a scan has no segmentation any more.
         """
         found: dict[Path, Run] = {}
@@ -56,7 +56,7 @@ class LeaveOneOut:
 
     def _without(self, job: FoldJob, left_out: int, query: Query) -> Run:
         """The run that adapts to all scans of `job` but the one of `query`, and is scored on that."""
-        support = tuple(scan for scan in job.support_ids if scan != query.case)
+        support = leave_out(job.support_ids, left_out, len(set(job.support_ids)))
         name = f"{job.settings.method}_{job.shots}shots"
         own = fold_folder(self.folder.model(name), job.task.name, left_out)
         return self._run(job.task, name, left_out, [query], replace(job, fold=left_out, shots=len(support), support_ids=support, folder=own))

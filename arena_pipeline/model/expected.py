@@ -1,0 +1,157 @@
+"""What Dice to expect of an adapted model, from scans that its members have not seen, and where adapting was not worth it.
+
+expected_dice.json lies in the folder of a task whose folds leave scans out; else arena_cross_validate's figures of the same method and number
+of scans serve, where there are any.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy import stats
+
+from arena_pipeline.io.atomic import write_json
+from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter_record
+
+EXPECTED = "expected_dice.json"
+NOT_BETTER = "not better than zero-shot"
+COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class ScanMean:
+    """A mean over scans with its 95 % t-interval: half of it is t(K - 1) sd / sqrt K, 1.24 sd with five scans and 0.72 sd with ten."""
+
+    mean: float
+    low: float
+    high: float
+    scans: int
+
+
+def scan_mean(values: Sequence[float] | np.ndarray) -> ScanMean:
+    """Of what is not NaN; the ends are NaN with fewer than two scans."""
+    known = np.asarray(values, dtype=float)
+    known = known[~np.isnan(known)]
+    if len(known) < 2:
+        return ScanMean(float(known.mean()) if len(known) else math.nan, math.nan, math.nan, len(known))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known)))
+    mean = float(known.mean())
+    return ScanMean(mean, mean - half, mean + half, len(known))
+
+
+def verdict(difference: ScanMean) -> str:
+    """Of adapting against zero-shot, in words: better or not better where the 95 % interval is all on one side of 0."""
+    if difference.low > 0:
+        return "better than zero-shot"
+    return NOT_BETTER if difference.high <= 0 else f"can't tell from {counted(difference.scans)}"
+
+
+def counted(scans: int) -> str:
+    """One scan, five scans, 12 scans."""
+    return f"{COUNTS[scans] if scans < len(COUNTS) else scans} scan{'' if scans == 1 else 's'}"
+
+
+class ExpectedDice(BaseModel):
+    """One structure; a row of cross_validation.json has more. `difference`: to zero-shot on the same scans, None where there is none."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    structure: str
+    method: str
+    scans: int
+    dice: float | None = Field(alias="Dice")
+    low: float | None = Field(alias="Dice_low")
+    high: float | None = Field(alias="Dice_high")
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    verdict: str | None = None
+
+    @classmethod
+    def of(cls, structure: str, method: str, dice: Sequence[float], zero_shot: Sequence[float] | None) -> ExpectedDice:
+        """From the Dice of every left-out scan, and zero-shot's of the same."""
+        found = scan_mean(dice)
+        values: dict[str, Any] = {"dice": found.mean, "low": np.fmax(0, found.low), "high": np.fmin(1, found.high)}
+        if zero_shot is not None:
+            gain = scan_mean(np.subtract(dice, zero_shot))
+            values |= {"difference": gain.mean, "difference_low": gain.low, "difference_high": gain.high}
+        known = {name: None if math.isnan(value) else float(value) for name, value in values.items()}
+        said = None if zero_shot is None else verdict(gain)
+        return cls(structure=structure, method=method, scans=found.scans, verdict=said, **known)
+
+    def sentence(self) -> str:
+        """For people."""
+        if self.dice is None:
+            return f"{self.structure}: no Dice to expect, since no left-out scan has it."
+        spread = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        text = f"{self.structure}: expected Dice {self.dice:.3f}{spread}, from {counted(self.scans)}, each left out once"
+        return text + (f"; {self.difference:+.3f} against zero-shot: {self.verdict}." if self.difference is not None else ".")
+
+
+def write_expected(task_folder: Path, expected: Sequence[ExpectedDice]) -> None:
+    """Writes expected_dice.json of a task."""
+    write_json(task_folder / EXPECTED, {"expected": [one.model_dump(mode="json", by_alias=True) for one in expected]})
+
+
+def discard_expected(task_folder: Path) -> None:
+    """Before one of the task's adapters becomes another."""
+    (task_folder / EXPECTED).unlink(missing_ok=True)
+
+
+def expected_of(task_folder: Path, record: AdapterRecord) -> list[ExpectedDice]:
+    """What is known of the structures of a task, by leave-one-out of the model itself or by arena_cross_validate; nothing where neither is there."""
+    tried = task_folder.parents[1] / "cross_validation" / f"{record.shots}shots" / "cross_validation.json"
+    found = _read(task_folder / EXPECTED) or _read(tried)
+    return [one for one in found if one.structure in record.structures and one.method == record.settings.method]
+
+
+def doubts(task_folder: Path, records: Sequence[AdapterRecord]) -> list[str]:
+    """Structures of one task, adapted by `records`, for which the foundation as it is would do as well, a sentence each.
+
+    Scans that were left out decide where there are any. Else a model that is not even better on its own support set: to be better there would say
+    nothing, since it has seen it.
+    """
+    known = {one.structure: one for one in expected_of(task_folder, records[0]) if one.verdict is not None}
+    said = []
+    for structure in records[0].structures:
+        if structure in known:
+            if known[structure].verdict == NOT_BETTER:
+                gain = known[structure].difference
+                said.append(
+                    f"{structure}: adapting is not better than zero-shot on scans left out ({gain:+.3f} Dice); --zero_shot {structure} does as well"
+                )
+            continue
+        last = [record.attempts[-1] for record in records if record.attempts]
+        judged = [one for one in last if structure in one.dice_before and structure in one.support_dice]
+        before, after = ([getattr(one, name)[structure] for one in judged] for name in ("dice_before", "support_dice"))
+        if judged and np.mean(after) <= np.mean(before):
+            said.append(
+                f"{structure}: adapting made it no better even on its own support set (Dice {np.mean(after):.3f}, the foundation as it is "
+                f"{np.mean(before):.3f} on the same patches); --zero_shot {structure} does as well"
+            )
+    return said
+
+
+def told_of_model(model: Path) -> list[str]:
+    """The expected Dice of its structures, as far as it is known, and the doubts about them."""
+    records: dict[Path, list[AdapterRecord]] = {}
+    for path in sorted(model.glob(f"*/fold_*/{RECORD}")):
+        records.setdefault(path.parents[1], []).append(read_adapter_record(path.parent))
+    expected = [one.sentence() for task, folds in records.items() for one in expected_of(task, folds[0])]
+    return expected + [doubt for task, folds in records.items() for doubt in doubts(task, folds)]
+
+
+def _read(path: Path) -> list[ExpectedDice]:
+    """None of a file that is not there or is not one of these."""
+    try:
+        return [ExpectedDice.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))["expected"]]
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return []
