@@ -93,6 +93,10 @@ class Workspace:
     def raw_dataset(self, dataset_name: str) -> Path:
         return self.raw / dataset_name
 
+    def replaced(self, dataset_name: str) -> Path:
+        """The folder of the annotations and dataset.json that corrections have taken the place of."""
+        return self.raw_dataset(dataset_name) / "replaced"
+
     def preprocessed_dataset(self, dataset_name: str) -> Path:
         return self.preprocessed / dataset_name
 

@@ -24,6 +24,7 @@ WANTED = (
     "arena_adapt",
     "arena_predict",
     "arena_view",
+    "arena_review",
     "arena_ensemble",
     "arena_postprocess",
     "arena_evaluate",

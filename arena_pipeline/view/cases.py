@@ -51,7 +51,7 @@ class ShownCase:
     @property
     def flags(self) -> list[str]:
         """What to look at, in words."""
-        return [f"{line.structure}: {line.reasons}" for line in self.lines if line.check]
+        return [f"{line.structure.replace('_', ' ')}: {line.reasons}" for line in self.lines if line.check]
 
     def read(self) -> tuple[Image, np.ndarray, dict[str, int]]:
         """The CT, the segmentation on its grid (zeros without one), and the integers of the structures in it, at most 255.

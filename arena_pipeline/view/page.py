@@ -15,6 +15,7 @@ from urllib.parse import quote
 from arena_pipeline.view.facts import CaseFacts
 from arena_pipeline.words import pluralize
 
+FLAGS_SHOWN = 3  # of a case in the list of all; its page has all
 POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; connect-src {connect}; "
     "base-uri 'none'; form-action 'none'"
@@ -43,12 +44,13 @@ def case_page(case: str, facts: CaseFacts, index: str, volumes: Mapping[str, byt
 
 
 class IndexRow(NamedTuple):
-    """A case in the list of all: `flags` are what to look at, `structures` names with volumes."""
+    """A case in the list of all: `flags` are what to look at, `structures` names with volumes, `state` what has been done instead."""
 
     case: str
     address: str
     flags: Sequence[str]
     structures: str
+    state: str = ""
 
 
 def index_page(title: str, rows: Iterable[IndexRow]) -> str:
@@ -71,9 +73,11 @@ def address(name: str) -> str:
 
 
 def _row(row: IndexRow) -> str:
-    flags = "<br>".join(html.escape(flag) for flag in row.flags)
+    more = [f"and {len(row.flags) - FLAGS_SHOWN} more"] if len(row.flags) > FLAGS_SHOWN else []
+    flags = "<br>".join(html.escape(flag) for flag in [*row.flags[:FLAGS_SHOWN], *more])
     link = f'<a href="{html.escape(row.address)}">{html.escape(row.case)}</a>'
-    return f'<tr><th scope="row">{link}</th><td class="flag">{flags}</td><td>{html.escape(row.structures)}</td></tr>'
+    mark = ' class="look"' if row.flags else ""
+    return f'<tr{mark}><th scope="row">{link}</th><td>{row.state or flags}</td><td class="quiet">{html.escape(row.structures)}</td></tr>'
 
 
 def _embedded(name: str, content: bytes) -> str:

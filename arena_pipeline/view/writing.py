@@ -13,7 +13,7 @@ from arena_pipeline.view.cases import ShownCase
 from arena_pipeline.view.facts import NOT_A_DEVICE, CaseFacts, RangeFact, steps_note, structure_facts
 from arena_pipeline.view.volumes import ShownGrid, packed_ct, packed_labels, packed_map
 
-DISAGREEMENT = "{}_disagreement.nii.gz"  # beside the segmentation, of arena_predict --save_uncertainty
+DISAGREEMENT = "uncertainty/{}_disagreement.nii.gz"  # beside the segmentation, of arena_predict --save_uncertainty
 FAINTEST = 0.02  # of the strongest disagreement: below it is clear
 
 
@@ -60,7 +60,7 @@ def show_case(case: ShownCase, neighbours: Neighbours) -> Shown:
 
 def read_disagreement(case: ShownCase, geometry: Geometry, grid: ShownGrid) -> tuple[RangeFact, bytes] | None:
     """How far the folds disagree, voxel by voxel, where arena_predict has left that beside the segmentation."""
-    file = None if case.segmentation is None else case.segmentation.with_name(DISAGREEMENT.format(case.name))
+    file = None if case.segmentation is None else case.segmentation.parent / DISAGREEMENT.format(case.name)
     if file is None or not file.is_file():
         return None
     found = read_image(file, warn=False)
@@ -79,4 +79,6 @@ def notes(case: ShownCase, grid: ShownGrid) -> tuple[str, ...]:
 
 def structures_in_words(volumes: Mapping[str, float]) -> str:
     """Structure -> volume in ml, for the list of all cases."""
-    return ", ".join(f"{name} {ml:.0f} ml" if ml >= 10 else f"{name} {ml:.2g} ml" for name, ml in volumes.items() if ml > 0)
+    return ", ".join(
+        f"{name.replace('_', ' ')} {ml:.0f} ml" if ml >= 10 else f"{name.replace('_', ' ')} {ml:.2g} ml" for name, ml in volumes.items() if ml > 0
+    )

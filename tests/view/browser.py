@@ -114,6 +114,7 @@ class Browser:
             kind = "mousePressed" if place == 0 else "mouseMoved"
             self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, buttons=1 if place else 0)
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+            self.run("new Promise((done) => requestAnimationFrame(() => done(true)))")  # NiiVue draws what it knows at the next frame
         self.call("Input.dispatchMouseEvent", type="mouseReleased", x=points[-1][0], y=points[-1][1], button="left", clickCount=1)
 
     def key(self, key: str) -> None:

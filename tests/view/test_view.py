@@ -38,7 +38,7 @@ def _open_axial(browser: Browser, page: Path) -> None:
     browser.console.clear()
     browser.requests.clear()
     browser.open(page.as_uri())
-    browser.run("nv.setInterpolation(true); nv.opts.crosshairWidth = 0; setView('Axial')")
+    browser.run("nv.setInterpolation(true); setView('Axial'); nv.setCrosshairWidth(0)")
 
 
 def test_the_page_shows_the_slice_and_its_structures(browser: Browser, predicted: Path, workspace: Workspace) -> None:

@@ -3,13 +3,13 @@
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const element = (id) => document.getElementById(id);
 const { Niivue, NVImage, SLICE_TYPE, DRAG_MODE, MULTIPLANAR_TYPE, SHOW_RENDER } = niivue;
-const FILL_IN_3D = 1, RIM = 0.9;
+const FILL_IN_3D = 1, RIM = 0.9, CROSS_PIXELS = 1.5;
 const PLANES = { Axial: [SLICE_TYPE.AXIAL, 2], Coronal: [SLICE_TYPE.CORONAL, 1], Sagittal: [SLICE_TYPE.SAGITTAL, 0] };
 const VIEWS = { ...PLANES, All: [SLICE_TYPE.MULTIPLANAR, 2], "3D": [SLICE_TYPE.RENDER, null] };
 const keys = {}; // key -> [what it does, in words, function]
 
 const nv = new Niivue({
-  backColor: [0, 0, 0, 1], crosshairColor: [0.49, 0.72, 0.95, 0.6], fontColor: [0.58, 0.63, 0.68, 1], crosshairWidth: 0.8, crosshairWidthUnit: "mm", crosshairGap: 12, logLevel: "error",
+  backColor: [0, 0, 0, 1], crosshairColor: [0.49, 0.72, 0.95, 0.6], fontColor: [0.58, 0.63, 0.68, 1], crosshairWidthUnit: "mm", crosshairGap: 12, logLevel: "error",
   isRadiologicalConvention: true, sagittalNoseLeft: true, dragMode: DRAG_MODE.windowing, dragAndDropEnabled: false, viewModeHotKey: "",
   clipPlaneHotKey: "", cycleClipPlaneHotKey: "", loadingText: "", multiplanarShowRender: SHOW_RENDER.NEVER, multiplanarLayout: MULTIPLANAR_TYPE.AUTO,
 });
@@ -61,7 +61,14 @@ function setView(name) {
   nv.setSliceType(kind);
   setFill();
   if (solid !== wasSolid) showBody();
+  thinCross();
   showPlace();
+}
+
+/** NiiVue's cross is as wide as some part of the patient, whatever the window's size. */
+function thinCross() {
+  const tile = nv.screenSlices[0];
+  if (tile && state.axis !== null) nv.setCrosshairWidth(CROSS_PIXELS * tile.fovMM[0] / tile.leftTopWidthHeight[2]);
 }
 
 /** In 3D the body would hide its structures. */
@@ -220,6 +227,7 @@ async function open() {
   element("show_all").onclick = () => showAll(true);
   element("hide_all").onclick = () => showAll(false);
   nv.onLocationChange = showPlace;
+  addEventListener("resize", () => requestAnimationFrame(thinCross)); // after NiiVue's own
   nv.scene.volScaleMultiplier = 1.3;
   nv.setRenderAzimuthElevation(160, 15); // from the front, a little from the patient's left
   setView(matchMedia("(max-width: 760px)").matches ? "Axial" : "All");

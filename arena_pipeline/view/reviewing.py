@@ -1,0 +1,130 @@
+"""A prediction in the integers of the dataset that its correction goes to, and what a browser sends back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from arena_pipeline.errors import DatasetError, ImageError
+from arena_pipeline.io.dataset import DatasetJson, RawDataset
+from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.images import check_same_grid, grid_difference, labels_present, read_geometry, read_image, read_segmentation
+from arena_pipeline.view.cases import ShownCase
+from arena_pipeline.view.corrections import CORRECTIONS, Correction
+from arena_pipeline.view.facts import MOST_STRUCTURES, CaseFacts, ReviewFacts, structure_facts
+from arena_pipeline.view.volumes import ShownGrid, packed_ct, packed_labels
+from arena_pipeline.view.writing import Neighbours, Shown, notes, read_disagreement
+
+
+@dataclass(frozen=True)
+class ReviewedCase:
+    """A predicted case, and the dataset: its folder is read anew for every page, since corrections change it."""
+
+    shown: ShownCase
+    dataset: Path
+
+    def page(self, neighbours: Neighbours) -> Shown:
+        """Every voxel, with the annotation that the dataset has of this case in the place of the prediction's.
+
+        Raises:
+            ArenaError: a file can't be read, or the dataset has too many structures.
+        """
+        raw, _ = RawDataset.survey(self.dataset)
+        check_structures(raw.json, self.dataset)
+        image, predicted, labels = self.shown.read()
+        segmentation, annotated = _in_dataset(predicted, labels, raw.json)
+        state = ""
+        case = raw.training.get(self.shown.name)
+        if case is not None and case.segmentation is not None and self._same_ct(case.image, image.array):
+            there = read_segmentation(case.segmentation)
+            check_same_grid(self.shown.name, image.geometry, there.geometry, case.segmentation)
+            known = [name for name in raw.json.structures if raw.json.is_annotated(self.shown.name, name)]
+            segmentation = _annotated_over(segmentation, there.array, [raw.json.labels[name] for name in known])
+            annotated = [name for name in raw.json.structures if name in known or name in annotated]
+            state = _state(raw.json, self.shown.name)
+        grid = ShownGrid.of(image.geometry, most_bytes=None)
+        colours = {name: self.shown.colour_of(name, label) for name, label in raw.json.structures.items()}
+        reasons = {line.structure: line.reasons for line in self.shown.lines if line.check}
+        disagreement = read_disagreement(self.shown, image.geometry, grid)
+        facts = CaseFacts(
+            shape=grid.shape,
+            voxel_ml=image.geometry.voxel_volume_ml,
+            structures=structure_facts(segmentation, image.geometry, grid, raw.json.structures, colours, reasons),
+            disagreement=None if disagreement is None else disagreement[0],
+            notes=notes(self.shown, grid),
+            previous=neighbours.previous,
+            next=neighbours.next,
+            review=ReviewFacts(dataset=raw.folder.name, annotated=tuple(annotated), state=state),
+        )
+        volumes = {"ct": packed_ct(image.array, grid), "labels": packed_labels(segmentation, grid)}
+        return Shown(facts, volumes if disagreement is None else volumes | {"disagreement": disagreement[1]})
+
+    def correction(self, upload: Path, structures: Sequence[str], changed: bool) -> Correction:
+        """What a browser has sent as a NIfTI file in RAS, checked before it is believed: grid, type, labels.
+
+        Args:
+            structures: those that are annotated in the whole scan; the voxels of others become background.
+
+        Raises:
+            ArenaError: what is wrong with it.
+        """
+        description = DatasetJson.read(self.dataset / "dataset.json")
+        description.require_structures(list(structures))
+        if not structures:
+            raise DatasetError("no structure is ticked, so nothing would be annotated", case=self.shown.name)
+        geometry = read_geometry(self.shown.ct)
+        grid = ShownGrid.of(geometry, most_bytes=None)
+        array = _uploaded(self.shown.name, upload, grid.geometry)
+        known = {0, *description.structures.values()}
+        if unknown := sorted(set(labels_present(array)) - known):
+            raise ImageError(f"labels {unknown} that the dataset has not", case=self.shown.name)
+        kept = [name for name in description.structures if name in structures]
+        lookup = np.zeros(256, np.uint8)
+        for name in kept:
+            lookup[description.labels[name]] = description.labels[name]
+        native = np.ascontiguousarray(grid.order.undo(lookup[array]))
+        return Correction(self.shown.name, self.shown.ct, native, kept, changed, self.shown.origin)
+
+    def _same_ct(self, there: Path, array: np.ndarray) -> bool:
+        return bool(np.array_equal(read_image(there, warn=False).array, array))
+
+
+def check_structures(description: DatasetJson, folder: Path) -> None:
+    """Raises DatasetError for more structures than a page can hold."""
+    if len(description.labels) > MOST_STRUCTURES:
+        raise DatasetError(f"{len(description.labels)} labels; a page holds at most {MOST_STRUCTURES}", file=folder)
+
+
+def _uploaded(case: str, upload: Path, expected: Geometry) -> np.ndarray:
+    """Its voxels, read only where its header is that of the case's page: a small file can't unpack to a large one."""
+    found = read_geometry(upload)
+    if (difference := grid_difference(expected, found)) is not None:
+        raise ImageError(f"what was sent is on another grid: {difference}", case=case, advice="open the page again")
+    if found.header is None or found.header.get_data_dtype() != np.uint8:
+        raise ImageError("what was sent has not one byte per voxel", case=case, advice="open the page again")
+    return read_segmentation(upload).array
+
+
+def _in_dataset(predicted: np.ndarray, labels: dict[str, int], description: DatasetJson) -> tuple[np.ndarray, list[str]]:
+    """The prediction by the dataset's integers, and the structures that it is about; others are not shown."""
+    lookup = np.zeros(int(predicted.max()) + 1, np.uint8)
+    for name, label in labels.items():
+        if name in description.structures and label < len(lookup):
+            lookup[label] = description.structures[name]
+    return lookup[predicted], [name for name in description.structures if name in labels]
+
+
+def _annotated_over(segmentation: np.ndarray, there: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """The prediction, with what is annotated already in the place of what was predicted of the same structures."""
+    merged = np.where(np.isin(segmentation, labels), 0, segmentation).astype(np.uint8)
+    annotated = np.isin(there, labels)
+    merged[annotated] = there[annotated]
+    return merged
+
+
+def _state(description: DatasetJson, case: str) -> str:
+    entry = (description.model_extra or {}).get(CORRECTIONS, {}).get(case)
+    return "A training case already: its annotation is shown." if entry is None else f"Saved on {entry['saved'].replace('T', ' at ')[:19]}."
