@@ -28,6 +28,7 @@ class Annotation:
         empty: of those that are named without being drawn.
         series_uids: the series that it refers to.
         frame_of_reference: of its coordinates, "" where it doesn't say.
+        uid: its own.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class Annotation:
     empty: tuple[str, ...]
     series_uids: frozenset[str]
     frame_of_reference: str
+    uid: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,15 +50,16 @@ class Mask:
 
 
 def find_annotations(left_out: Iterable[LeftOut]) -> tuple[list[Annotation], list[ImageError]]:
-    """Those among the files that are no slices of a CT, and why others of them can't be read."""
-    found: list[Annotation] = []
+    """Those among the files that are no slices of a CT, of copies one, and why others of them can't be read."""
+    found: dict[str, Annotation] = {}
     faults = []
     for path in sorted(path for entry in left_out if entry.kind in READERS for path in entry.paths):
         try:
-            found.append(read_annotation(path))
+            annotation = read_annotation(path)
+            found.setdefault(annotation.uid or str(path), annotation)
         except ImageError as fault:
             faults.append(fault)
-    return found, faults
+    return list(found.values()), faults
 
 
 def read_annotation(path: Path) -> Annotation:
@@ -69,7 +72,8 @@ def read_annotation(path: Path) -> Annotation:
             raise ImageError(f"{len(frames)} frames of reference in one file", advice="export what belongs to one CT")
     except Exception as fault:  # noqa: BLE001
         _refuse(path, fault)
-    return Annotation(path, str(reader.dataset.Modality), tuple(names), tuple(empty), frozenset(uids), next(iter(frames), ""))
+    kind, uid = (str(reader.dataset.get(tag, "")) for tag in ("Modality", "SOPInstanceUID"))
+    return Annotation(path, kind, tuple(names), tuple(empty), frozenset(uids), next(iter(frames), ""), uid)
 
 
 def series_of(annotation: Annotation, series: Sequence[CTSeries]) -> CTSeries | None:
@@ -125,4 +129,6 @@ def _refuse(path: Path, fault: Exception) -> NoReturn:
     """pydicom and highdicom have no common base for what a damaged file can raise, and their words may quote a patient's tags."""
     if isinstance(fault, ImageError):
         raise ImageError(fault.found, file=path, advice=fault.advice or "export it again") from None
+    if isinstance(fault, OSError):
+        raise ImageError(f"can't be read ({fault.strerror})", file=path, advice="check who may read it") from None
     raise ImageError(f"damaged or incomplete ({type(fault).__name__})", file=path, advice="export it again") from None

@@ -21,6 +21,7 @@ from arena_pipeline.io.geometry import Geometry, Image, check_geometry, check_me
 AIR_HU = -1024
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 NEEDED = ("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "BitsAllocated", "PixelRepresentation")
+HEADER_TAGS = ["SOPClassUID", *NEEDED, "RescaleSlope", "RescaleIntercept", "RescaleType", "AcquisitionNumber", "TemporalPositionIdentifier"]
 STEP_TOLERANCE = 0.02  # of the slice distance, on top of what headers round
 ROUNDING_MM = 0.02
 TILT_TOLERANCE_DEGREES = 0.5
@@ -70,7 +71,7 @@ def _sorted_slices(series: CTSeries) -> tuple[list[Path], list[Dataset], Geometr
 
 
 def _header(path: Path) -> Dataset:
-    header = read_header(path)
+    header = read_header(path, HEADER_TAGS)
     if header is None:
         raise ImageError("no readable DICOM file", file=path, advice="export the series again")
     missing = [tag for tag in NEEDED if header.get(tag) in (None, "")]
