@@ -155,6 +155,8 @@ def _annotated_cases(source: Path) -> tuple[dict[str, tuple[CTSeries, list[Annot
     Raises:
         DatasetError: no CT.
     """
+    if not source.is_dir():
+        raise DatasetError("no such folder", file=source, advice="give the folder above the CTs and their RTSTRUCT or SEG")
     series, left_out = find_series(source)
     if not series:
         raise DatasetError(f"no CT slices, found {in_words(left_out)}", file=source, advice="give the folder above the CTs and their RTSTRUCT or SEG")

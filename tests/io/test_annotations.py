@@ -75,6 +75,20 @@ def test_a_file_without_any_one_of_its_tags_too(tmp_path: Path, annotated: tuple
     assert refused > 3
 
 
+def test_two_rois_of_one_name_are_one_region(tmp_path: Path, write_ct_series: Any) -> None:
+    write_ct_series(tmp_path / "ct", np.zeros(SHAPE, np.int16))
+    array = np.zeros(SHAPE, np.uint8)
+    array[3:12, 3:12, 1:8], array[14:20, 5:15, 2:6] = 1, 2
+    series = only_series(tmp_path / "ct")
+    write_rtstruct(tmp_path / "labels.dcm", array, series, LabelMap.of({"liver": 1, "spleen": 2}, {}))
+    dataset = pydicom.dcmread(tmp_path / "labels.dcm")
+    dataset.StructureSetROISequence[1].ROIName = "liver"
+    dataset.ROIContourSequence[1].ContourSequence.extend(dataset.ROIContourSequence[0].ContourSequence)  # drawn by both: no hole
+    dataset.save_as(tmp_path / "labels.dcm")
+    (mask,) = read_masks(tmp_path / "labels.dcm", ["liver"], series_geometry(series), 0)
+    assert np.array_equal(mask.array, array > 0)
+
+
 def test_published_contours_and_masks(real_data: Path) -> None:
     """The masks are another program's, which takes voxels that a contour only touches: larger by a rim, and without the narrowest clefts."""
     folder = real_data / "dicom" / "abdomen_rtstruct"

@@ -42,12 +42,13 @@ class StructureSet:
         return uids, own or {str(frame.get("FrameOfReferenceUID") or "") for frame in frames} - {""}
 
     def region_mask(self, name: str, geometry: Geometry, bridge_mm: float) -> tuple[np.ndarray, list[str]]:
-        """The voxels (x, y, z) inside an odd number of a ROI's contours, and what a person should know of it."""
+        """The voxels (x, y, z) inside an odd number of a ROI's contours, for any ROI of that name, and what a person should know of it."""
         to_voxels = np.linalg.inv(geometry.affine)
         last = geometry.shape[2] - 1
-        planes: dict[int, list[np.ndarray]] = defaultdict(list)
+        planes: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
         outside = 0
-        for contour in [contour for number in self._numbers[name] for contour in self._contours[number]]:
+        drawn = [(roi, contour) for roi in self._numbers[name] for contour in self._contours[roi]]
+        for number, contour in drawn:
             points = (_points(contour) * np.diag(LPS_TO_RAS)) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
             plane = round(float(np.clip(points[:, 2].mean(), -2, last + 2)))
             if not 0 <= plane <= last:
@@ -56,14 +57,14 @@ class StructureSet:
             if np.abs(points[:, 2] - plane).max() > OFF_PLANE_VOXELS:
                 found = f"{name}: a contour between the CT's slices or across them, beside slice {plane + 1} of {last + 1}"
                 raise ImageError(found, advice="it was drawn on another series, or on a reformatted one: export it for this CT")
-            planes[plane].append(points[:, :2])
+            planes[plane, number].append(points[:, :2])
         if not planes:
             raise ImageError(f"{name}: all contours lie above or below the CT", advice="check that both belong together")
         mask = np.zeros(geometry.shape, bool, order="F")
-        for plane, contours in planes.items():
-            mask[:, :, plane] = fill(contours, geometry.shape[:2])
+        for (plane, _), contours in planes.items():
+            mask[:, :, plane] |= fill(contours, geometry.shape[:2])
         notes = [f"{name}: {pluralize(outside, 'contour')} above or below the CT, left out"] if outside else []
-        return mask, notes + [f"{name}: {note}" for note in bridge_(mask, sorted(planes), geometry.spacing_mm, bridge_mm)]
+        return mask, notes + [f"{name}: {note}" for note in bridge_(mask, sorted({plane for plane, _ in planes}), geometry.spacing_mm, bridge_mm)]
 
     @cached_property
     def _numbers(self) -> dict[str, list[int]]:
