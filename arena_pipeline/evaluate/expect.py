@@ -10,7 +10,7 @@ import torch
 
 from arena_pipeline.adapt.job import FoldJob, PlannedDataset
 from arena_pipeline.errors import DatasetError
-from arena_pipeline.evaluate.held_out import native_case_scores, read_reference, segment_stored
+from arena_pipeline.evaluate.held_out import native_case_scores, planned_settings, read_reference, segment_stored
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import read_adapter_record
@@ -49,12 +49,12 @@ def _expected(job: FoldJob) -> Path:
 
 def _left_out_dice(job: FoldJob, raw: RawDataset, task: Task, device: torch.device) -> list[Dice]:
     """Structure -> Dice for each scan that the fold goes without; NaN where it has none or is not annotated."""
-    found = []
+    found, settings = [], planned_settings(job.preset, job.plans, task, device)
     for name in job.left_out:
         case = raw.training.get(name)
         if case is None or case.segmentation is None:
             raise DatasetError("planned as an annotated scan, and not there any more", case=name, file=raw.folder, advice="run arena_plan again")
-        segmentation = segment_stored(job.plans, job.task, StoredCase.open(job.cases, name), task, device)
+        segmentation = segment_stored(settings, job.task, StoredCase.open(job.cases, name), task)
         annotated = [one for one in job.task.structures if raw.json.is_annotated(name, one)]
         scores = native_case_scores(read_reference(case.segmentation, case.image), segmentation, job.task, annotated, raw.json.ignore_label)
         found.append({one: scores[one][1]["Dice"] if one in scores else math.nan for one in job.task.structures})

@@ -10,19 +10,25 @@ import torch
 
 from arena_pipeline.evaluate.metrics import Status
 from arena_pipeline.evaluate.scores import LabelPair, native_scores
+from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.images import read_geometry, read_segmentation
 from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.planning import Plans, TaskPlan
-from arena_pipeline.predict.case import Extras, Task, predict_volume
+from arena_pipeline.predict.case import CaseSettings, Extras, Task, predict_volume
 from arena_pipeline.predict.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.predictors import case_settings
 from arena_pipeline.preprocess.store import StoredCase
 
 
-def segment_stored(plans: Plans, planned: TaskPlan, stored: StoredCase, task: Task, device: torch.device, extras: Extras | None = None) -> np.ndarray:
+def planned_settings(preset: FoundationPreset, plans: Plans, task: Task, device: torch.device) -> CaseSettings:
+    """As arena_predict predicts with these plans."""
+    preset = preset.model_copy(update={"scheme": plans.scheme})
+    return case_settings(preset, plans.inference, plans.workers.export, device, task.out_channels)
+
+
+def segment_stored(settings: CaseSettings, planned: TaskPlan, stored: StoredCase, task: Task, extras: Extras | None = None) -> np.ndarray:
     """(x, y, z) integers on the grid of the image that the case was preprocessed from."""
-    settings = case_settings(plans.scheme, plans.inference, plans.workers.export, device)
     segmentation = predict_volume(stored.image(), stored.grid, (task,), settings, extras or Extras())
     postprocess_segmentation_(segmentation, planned.structures, planned.keep_largest, stored.identifier)
     return segmentation

@@ -10,16 +10,13 @@ from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, Objective
 from arena_pipeline.io.label_names import BACKGROUND
 from arena_pipeline.machine import Machine
-from arena_pipeline.planning import memory
-from arena_pipeline.planning.fitting import GIB, fit_adaptation, memory_words
+from arena_pipeline.planning.fitting import fit_adaptation, fit_windows
 from arena_pipeline.planning.models import MULTICLASS_TASK, InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.planning.tasks import plan_task
 
 THRESHOLD = 0.5
 FOLDS_OF_ALL: Literal["seeds", "leave_one_out"] = "seeds"
 FOLDS_OF_ALL_REASON = "every fold has all scans where there are exactly as many as -shots; leave_one_out would say what Dice to expect"
-MOST_WINDOWS_ON_DEVICE = 4
-MOST_WINDOWS_ON_CPU = 2
 
 
 def make_plans(
@@ -45,6 +42,7 @@ def make_plans(
         "labels": "as in dataset.json",
         "scheme": f"the pre-processing that {preset.name} was pre-trained with",
         "adaptation": f"the settings in the preset of {preset.name}, else the published ones",
+        "workers": "where they are null, the machine that does the work decides by its cores and by the memory that is free then",
     }
     chosen, reasons["objective"] = _objective(dataset, objective)
     tasks = _tasks(chosen, fingerprint, preset, dataset, reasons)
@@ -52,7 +50,6 @@ def make_plans(
     reasons["adaptation.micro_batch"] = f"where it is null, arena_adapt decides it by the memory of its own machine; on the one that planned: {here}"
     channels = max((task.out_channels for task in tasks), default=1)
     inference = _inference(preset, machine, channels, reasons)
-    workers = _workers(fingerprint, preset, machine, channels, reasons)
     reasons["folds_of_all"] = FOLDS_OF_ALL_REASON
     return Plans(
         dataset_name=fingerprint.dataset_name,
@@ -64,7 +61,7 @@ def make_plans(
         tasks=tasks,
         adaptation=preset.adaptation,
         inference=inference,
-        workers=workers,
+        workers=WorkersPlan(),
         folds_of_all=FOLDS_OF_ALL,
         reasons=reasons,
     )
@@ -74,7 +71,8 @@ def _check_structures(fingerprint: Fingerprint, dataset: DatasetJson) -> None:
     if set(fingerprint.structures) != set(dataset.structures):
         raise PlansError(
             f"{fingerprint.dataset_name}: the fingerprint has the structures {', '.join(fingerprint.structures)}, dataset.json has "
-            f"{', '.join(dataset.structures)}; run arena_extract_fingerprint again"
+            f"{', '.join(dataset.structures)}",
+            advice="run arena_extract_fingerprint again",
         )
 
 
@@ -102,33 +100,11 @@ def _tasks(
 
 
 def _inference(preset: FoundationPreset, machine: Machine, channels: int, reasons: dict[str, str]) -> InferencePlan:
-    on_cpu = machine.device_memory_bytes is None
-    most = MOST_WINDOWS_ON_CPU if on_cpu else MOST_WINDOWS_ON_DEVICE
-    window_batch = max(1, min(most, memory.windows_that_fit(preset, machine, channels)))
-    limit = f"more than {most} are no faster on a {'CPU' if on_cpu else 'GPU'}" if window_batch == most else "more may not fit"
+    inference = InferencePlan(overlap=preset.scheme.overlap, threshold=THRESHOLD)
+    windows, here = fit_windows(inference, preset, machine, channels)
     published = preset.scheme.nnunet is None
     reasons["inference.overlap"] = "the overlap of the published evaluation" if published else "the overlap that nnU-Net predicts with"
-    reasons["inference.window_batch"] = f"windows at once in {memory_words(machine)}; {limit}"
+    decided = "where it is null, arena_predict decides it by the memory of its own machine"
+    reasons["inference.window_batch"] = f"{decided}; on the one that planned: {windows}, {here}"
     reasons["inference.threshold"] = "the published threshold of binary tasks; not used by multi-class tasks"
-    return InferencePlan(overlap=preset.scheme.overlap, window_batch=window_batch, threshold=THRESHOLD)
-
-
-def _workers(fingerprint: Fingerprint, preset: FoundationPreset, machine: Machine, channels: int, reasons: dict[str, str]) -> WorkersPlan:
-    usable = memory.MAIN_SHARE * machine.memory_bytes
-
-    def fitting(extra_channels: int) -> tuple[int, float]:
-        sizes = [memory.case_bytes(case.shape, case.spacing_mm, preset.scheme.spacing_mm, extra_channels) for case in fingerprint.cases.values()]
-        return max(1, int(usable / max(sizes, default=1))), max(sizes, default=0) / GIB
-
-    in_memory, case_gib = fitting(0)
-    preprocess = max(1, min(machine.cores, in_memory, fingerprint.n_training))
-    room = f"cases at once in half of the main memory: {in_memory}, the largest taking about {case_gib:.2f} GiB"
-    reasons["workers.preprocess"] = f"the least of cores: {machine.cores}, training cases: {fingerprint.n_training}, {room}"
-    if machine.device_memory_bytes is None:
-        reasons["workers.export"] = "the network needs the CPU's cores itself: predictions are exported one at a time"
-        return WorkersPlan(preprocess=preprocess, export=1)
-    in_memory, case_gib = fitting(channels)
-    export = max(1, min(machine.cores, in_memory))
-    room = f"predictions at once in half of the main memory: {in_memory}, the largest taking about {case_gib:.2f} GiB"
-    reasons["workers.export"] = f"the lesser of cores: {machine.cores}, {room}"
-    return WorkersPlan(preprocess=preprocess, export=export)
+    return inference

@@ -1,4 +1,4 @@
-"""What depends on the machine that adapts, and so is decided when it does; the plan may fix it. The numbers are the same either way."""
+"""What depends on the machine that adapts or predicts, and so is decided when it does; the plan may fix it. The numbers are the same either way."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import math
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.machine import Machine
 from arena_pipeline.planning import memory
+from arena_pipeline.planning.models import InferencePlan
 from arena_pipeline.settings import AdaptationSettings
 
 GIB = 2**30
+MOST_WINDOWS_ON_DEVICE = 4
+MOST_WINDOWS_ON_CPU = 2
 
 
 def fit_adaptation(settings: AdaptationSettings, preset: FoundationPreset, machine: Machine) -> tuple[AdaptationSettings, str]:
@@ -30,6 +33,17 @@ def fit_adaptation(settings: AdaptationSettings, preset: FoundationPreset, machi
     passes = math.ceil(patches / max(1, fitting))
     changes = {"micro_batch": math.ceil(patches / passes), "recompute_activations": recompute}
     return settings.model_copy(update=changes), f"{estimate}: {passes} passes for the {patches} patches of a volume{doubt}"
+
+
+def fit_windows(inference: InferencePlan, preset: FoundationPreset, machine: Machine, out_channels: int) -> tuple[int, str]:
+    """Windows that the network sees at once, and why."""
+    if inference.window_batch is not None:
+        return inference.window_batch, "as planned"
+    on_cpu = machine.device_memory_bytes is None
+    most = MOST_WINDOWS_ON_CPU if on_cpu else MOST_WINDOWS_ON_DEVICE
+    windows = max(1, min(most, memory.windows_that_fit(preset, machine, out_channels)))
+    limit = f"more than {most} are no faster on a {'CPU' if on_cpu else 'GPU'}" if windows == most else "more may not fit"
+    return windows, f"in {memory_words(machine)}; {limit}"
 
 
 def memory_words(machine: Machine) -> str:

@@ -17,7 +17,7 @@ DEVICE_SHARE = 0.8
 MAIN_SHARE = 0.5
 """Of the main memory: the rest is for the cases and for other programs."""
 CASE_BYTES_PER_NATIVE_VOXEL = 24
-"""Preprocessing or export of one case: the volume as read and in float32, its segmentation, copies on the way."""
+"""Preprocessing of one case: the volume as read and in float32, its segmentation, copies on the way."""
 CASE_BYTES_PER_SCHEME_VOXEL = 16
 """Likewise, per voxel of the resampled volume."""
 PROBABILITY_BYTES = 8
@@ -59,8 +59,8 @@ def windows_that_fit(preset: FoundationPreset, machine: Machine, out_channels: i
     return max(0, network_memory_bytes(machine) - network) // window
 
 
-def case_bytes(shape: Sequence[int], spacing_mm: Sequence[float], scheme_spacing_mm: Sequence[float], channels: int = 0) -> int:
-    """One case in the hands of one worker process; `channels` of probabilities on the scheme's grid where it is exported."""
+def case_bytes(shape: Sequence[int], spacing_mm: Sequence[float], scheme_spacing_mm: Sequence[float]) -> int:
+    """One case that one worker process preprocesses."""
     native = math.prod(shape)
     resampled = math.prod(size * old / new for size, old, new in zip(shape, spacing_mm, scheme_spacing_mm, strict=True))
-    return int(CASE_BYTES_PER_NATIVE_VOXEL * native + (CASE_BYTES_PER_SCHEME_VOXEL + PROBABILITY_BYTES * channels) * resampled)
+    return int(CASE_BYTES_PER_NATIVE_VOXEL * native + CASE_BYTES_PER_SCHEME_VOXEL * resampled)

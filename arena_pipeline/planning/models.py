@@ -70,20 +70,20 @@ class InferencePlan(Frozen):
 
     Attributes:
         overlap: of neighbouring windows, as a share of the patch.
-        window_batch: windows that the network sees at once.
+        window_batch: windows that the network sees at once; None: decided by the machine that predicts.
         threshold: probability above which a voxel belongs to a binary task's structure.
     """
 
     overlap: float = Field(0.25, ge=0, lt=1)
-    window_batch: int = Field(ge=1)
+    window_batch: int | None = Field(None, ge=1)
     threshold: float = Field(0.5, gt=0, lt=1)
 
 
 class WorkersPlan(Frozen):
-    """Processes that preprocess cases, and that export predictions."""
+    """Processes that preprocess cases, and threads that export predictions; None: decided by the machine that does it."""
 
-    preprocess: int = Field(ge=1)
-    export: int = Field(ge=1)
+    preprocess: int | None = Field(None, ge=1)
+    export: int | None = Field(None, ge=1)
 
 
 class Plans(Frozen):

@@ -11,21 +11,20 @@ import torch
 from torch import Tensor
 
 from arena_pipeline.errors import FoundationError, UnknownStructure
-from arena_pipeline.foundations import FoundationPreset, Scheme, choose_foundation, load_preset, weights_file
+from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset, weights_file
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.filestate import file_sha256
-from arena_pipeline.machine import usable_cores
+from arena_pipeline.machine import this_machine
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter, read_adapter_record
 from arena_pipeline.model.model_folder import AdaptedModel
 from arena_pipeline.planning import InferencePlan, Plans
+from arena_pipeline.planning.fitting import fit_windows
 from arena_pipeline.planning.memory import window_bytes
 from arena_pipeline.predict.case import CaseSettings, Network, Task
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-ZERO_SHOT_WINDOW_BATCH = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,8 @@ def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspa
     }
     source = {"model": str(model.path.resolve()), "foundation": preset.name, "licence": preset.licence} | folds
     keep = {name: flag for task in model.tasks for name, flag in model.keep_largest.items() if name in task.record.structures}
-    settings = case_settings(model.scheme, model.inference, model.export_workers, device)
+    channels = max(task.out_channels for task in tasks)
+    settings = case_settings(preset.model_copy(update={"scheme": model.scheme}), model.inference, model.export_workers, device, channels)
     support_ids, volumes = _support(model)
     return Setup(tasks, settings, _labels(tasks), keep, source, _window_bytes(preset, device), support_ids, volumes)
 
@@ -118,9 +118,8 @@ def zero_shot_setup(structures: Sequence[str], workspace: Workspace, foundation:
     network = AdaptedNetwork(preset, weights_file(preset, workspace.installed_foundation(name)), device)
     task = zero_shot_task(preset, {one: numbers[one] for one in structures}, network)
     source = {"model": "zero-shot", "foundation": name, "licence": preset.licence}
-    return Setup(
-        (task,), case_settings(preset.scheme, inference, usable_cores(), device), _labels((task,)), keep, source, _window_bytes(preset, device)
-    )
+    settings = case_settings(preset, inference, None, device, len(preset.structures) + 1)  # all of the head, whatever is taken from it
+    return Setup((task,), settings, _labels((task,)), keep, source, _window_bytes(preset, device))
 
 
 def _planned(
@@ -130,7 +129,7 @@ def _planned(
     path = None if dataset_name is None else workspace.plans(dataset_name, preset.name)
     if path is None or not path.is_file():
         logger.info("zero-shot without a planned dataset (-d): all components of every structure stay")
-        return InferencePlan(overlap=preset.scheme.overlap, window_batch=ZERO_SHOT_WINDOW_BATCH), {}
+        return InferencePlan(overlap=preset.scheme.overlap), {}
     plans = Plans.read(path)
     keep = {one: flag for task in plans.tasks for one, flag in task.keep_largest.items() if one in structures}
     logger.info("zero-shot as %s is planned: the largest component alone stays of %s", dataset_name, ", ".join(n for n in keep if keep[n]) or "none")
@@ -179,7 +178,10 @@ def _labels(tasks: Sequence[Task]) -> dict[str, int]:
     return dict(sorted((item for task in tasks for item in task.structures.items()), key=lambda item: item[1]))
 
 
-def case_settings(scheme: Scheme, inference: InferencePlan, workers: int, device: torch.device) -> CaseSettings:
-    """`workers`: threads of the export, no more than the cores that may be used now."""
-    threads = min(workers, usable_cores())
-    return CaseSettings(scheme, device, inference.overlap, inference.window_batch, inference.threshold, threads)
+def case_settings(preset: FoundationPreset, inference: InferencePlan, workers: int | None, device: torch.device, out_channels: int) -> CaseSettings:
+    """The settings on this machine. `workers`: threads of the export, no more than the cores that may be used now; None: as many."""
+    machine = this_machine(str(device))
+    windows, why = fit_windows(inference, preset, machine, out_channels)
+    logger.info("windows at once: %d (%s)", windows, why)
+    threads = machine.cores if workers is None else min(workers, machine.cores)
+    return CaseSettings(preset.scheme, device, inference.overlap, windows, inference.threshold, threads)

@@ -53,7 +53,7 @@ def preprocess_dataset(
     """Preprocesses into `folder` what is missing there, or was made by another scheme or from other files.
 
     Args:
-        workers: processes, fewer where free memory does not take them; 0 or 1 does the work in this one; None: `usual` on this machine.
+        workers: processes, fewer where free memory does not take them; 0 or 1 does the work in this one; None: `usual`, or as many as cores.
         cases: identifiers, of imagesTr or imagesTs; None: all of imagesTr.
 
     Returns:

@@ -147,7 +147,7 @@ def _check_limits(plans: Plans) -> None:
     if not SPACING_MM[0] <= min(scheme.spacing_mm) <= max(scheme.spacing_mm) <= SPACING_MM[1] or max(scheme.patch_size_voxels) > LARGEST_PATCH:
         expected = f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm and at most {LARGEST_PATCH} voxels"
         raise PackageError(f"{PLANS}: voxels of {scheme.spacing_mm} mm in patches of {scheme.patch_size_voxels}; expected {expected}")
-    if max(plans.inference.window_batch, plans.workers.export) > LARGEST_COUNT:
+    if max(plans.inference.window_batch or 1, plans.workers.export or 1) > LARGEST_COUNT:
         raise PackageError(f"{PLANS}: more than {LARGEST_COUNT} windows at once, or workers")
     if wrong := {name: label for name, label in plans.labels.items() if not 0 <= label <= LARGEST_LABEL}:
         raise PackageError(f"{PLANS}: labels {wrong}; expected 0 to {LARGEST_LABEL:,}")

@@ -49,7 +49,7 @@ def preprocess(
 
     Args:
         foundation: whose plans to follow; None: the most preferred one that the dataset has plans for.
-        workers: processes, never more than free memory takes; 0: all in this one; None: as planned.
+        workers: processes, never more than free memory takes; 0: all in this one; None: as planned, or one for every core.
         clean: delete what is stored and start anew; without it only missing and outdated cases are done.
 
     Raises:

@@ -11,8 +11,8 @@ from arena_pipeline.errors import PlansError, UnknownStructure
 from arena_pipeline.fingerprint import CaseFacts, Fingerprint, StructureFacts
 from arena_pipeline.foundations import load_preset, preset_names
 from arena_pipeline.io.dataset import DatasetJson, Objective, StructureSplit
-from arena_pipeline.planning import Machine, Plans, make_plans
-from arena_pipeline.planning.fitting import fit_adaptation
+from arena_pipeline.planning import InferencePlan, Machine, Plans, make_plans
+from arena_pipeline.planning.fitting import fit_adaptation, fit_windows
 from arena_pipeline.planning.tasks import partly_annotated
 
 GIB = 2**30
@@ -214,15 +214,17 @@ def test_micro_batch_by_the_memory_of_the_device(device_gib: int, micro_batch: i
     assert fit_adaptation(fixed, preset, machine) == (fixed, "5 patches at once, as planned")
 
 
-def test_workers_fit_cores_cases_and_memory() -> None:
-    def preprocess_workers(memory_gib: float, cores: int, shape: int, cases: int) -> int:
-        facts = fingerprint({name: structure({"0": 1}, ("0",)) for name in LABELS if name != "background"}, [str(i) for i in range(cases)], shape)
-        return plans(facts=facts, machine=Machine(int(memory_gib * GIB), None, cores)).workers.preprocess
-
-    assert preprocess_workers(64, cores=4, shape=100, cases=20) == 4
-    assert preprocess_workers(64, cores=8, shape=100, cases=3) == 3
-    # 500^3 voxels already at 1.5 mm x (24 + 16) bytes = 4.66 GiB; half of 16 GiB holds one of them
-    assert preprocess_workers(16, cores=8, shape=500, cases=20) == 1
+@pytest.mark.parametrize(
+    ("device_gib", "windows"),
+    # 96^3 voxels: 70 bytes x 48 + 8 bytes x 10 outputs = 2.83 GiB a window; 4 bytes x 62.2 million weights = 0.23 GiB; 80 % of the memory
+    [(24, 4), (12, 3), (4, 1), (1, 1), (None, 2)],
+)
+def test_windows_at_once_by_the_memory_of_the_device(device_gib: int | None, windows: int) -> None:
+    preset, machine = load_preset("fseft"), Machine(64 * GIB, None if device_gib is None else device_gib * GIB, cores=8)
+    made = plans(machine=machine)
+    assert made.inference.window_batch is made.workers.preprocess is made.workers.export is None, "nor does it slow a large one down"
+    assert fit_windows(made.inference, preset, machine, 10)[0] == windows
+    assert fit_windows(InferencePlan(window_batch=7), preset, machine, 10) == (7, "as planned")
 
 
 @pytest.mark.parametrize("foundation", preset_names())
@@ -230,7 +232,7 @@ def test_workers_fit_cores_cases_and_memory() -> None:
 def test_every_decision_has_a_reason(foundation: str, objective: Objective) -> None:
     made = plans(foundation, described=dataset(objective))
     decided = {"foundation", "objective", "labels", "scheme", "adaptation", "adaptation.micro_batch", "folds_of_all", "inference.overlap"}
-    decided |= {"inference.window_batch", "inference.threshold", "workers.preprocess", "workers.export"}
+    decided |= {"inference.window_batch", "inference.threshold", "workers"}
     for task in made.tasks:
         decided |= {f"tasks.{task.name}.{field}" for field in ("kind", "train_decoder", "head", "candidates", "max_shots")}
         decided |= {f"tasks.{task.name}.keep_largest.{name}" for name in task.structures}

@@ -20,7 +20,7 @@ from arena_pipeline.adapt.checkpoint import read_fold_checkpoint
 from arena_pipeline.adapt.job import FoldJob, PlannedDataset
 from arena_pipeline.adapt.run import run_job
 from arena_pipeline.errors import AdapterError, NotLearned
-from arena_pipeline.evaluate.held_out import native_case_scores, read_reference, segment_stored
+from arena_pipeline.evaluate.held_out import native_case_scores, planned_settings, read_reference, segment_stored
 from arena_pipeline.evaluate.metrics import Status
 from arena_pipeline.evaluate.scores import Protocol, published_score
 from arena_pipeline.io.atomic import write_json
@@ -33,7 +33,7 @@ from arena_pipeline.model.adapter import AdapterRecord, read_adapter_record
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.planning import TaskPlan
-from arena_pipeline.predict.case import Extras, Task
+from arena_pipeline.predict.case import CaseSettings, Extras, Task
 from arena_pipeline.predict.predictors import adapted_task, zero_shot_task
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.research.compare.queries import Query
@@ -165,7 +165,8 @@ def execute(run: Run) -> None:
         shutil.rmtree(run.predictions, ignore_errors=True)  # those of an earlier run must not stand among this one's
     started = time.perf_counter()
     task = _task(run, adapter, device)
-    scores = [score for query in run.queries for score in _scored(run, query, task, device)]
+    settings = planned_settings(run.planned.preset, run.planned.plans, task, device)
+    scores = [score for query in run.queries for score in _scored(run, query, task, settings)]
     seconds = (time.perf_counter() - started) / len(run.queries)
     facts = {} if adapter is None else adapter.model_dump(mode="json", include=ADAPTER_FACTS)
     kept = {} if run.predictions is None else {path.name: WrittenFile.of(path) for path in sorted(run.predictions.iterdir())}
@@ -202,10 +203,10 @@ def _task(run: Run, adapter: AdapterRecord | None, device: torch.device) -> Task
     return adapted_task(adapter, (run.job.folder,), network)
 
 
-def _scored(run: Run, query: Query, task: Task, device: torch.device) -> list[CaseScore]:
+def _scored(run: Run, query: Query, task: Task, settings: CaseSettings) -> list[CaseScore]:
     stored, masks = StoredCase.open(run.planned.cases, query.case), dict[str, np.ndarray]()
     extras = Extras(mask=masks.__setitem__) if run.protocol == "published" else Extras()
-    segmentation = segment_stored(run.planned.plans, run.task, stored, task, device, extras)
+    segmentation = segment_stored(settings, run.task, stored, task, extras)
     reference = read_reference(query.reference, query.image)
     if run.predictions is not None:
         write_segmentation(run.predictions / f"{query.case}.nii.gz", segmentation, reference.geometry, run.task.structures)
