@@ -84,7 +84,10 @@ def write_preview(
     figure, panels = _figure(size_mm, len(rows), math.ceil(len(labels) / LEGEND_COLUMNS))
     for row, positions in zip(panels, rows, strict=True):
         for axes, plane in zip(row, PLANES, strict=True):
-            _draw(axes, plane, (ct, labelled), spacing, positions[plane.across], (labels, window_hu))
+            draw_slice(axes, plane, ct, spacing, positions[plane.across], window_hu)
+            shown = plane.cut(labelled, positions[plane.across])
+            for label, colour in labels.values():
+                draw_outline(axes, shown == label, _unit(colour))
     found = "" if labelled.any() else "   NOTHING FOUND"
     missing = f"   not in these slices: {', '.join(name for name, (label, _) in labels.items() if label in unseen)}" if unseen else ""
     extent = " x ".join(f"{length:.0f}" for length in size_mm)
@@ -143,25 +146,11 @@ def _cross_sections(labelled: np.ndarray) -> dict[int, list[np.ndarray]]:
     return found
 
 
-def _draw(
-    axes: Axes,
-    plane: Plane,
-    volumes: tuple[np.ndarray, np.ndarray],
-    spacing: tuple[float, ...],
-    position: int,
-    style: tuple[Labels, tuple[float, float]],
-) -> None:
-    """One panel, with the letters of the directions around it, not on it."""
-    ct, labelled = (plane.cut(volume, position) for volume in volumes)
-    labels, (low, high) = style
+def draw_slice(axes: Axes, plane: Plane, ct: np.ndarray, spacing: tuple[float, ...], position: int, window_hu: tuple[float, float]) -> None:
+    """The slice of a CT in RAS, with the letters of the directions around it, not on it; axes in voxels."""
+    low, high = window_hu
     aspect = spacing[plane.vertical] / spacing[plane.horizontal]
-    axes.imshow(ct, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect, interpolation="nearest")
-    for label, colour in labels.values():
-        mask = labelled == label
-        if mask.any():
-            axes.contour(np.pad(mask, 1), levels=[0.5], colors=[_unit(colour)], linewidths=1.2, extent=_extent(mask), origin="lower")
-    axes.set_xlim(-0.5, ct.shape[1] - 0.5)
-    axes.set_ylim(-0.5, ct.shape[0] - 0.5)
+    axes.imshow(plane.cut(ct, position), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(f"{plane.title} {position}", color="white", fontsize=9, loc="left")
     places = (
@@ -175,9 +164,12 @@ def _draw(
         axes.annotate(letter, (x, y), (right, up), "axes fraction", "offset points", **style_of_letter)
 
 
-def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """Of the mask padded by one voxel, so that outlines close at the image's edge: where contour puts its outer cells."""
-    return -1.5, mask.shape[1] + 0.5, -1.5, mask.shape[0] + 0.5
+def draw_outline(axes: Axes, mask: np.ndarray, colour: Any, line: str = "solid") -> None:
+    """The border of a slice's mask, as `Plane.cut` gives it, closed at the image's edge too: for that it is padded by one voxel."""
+    if mask.any():
+        extent = (-1.5, mask.shape[1] + 0.5, -1.5, mask.shape[0] + 0.5)
+        axes.contour(np.pad(mask, 1), levels=[0.5], colors=[colour], linewidths=1.2, linestyles=line, extent=extent, origin="lower")
+        axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(-0.5, mask.shape[0] - 0.5))
 
 
 def _legend(figure: Figure, labelled: np.ndarray, labels: Labels, voxel_ml: float, check: Collection[str]) -> None:

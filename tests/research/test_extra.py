@@ -10,7 +10,7 @@ import builtins, importlib, pkgutil
 from arena_pipeline.research.compare.compare import REPORT_PACKAGES
 given = builtins.__import__
 
-def guarded(name, globals=None, *rest):  # matplotlib may have pillow and contourpy, which come with it; this package may not
+def guarded(name, globals=None, *rest):  # other packages may have them; this one may not
     if name.split(".")[0] in REPORT_PACKAGES and str((globals or {}).get("__name__")).startswith(("arena_pipeline", "dataset_conversion")):
         raise ImportError(f"{name}, imported by {globals['__name__']}")
     return given(name, globals, *rest)

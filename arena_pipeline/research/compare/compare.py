@@ -24,7 +24,7 @@ from arena_pipeline.workspace import ComparisonFolder, Workspace
 
 logger = logging.getLogger(__name__)
 
-REPORT_PACKAGES = ("jinja2", "markupsafe", "contourpy", "PIL")
+REPORT_PACKAGES = ("jinja2", "markupsafe")
 """Of the extra [research]."""
 
 

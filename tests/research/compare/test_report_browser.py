@@ -37,7 +37,7 @@ def report(report_page: str, tmp_path: Path) -> Path:
 
 def test_it_loads_without_a_word_on_the_console(report: Path) -> None:
     elements, console = _open(report)
-    assert "Dataset007_Small" in elements and elements.count("<svg") > 10
+    assert "Dataset007_Small" in elements and elements.count("<img") > 10
     assert console == []
 
 

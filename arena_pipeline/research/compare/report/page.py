@@ -15,10 +15,19 @@ from arena_pipeline.errors import ImageError
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.images import read_image
 from arena_pipeline.research.compare.report.about import fact_lines, settings_tables, status_table
-from arena_pipeline.research.compare.report.dice_sections import dice_section, difference_section, short_answers, shots_name
 from arena_pipeline.research.compare.report.overlays import Overlay, draw_overlay
-from arena_pipeline.research.compare.report.parts import Section
-from arena_pipeline.research.compare.report.run_sections import Logs, efficiency_section, loss_section, rank_map_section, rank_section
+from arena_pipeline.research.compare.report.parts import Section, shots_name
+from arena_pipeline.research.compare.report.plots import picture
+from arena_pipeline.research.compare.report.sections import (
+    Logs,
+    dice_section,
+    difference_section,
+    efficiency_section,
+    loss_section,
+    rank_map_sections,
+    rank_section,
+    short_answers,
+)  # fmt: skip
 from arena_pipeline.research.compare.report.style import styles
 from arena_pipeline.research.compare.report_data import ReportData
 from arena_pipeline.workspace import ComparisonFolder
@@ -57,7 +66,7 @@ def _template() -> jinja2.Template:
     # A PackageLoader, so that the templates are found in a wheel too.
     loader = jinja2.PackageLoader("arena_pipeline.research.compare.report", "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"breakable": _breakable, "shots": shots_name}
+    environment.filters |= {"breakable": _breakable, "picture": picture, "shots": shots_name}
     return environment.get_template("report.html.j2")
 
 
@@ -74,9 +83,9 @@ def _sections(data: ReportData) -> list[Section]:
         dice_section(data.summary, methods, looks, data.facts.get("published_source") or "the paper"),
         difference_section(data.tests, methods, looks),
         efficiency_section(data.efficiency, methods, looks),
-        rank_section(data.ranks, looks),
+        rank_section(data.ranks, methods, looks),
         loss_section(logs, methods, looks),
-        rank_map_section(logs),
+        *rank_map_sections(logs),
     ]
 
 
