@@ -7,10 +7,15 @@ an old checkpoint loads without a warning into today's layer and computes someth
 
 from __future__ import annotations
 
+from typing import Any
+
+import monai
 import torch
 from monai.networks.nets.swin_unetr import PatchMergingV2
 from torch import Tensor
 from torch.nn.functional import pad
+
+from arena_pipeline.errors import FoundationError
 
 Offset = tuple[int, int, int]
 
@@ -21,9 +26,20 @@ ORDERS: dict[str, tuple[Offset, ...]] = {
 
 
 class OrderedPatchMerging(PatchMergingV2):
-    """Halves the grid and doubles the channels, with the sub-grids in `order`."""
+    """Halves the grid and doubles the channels, with the sub-grids in `order`, whatever MONAI's own is by now.
+
+    Raises:
+        FoundationError: MONAI's layer is made of other parts than those that the weights of foundations are of.
+    """
 
     order: tuple[Offset, ...]
+
+    def __init__(self, dim: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(dim, *args, **kwargs)
+        parts = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
+        if parts != {"reduction.weight": (2 * dim, 8 * dim), "norm.weight": (8 * dim,), "norm.bias": (8 * dim,)}:
+            found = f"the patch merging of the installed MONAI {monai.__version__} has other weights than foundations have: {parts}"
+            raise FoundationError(found, advice="install MONAI 1.5")
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, d, h, w, C) -> (batch, ceil(d/2), ceil(h/2), ceil(w/2), 2C)."""

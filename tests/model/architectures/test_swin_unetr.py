@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.networks.nets import SwinUNETR
-from monai.networks.nets.swin_unetr import BasicLayer, PatchMerging, WindowAttention
+from monai.networks.nets.swin_unetr import BasicLayer, PatchMerging, PatchMergingV2, WindowAttention
 from torch import nn
 
+from arena_pipeline.errors import FoundationError
 from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.architectures.channels_last import PointwiseConvolution
 from arena_pipeline.model.architectures.swin_attention import shift_masks
@@ -97,6 +98,14 @@ def test_current_merging_is_monais_on_odd_grids_too() -> None:
     ours.load_state_dict(monai.state_dict())
     tokens = torch.randn(1, 5, 6, 7, 12)
     assert torch.equal(ours(tokens), monai(tokens))
+
+
+def test_a_monai_whose_merging_has_other_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        PatchMergingV2, "__init__", lambda self, dim, *_, **__: nn.Module.__init__(self) or setattr(self, "proj", nn.Linear(dim, dim))
+    )
+    with pytest.raises(FoundationError, match=r"the patch merging of the installed MONAI .* has other weights .*proj.weight.*; install MONAI 1.5"):
+        architecture("monai_0.9.1").build()
 
 
 def test_the_two_orders_load_the_same_weights_and_differ() -> None:
