@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -14,7 +15,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -112,7 +112,7 @@ class RunRecord:
         """Everything, in values that JSON has."""
         return {
             "command": self.command,
-            "arguments": {name: _plain(value) for name, value in self.arguments.items()},
+            "arguments": _plain(self.arguments),
             "started": self.started.isoformat(timespec="seconds"),
             "exit_status": self.exit_status,
             "error": self.error,
@@ -121,7 +121,7 @@ class RunRecord:
             "platform": platform.platform(),
             "device": self.notes.get("device") or _device_name(),
             "cpu_cores": os.cpu_count(),
-            "notes": {name: _plain(value) for name, value in self.notes.items() if name != "device"},
+            "notes": _plain({name: value for name, value in self.notes.items() if name != "device"}),
             "total": _rounded(self.total),
             "stages": {name: _rounded(cost) for name, cost in self.stages.items()},
         }
@@ -208,14 +208,9 @@ def _device_name() -> str:
     return "cpu" if cuda is None else f"cuda ({cuda.get_device_name()})"
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _plain(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, (str, int, float, bool)) or value is None:
-        return value
-    return str(getattr(value, "root", value)) if not isinstance(value, Path) else str(value)
+def _plain(values: dict[str, Any]) -> Any:
+    """In values that JSON has; all others (paths, a workspace) in words."""
+    return json.loads(json.dumps(values, default=str))
 
 
 def _rounded(cost: StageCost) -> dict[str, Any]:

@@ -32,6 +32,9 @@ class Workspace:
 
     root: Path
 
+    def __str__(self) -> str:
+        return str(self.root)
+
     @classmethod
     def find(cls, folder: str | Path | None = None) -> Workspace:
         """The workspace that a command uses: `folder`, else $ARENA_WORKSPACE, else ./arena_workspace."""
@@ -82,12 +85,16 @@ class Workspace:
         if len(found) == 1:
             return found[0]
         if found:
-            raise DatasetError(f"dataset {dataset_id}: {len(found)} folders in {self.raw} have this number ({', '.join(found)}); rename all but one")
+            raise DatasetError(
+                f"dataset {dataset_id}: {len(found)} folders in {self.raw} have this number ({', '.join(found)})", advice="rename all but one"
+            )
         known = ", ".join(self.dataset_names()) or "none"
         raise DatasetError(
-            f"dataset {dataset_id}: no folder Dataset{dataset_id:03d}_NAME in {self.raw} (there: {known}); "
-            f"convert one with arena_convert_totalsegmentator, arena_convert_flare22 or arena_convert_dicom, copy an nnU-Net raw dataset there, "
-            f"or name another workspace with -w"
+            f"dataset {dataset_id}: no folder Dataset{dataset_id:03d}_NAME in {self.raw} (there: {known})",
+            advice=(
+                "convert one with arena_convert_totalsegmentator, arena_convert_flare22 or arena_convert_dicom, copy an nnU-Net raw dataset there, "
+                "or name another workspace with -w"
+            ),
         )
 
     def raw_dataset(self, dataset_name: str) -> Path:
