@@ -135,9 +135,9 @@ def match_labels(predicted: dict[str, int], description: DatasetJson, structures
     wanted = [name for name in description.structures if structures is None or name in structures]
     unpredicted = [name for name in wanted if name not in predicted]
     if unpredicted and structures is not None:
-        raise UnknownStructure(f"not predicted: {', '.join(unpredicted)}; the predictions have: {', '.join(predicted)}")
+        raise UnknownStructure(f"not predicted: {', '.join(unpredicted)}", advice=f"the predictions have: {', '.join(predicted)}")
     if len(unpredicted) == len(wanted):
-        raise DatasetError(f"no structure of the dataset ({', '.join(wanted)}) is predicted; the predictions have: {', '.join(predicted)}")
+        raise DatasetError(f"no structure of the dataset ({', '.join(wanted)}) is predicted", advice=f"the predictions have: {', '.join(predicted)}")
     if unpredicted:
         logger.warning("not predicted, so not evaluated: %s", ", ".join(unpredicted))
     return {name: LabelPair(description.labels[name], predicted[name]) for name in wanted if name in predicted}
@@ -210,7 +210,7 @@ def _report_missing(predictions: Path, missing: list[str], found: int, chill: bo
         return
     if not chill or not found:
         hint = "predict them" if not found else "predict them, or evaluate those there are with --chill"
-        raise DatasetError(f"{predictions}: no prediction of {_shortened(missing)} ({len(missing)} of {len(missing) + found} cases); {hint}")
+        raise DatasetError(f"no prediction of {_shortened(missing)} ({len(missing)} of {len(missing) + found} cases)", file=predictions, advice=hint)
     logger.warning("%s: no prediction of %s; evaluated without them", predictions, _shortened(missing))
 
 
@@ -223,14 +223,14 @@ def is_query(description: DatasetJson, case: str, structure: str) -> bool:
 def _images_in(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     """Case -> file, sorted by case. Raises DatasetError for a folder that is not there, or two files of one case."""
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder")
+        raise DatasetError("no such folder", file=folder)
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if not path.name.endswith(tuple(endings)) or path.name.startswith(".") or not path.is_file():
             continue
         identifier = case_name(path)
         if identifier in found:
-            raise DatasetError(f"{identifier}: two files, {found[identifier]} and {path.name}; keep the one to evaluate")
+            raise DatasetError(f"two files, {found[identifier]} and {path.name}", case=identifier, advice="keep the one to evaluate")
         found[identifier] = path
     return dict(sorted(found.items()))
 

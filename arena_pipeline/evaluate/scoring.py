@@ -136,8 +136,9 @@ def _check_pair(case: EvaluationCase, scoring: Scoring, reference: Image, predic
     difference = grid_difference(reference.geometry, prediction.geometry)
     if difference is not None:
         raise DatasetError(
-            f"{case.identifier}: the prediction's grid differs from the reference's: {difference} in {case.prediction}; "
-            "evaluate predictions on the grid of the image that the reference was drawn on"
+            f"the prediction's grid differs from the reference's: {difference} in {case.prediction}",
+            case=case.identifier,
+            advice="evaluate predictions on the grid of the image that the reference was drawn on",
         )
     _check_labels(case, scoring.reference_labels, reference.array, case.reference)
     _check_labels(case, scoring.prediction_labels, prediction.array, case.prediction)
@@ -146,7 +147,7 @@ def _check_pair(case: EvaluationCase, scoring: Scoring, reference: Image, predic
 def _check_labels(case: EvaluationCase, known: dict[str, int], array: np.ndarray, path: Path) -> None:
     unnamed = sorted(set(label_boxes(array)) - set(known.values()))
     if unnamed:
-        raise DatasetError(f"{case.identifier}: labels {unnamed} in {path} have no name; known: {known}; is this the right dataset?")
+        raise DatasetError(f"labels {unnamed} in {path} have no name; known: {known}", case=case.identifier, advice="is this the right dataset?")
 
 
 def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:

@@ -112,12 +112,15 @@ class FoundationPreset(Frozen):
     def require_head(self) -> None:
         """Raises FoundationError unless the head has one channel per structure (softmax: and channel 0 for the background)."""
         if self.head == "none":
-            raise FoundationError(f"foundation {self.name}: its preset says head none; a network is pre-trained with a sigmoid or a softmax head")
+            raise FoundationError(
+                f"foundation {self.name}: its preset says head none", advice="a network is pre-trained with a sigmoid or a softmax head"
+            )
         wanted = list(range(self.head == "softmax", self.architecture.out_channels))
         if not wanted or sorted(self.structures.values()) != wanted:
             raise FoundationError(
-                f"foundation {self.name}: a {self.head} head of {self.architecture.out_channels} channels needs a structure for each of the channels "
-                f"{wanted}, found {self.structures}; correct structures or architecture.out_channels in its preset"
+                f"foundation {self.name}: a {self.head} head of {self.architecture.out_channels} channels needs a structure for each of the "
+                f"channels {wanted}, found {self.structures}",
+                advice="correct structures or architecture.out_channels in its preset",
             )
 
 
@@ -149,7 +152,7 @@ def load_preset(name: str, installed_root: Path | None = None) -> FoundationPres
         except ValidationError as error:
             raise FoundationError(f"plans/{name}.json: {error}") from None
     if name not in preset_names(installed_root):
-        raise FoundationError(f"unknown foundation {name}; known: {', '.join(preset_names(installed_root))}")
+        raise FoundationError(f"unknown foundation {name}", advice=f"known: {', '.join(preset_names(installed_root))}")
     path = Path(str(installed_root)) / name / INSTALLED_RECORD
     advice = f"install the foundation again: arena_install_foundation {name}.json {name}.safetensors"
     return read_model(path, InstalledPreset, FoundationError, "no such file", advice).preset
@@ -163,11 +166,11 @@ def read_preset(path: Path) -> FoundationPreset:
     """
     preset = read_model(path, FoundationPreset, FoundationError, "no such file; a preset is a JSON file", "plans/README.md explains the keys")
     if OWN_NAME.fullmatch(preset.name) is None:
-        raise FoundationError(f"{path}: name {preset.name!r}; expected letters, digits, - and _ alone, since folders get this name")
+        raise FoundationError(f"name {preset.name!r}", file=path, advice="expected letters, digits, - and _ alone, since folders get this name")
     if preset.name in preset_names():
-        raise FoundationError(f"{path}: {preset.name} is the name of a foundation of the package; give your own another name in the file")
+        raise FoundationError(f"{preset.name} is the name of a foundation of the package", file=path, advice="give your own another name in the file")
     if preset.weights.packaged is not None:
-        raise FoundationError(f"{path}: weights.packaged is {preset.weights.packaged!r}, expected null: nothing of your own is in the package")
+        raise FoundationError(f"weights.packaged is {preset.weights.packaged!r}, expected null: nothing of your own is in the package", file=path)
     preset.require_head()
     return preset
 
@@ -214,7 +217,7 @@ def choose_foundation(installed_root: Path) -> tuple[str, str]:
         if preset.weights.packaged is not None or (installed_root / name / "weights.safetensors").is_file():
             available.append((preset.preference, name))
     if not available:
-        raise FoundationError("no foundation has weights; the packaged one is missing, reinstall arena-pipeline")
+        raise FoundationError("no foundation has weights", advice="the packaged one is missing, reinstall arena-pipeline")
     name = max(available)[1]
     others = ", ".join(n for _, n in sorted(available, reverse=True)[1:])
     return name, f"{name} is the most preferred foundation with weights here" + (f" (also here: {others})" if others else "; no other is installed")

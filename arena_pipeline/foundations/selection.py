@@ -32,9 +32,9 @@ def planned_foundation(workspace: Workspace, dataset_name: str, foundation: str 
     if foundation is not None and foundation not in planned:
         load_preset(foundation, workspace.foundations)  # an unknown name lists the known ones
         raise PlansError(
-            f"{dataset_name} has no plans for {foundation} (it has: {', '.join(planned) or 'none'}); "
-            f"run {workspace.command('arena_plan_and_preprocess', '-d', number, '-foundation', foundation)}"
+            f"{dataset_name} has no plans for {foundation} (it has: {', '.join(planned) or 'none'})",
+            advice=f"run {workspace.command('arena_plan_and_preprocess', '-d', number, '-foundation', foundation)}",
         )
     if not planned:
-        raise PlansError(f"{dataset_name} has no plans; run {workspace.command('arena_plan_and_preprocess', '-d', number)}")
+        raise PlansError(f"{dataset_name} has no plans", advice=f"run {workspace.command('arena_plan_and_preprocess', '-d', number)}")
     return foundation or max(planned, key=lambda name: load_preset(name, workspace.foundations).preference)

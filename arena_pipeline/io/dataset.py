@@ -97,7 +97,7 @@ class DatasetJson(BaseModel):
         """Raises UnknownStructure, with the list of the known ones, unless all `names` are labels here."""
         unknown = [name for name in names if name not in self.structures]
         if unknown:
-            raise UnknownStructure(f"unknown structure {', '.join(unknown)}; this dataset has: {', '.join(self.structures)}")
+            raise UnknownStructure(f"unknown structure {', '.join(unknown)}", advice=f"this dataset has: {', '.join(self.structures)}")
 
     @classmethod
     def read(cls, path: Path) -> DatasetJson:
@@ -171,7 +171,9 @@ class RawDataset:
             images, name = folder / "imagesTr", f"CASE{CHANNEL_SUFFIX}{description.file_ending}"
             found = ", ".join(sorted(path.name for path in images.glob("*"))[:3]) or "nothing"
             faults.append(
-                DatasetError(f"{images}: no {name} (as file_ending says in dataset.json), found {found}; put the annotated CTs there, so named")
+                DatasetError(
+                    f"no {name} (as file_ending says in dataset.json), found {found}", file=images, advice="put the annotated CTs there, so named"
+                )
             )
         queries, more = _list_cases(folder, "Ts", description.file_ending)
         return cls(folder, description, training, queries), faults + more
@@ -180,12 +182,12 @@ class RawDataset:
 def check_case_name(identifier: str, file: Path) -> None:
     """Raises DatasetError for no name, or one that can't be written to a log, a JSON file or a progress bar."""
     if len(os.fsencode(identifier)) > LONGEST_CASE_BYTES:
-        raise DatasetError(f"{str(file)!r}: a case's name may have {LONGEST_CASE_BYTES} bytes, files made of it have more; rename the file")
+        raise DatasetError(f"{str(file)!r}: a case's name may have {LONGEST_CASE_BYTES} bytes, files made of it have more", advice="rename the file")
     if not identifier or not identifier.isprintable():
         if identifier and os.fsencode(identifier).decode("utf-8", "surrogateescape").isprintable():
             found = f"a name in UTF-8, in a locale of {sys.getfilesystemencoding()}"
-            raise DatasetError(f"{str(file)!r}: {found}; set PYTHONUTF8=1, or a UTF-8 locale")
-        raise DatasetError(f"{str(file)!r}: a case can't be named {identifier!r}, empty, with line breaks or not in UTF-8; rename the file")
+            raise DatasetError(f"{str(file)!r}: {found}", advice="set PYTHONUTF8=1, or a UTF-8 locale")
+        raise DatasetError(f"{str(file)!r}: a case can't be named {identifier!r}, empty, with line breaks or not in UTF-8", advice="rename the file")
 
 
 def _list_cases(folder: Path, part: Literal["Tr", "Ts"], ending: str) -> tuple[dict[str, Case], list[DatasetError]]:
@@ -201,7 +203,9 @@ def _list_cases(folder: Path, part: Literal["Tr", "Ts"], ending: str) -> tuple[d
         try:
             check_case_name(identifier, image)
             if part == "Tr" and not label.is_file():
-                raise DatasetError(f"{identifier}: no segmentation {label}; {_whereabouts(label, folder)}every image in imagesTr needs one")
+                raise DatasetError(
+                    f"no segmentation {label}", case=identifier, advice=f"{_whereabouts(label, folder)}every image in imagesTr needs one"
+                )
         except DatasetError as fault:
             faults.append(fault)
             continue
@@ -211,7 +215,9 @@ def _list_cases(folder: Path, part: Literal["Tr", "Ts"], ending: str) -> tuple[d
         if part == "Tr" and identifier not in cases and not image.exists():
             where = _whereabouts(image, folder)
             faults.append(
-                DatasetError(f"{labels}: {label.name} without an image; expected {image}; {where}add or rename the image, or remove the label")
+                DatasetError(
+                    f"{label.name} without an image; expected {image}", file=labels, advice=f"{where}add or rename the image, or remove the label"
+                )
             )
     return cases, faults
 

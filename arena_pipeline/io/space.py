@@ -25,14 +25,14 @@ def require_writable(folder: Path) -> None:
     """
     place = _existing(folder)
     if not place.is_dir():
-        raise NoSpace(f"{folder}: can't be written, {place} is a file; choose another folder")
+        raise NoSpace(f"can't be written, {place} is a file", file=folder, advice="choose another folder")
     try:
         with tempfile.NamedTemporaryFile(dir=place, prefix=".unfinished.probe."):
             pass
     except OSError as error:
         mend = "the disk is mounted read-only: choose another folder, or mount it writable"
         mend = mend if error.errno == errno.EROFS else "choose another folder, or mend who may write there"
-        raise NoSpace(f"{folder}: can't be written ({error.strerror} in {place}); {mend}") from None
+        raise NoSpace(f"can't be written ({error.strerror} in {place})", file=folder, advice=mend) from None
 
 
 def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
@@ -45,8 +45,9 @@ def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
     free = free_bytes(folder)
     if free < needed_bytes + RESERVE_BYTES:
         raise NoSpace(
-            f"{folder}: {purpose} needs about {needed_bytes + RESERVE_BYTES:,} bytes, {free:,} bytes are free on this disk; "
-            f"free space, or choose a folder on another disk"
+            f"{purpose} needs about {needed_bytes + RESERVE_BYTES:,} bytes, {free:,} bytes are free on this disk",
+            file=folder,
+            advice="free space, or choose a folder on another disk",
         )
 
 
@@ -64,8 +65,9 @@ def lack_of_space(error: Exception, path: Path, temporary: Path) -> NoSpace | No
         return None
     written = temporary.stat().st_size if temporary.exists() else 0
     return NoSpace(
-        f"{path}: no space is left on the disk: {written:,} bytes of this file were written, {free_bytes(path):,} bytes are free; "
-        f"nothing half-written stays. Free space, then run the command again: what is finished is kept"
+        f"no space is left on the disk: {written:,} bytes of this file were written, {free_bytes(path):,} bytes are free",
+        file=path,
+        advice="nothing half-written stays. Free space, then run the command again: what is finished is kept",
     )
 
 
@@ -77,7 +79,7 @@ def full_disk_as_no_space(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise NoSpace(f"{path}: no space is left on the disk, {free_bytes(path):,} bytes are free; {ADVICE}") from error
+        raise NoSpace(f"no space is left on the disk, {free_bytes(path):,} bytes are free", file=path, advice=ADVICE) from error
 
 
 def _is_full(folder: Path) -> bool:
@@ -94,5 +96,5 @@ def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     found = next((place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()), None)
     if found is None:
-        raise NoSpace(f"{folder}: there is no such drive")
+        raise NoSpace("there is no such drive", file=folder)
     return found

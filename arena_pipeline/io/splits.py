@@ -37,10 +37,11 @@ def draw_support_set(train_ids: Sequence[str], shots: int, fold: int) -> tuple[s
         SupportSetError: fewer than K cases, K out of range, or a negative fold.
     """
     if fold < 0:
-        raise SupportSetError(f"fold {fold} asked for; folds are numbered 0, 1, 2, ...: choose others with -f")
+        raise SupportSetError(f"fold {fold} asked for", advice="folds are numbered 0, 1, 2, ...: choose others with -f")
     if not 1 <= shots < LARGEST_DRAW:
         raise SupportSetError(
-            f"{shots} shots asked for; the support-set rule gives 1 to {LARGEST_DRAW - 1} (the method is meant for 16 at most): choose fewer"
+            f"{shots} shots asked for",
+            advice=f"the support-set rule gives 1 to {LARGEST_DRAW - 1} (the method is meant for 16 at most): choose fewer",
         )
     if len(train_ids) < shots:
         raise SupportSetError(
@@ -86,5 +87,5 @@ def published_split(dataset: Literal["TotalSegmentator", "FLARE22"], structure: 
     if dataset == "FLARE22":
         return StructureSplit.model_validate(content)
     if structure not in content:
-        raise UnknownStructure(f"no published split for structure {structure}; there is one for: {', '.join(content)}")
+        raise UnknownStructure(f"no published split for structure {structure}", advice=f"there is one for: {', '.join(content)}")
     return StructureSplit.model_validate(content[structure])

@@ -43,7 +43,7 @@ def read_checkpoint_file(path: Path, trust: bool = False) -> Any:
     if start.startswith(b"PK"):
         _check_zip(path)
     elif not start.startswith(b"\x80"):  # what every pickle of protocol 2 or higher starts with
-        raise FoundationError(f"{path}: expected a checkpoint of PyTorch or a safetensors file, found {_words(path, start)}")
+        raise FoundationError(f"expected a checkpoint of PyTorch or a safetensors file, found {_words(path, start)}", file=path)
     return _unpickle(path, trust)
 
 
@@ -52,9 +52,9 @@ def _start(path: Path) -> bytes:
         with path.open("rb") as file:
             start = file.read(START_BYTES)
     except OSError as error:
-        raise FoundationError(f"{path}: can't be read ({error.strerror}); name the downloaded checkpoint") from None
+        raise FoundationError(f"can't be read ({error.strerror})", file=path, advice="name the downloaded checkpoint") from None
     if not start:
-        raise FoundationError(f"{path}: is empty (0 bytes); download it again")
+        raise FoundationError("is empty (0 bytes)", file=path, advice="download it again")
     return start
 
 
@@ -75,23 +75,23 @@ def _words(path: Path, start: bytes) -> str:
 def _check_zip(path: Path) -> None:
     """What torch.save writes is a zip archive with data.pkl, whose table of contents is at the very end."""
     if not zipfile.is_zipfile(path):
-        raise FoundationError(f"{path}: is truncated ({path.stat().st_size:,} bytes, and its end is missing); download it again")
+        raise FoundationError(f"is truncated ({path.stat().st_size:,} bytes, and its end is missing)", file=path, advice="download it again")
     try:
         with zipfile.ZipFile(path) as archive:
             names, size = archive.namelist(), sum(entry.file_size for entry in archive.infolist())
     except DAMAGED as error:
-        raise FoundationError(f"{path}: its table of contents is damaged ({error}); download it again") from None
+        raise FoundationError(f"its table of contents is damaged ({error})", file=path, advice="download it again") from None
     if size > path.stat().st_size:
-        raise FoundationError(f"{path}: would unpack to {size:,} bytes, but what torch.save writes is not compressed; download it again")
+        raise FoundationError(f"would unpack to {size:,} bytes, but what torch.save writes is not compressed", file=path, advice="download it again")
     if not any(name.endswith("/data.pkl") for name in names):
-        raise FoundationError(f"{path}: is an archive of {', '.join(names[:3]) or 'nothing'}; unpack it and name the checkpoint inside")
+        raise FoundationError(f"is an archive of {', '.join(names[:3]) or 'nothing'}", file=path, advice="unpack it and name the checkpoint inside")
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise FoundationError(f"{path}: is truncated or damaged ({error}); download it again") from None
+        raise FoundationError(f"is truncated or damaged ({error})", file=path, advice="download it again") from None
 
 
 def _unpickle(path: Path, trust: bool) -> Any:
@@ -106,8 +106,9 @@ def _unpickle(path: Path, trust: bool) -> Any:
         raise _damaged(path, error) from None
     if not trust:
         raise FoundationError(
-            f"{path}: reading it would run code that it names ({wanted}), so PyTorch's safe loader refuses it; "
-            f"if you trust whoever made this file, add --trust_checkpoint"
+            f"reading it would run code that it names ({wanted}), so PyTorch's safe loader refuses it",
+            file=path,
+            advice="if you trust whoever made this file, add --trust_checkpoint",
         )
     logger.warning("%s: read with the code that it names (%s), as --trust_checkpoint allows", path, wanted)
     try:
@@ -127,7 +128,7 @@ def code_wanted(error: pickle.UnpicklingError) -> str | None:
 
 def _damaged(path: Path, error: Exception) -> FoundationError:
     reason = str(error).splitlines()[0] if str(error) else "it ends too early"
-    return FoundationError(f"{path}: is truncated or damaged, PyTorch can't read it ({reason}); download it again")
+    return FoundationError(f"is truncated or damaged, PyTorch can't read it ({reason})", file=path, advice="download it again")
 
 
 def _numbers() -> list[Any]:

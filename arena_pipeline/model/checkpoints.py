@@ -77,7 +77,7 @@ def read_foundation(preset: FoundationPreset, path: Path, trust: bool = False, o
     unknown = f"{len(found.unexpected)} tensors are unknown to it ({_listed(found.unexpected)}), but not to another foundation"
     faults = found.faults or [unknown]
     fitting = exact or [name for name, other in fits.items() if not other.faults]
-    raise FoundationError(f"{path}: does not fit foundation {preset.name}: {'; '.join(faults)}. {_advice(found, fitting, path, preset)}")
+    raise FoundationError(f"does not fit foundation {preset.name}: {'; '.join(faults)}. {_advice(found, fitting, path, preset)}", file=path)
 
 
 def match(preset: FoundationPreset, content: Any) -> Match:

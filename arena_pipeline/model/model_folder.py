@@ -61,7 +61,7 @@ class AdaptedModel:
     foundation: str
     scheme: Scheme
     inference: InferencePlan
-    export_workers: int
+    export_workers: int | None
     keep_largest: dict[str, bool]
     tasks: tuple[AdaptedTask, ...]
 
@@ -93,13 +93,13 @@ def choose_model(
         return fitting[0].path
     if fitting:
         commands = "; ".join(f"{command} {_arguments(model, models)}" for model in fitting)
-        raise AdapterError(f"{len(fitting)} adapted models fit; choose one with its command: {commands}")
+        raise AdapterError(f"{len(fitting)} adapted models fit", advice=f"choose one with its command: {commands}")
     to_run = _to_run(workspace, dataset_id, shots, method)
     if models:
         commands = "; ".join(f"{command} {_arguments(model, models)}" for model in models)
         asked = _asked(dataset_id, shots, foundation, method)
-        raise AdapterError(f"no adapted model with {asked} in {workspace.results}; {to_run}. There are: {commands}")
-    raise AdapterError(f"no adapted model in {workspace.results}; {to_run}. Without adapting: --zero_shot STRUCTURE")
+        raise AdapterError(f"no adapted model with {asked} in {workspace.results}", advice=f"{to_run}. There are: {commands}")
+    raise AdapterError(f"no adapted model in {workspace.results}", advice=f"{to_run}. Without adapting: --zero_shot STRUCTURE")
 
 
 def _arguments(model: ModelFolder, models: Sequence[ModelFolder]) -> str:
@@ -145,7 +145,9 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
         UnknownStructure: a structure that the plans do not have.
     """
     if not (path / "plans.json").is_file():
-        raise AdapterError(f"{path}: not a model folder (no plans.json in it); expected WORKSPACE/results/DATASET/FOUNDATION/METHOD_Kshots")
+        raise AdapterError(
+            "not a model folder (no plans.json in it)", file=path, advice="expected WORKSPACE/results/DATASET/FOUNDATION/METHOD_Kshots"
+        )
     plans = Plans.read(path / "plans.json")
     others = of_other_plans(path, plans)
     tasks, left_out = [], []
@@ -163,7 +165,7 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
         for task, numbers in others.items():
             folder = fold_folder(path, task, numbers[0])
             check_same_plans(read_adapter_record(folder), folder, plans, path / "plans.json")
-        raise AdapterError(f"{path}: no finished fold; run arena_adapt to its end")
+        raise AdapterError("no finished fold", file=path, advice="run arena_adapt to its end")
     if left_out:
         more = f" and {len(left_out) - LISTED} more" if len(left_out) > LISTED else ""
         logger.info("not adapted, so not predicted: %s%s", ", ".join(left_out[:LISTED]), more)
@@ -200,7 +202,7 @@ def _wanted_tasks(plans: Plans, structures: Sequence[str] | None, others: dict[s
     owner = {structure: task.name for task in plans.tasks for structure in task.structures}
     if unknown := [structure for structure in structures if structure not in owner]:
         older = f"; left out, adapted with other plans than those of now: {in_words(others)}" if others else ""
-        raise UnknownStructure(f"unknown structure {', '.join(unknown)}; the model of {plans.dataset_name} has: {', '.join(owner)}{older}")
+        raise UnknownStructure(f"unknown structure {', '.join(unknown)}", advice=f"the model of {plans.dataset_name} has: {', '.join(owner)}{older}")
     return list(dict.fromkeys(owner[structure] for structure in structures))
 
 
@@ -224,14 +226,14 @@ def _task(path: Path, plans: Plans, name: str, finished: dict[int, Path], folds:
         wanted = f"fold {', '.join(map(str, missing))} is" if missing else "any fold is"
         folder = fold_folder(path, name, 0).parent
         there += "; failed, not learned: " + ", ".join(map(str, failed)) if (failed := _failed_folds(path, name)) else ""
-        raise AdapterError(f"{name}: {wanted} not adapted in {folder} (finished: {there}); run arena_adapt for it, or choose with -f")
+        raise AdapterError(f"{name}: {wanted} not adapted in {folder} (finished: {there})", advice="run arena_adapt for it, or choose with -f")
     if lost := [str(folder / TENSORS) for folder in chosen.values() if not (folder / TENSORS).is_file()]:
-        raise AdapterError(f"{name}: {', '.join(lost)} is missing; run arena_adapt for this fold again, with --overwrite")
+        raise AdapterError(f"{name}: {', '.join(lost)} is missing", advice="run arena_adapt for this fold again, with --overwrite")
     records = [read_adapter_record(folder) for folder in chosen.values()]
     for folder, record in zip(chosen.values(), records, strict=True):
         check_same_plans(record, folder, plans, path / "plans.json")
     if any((other.structures, other.activation) != (records[0].structures, records[0].activation) for other in records):
-        raise AdapterError(f"{name}: its folds in {path / name} have different structures; adapt them again from one plan")
+        raise AdapterError(f"{name}: its folds in {path / name} have different structures", advice="adapt them again from one plan")
     if any(other.settings != records[0].settings for other in records):
         logger.warning("%s: folds %s were adapted with different settings and are averaged all the same", name, ", ".join(map(str, chosen)))
     return AdaptedTask(records[0], chosen)
@@ -269,4 +271,4 @@ def _check_alike(path: Path, tasks: list[AdaptedTask]) -> None:
     for task in tasks[1:]:
         if (task.record.foundation, task.record.scheme) != (tasks[0].record.foundation, tasks[0].record.scheme):
             names = f"{task.record.task} and {tasks[0].record.task}"
-            raise AdapterError(f"{names} in {path} come from different foundations or schemes; adapt one of them again")
+            raise AdapterError(f"{names} in {path} come from different foundations or schemes", advice="adapt one of them again")

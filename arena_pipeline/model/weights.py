@@ -31,10 +31,10 @@ def load_foundation_network(preset: FoundationPreset, weights_path: Path) -> nn.
         most_bytes = HEADER_BYTES + sum(tensor.nbytes for tensor in own.values())
         state = read_tensors(weights_path, most_bytes, lambda facts: _wrong_types(facts, preset.architecture))
     except (OSError, UnfitTensors) as error:
-        raise FoundationError(f"{what} is not a readable file of its weights ({error}); install the foundation again") from None
+        raise FoundationError(f"{what} is not a readable file of its weights ({error})", advice="install the foundation again") from None
     fill_(network, state, what, new_parts(preset, own))
     if wild := [name for name in state if preset.architecture.is_derived(name) and not preset.architecture.derived_fits(name, state)]:
-        raise FoundationError(f"{what}: positions outside their tables in {listed(wild)}; install the foundation again")
+        raise FoundationError(f"{what}: positions outside their tables in {listed(wild)}", advice="install the foundation again")
     return network
 
 
@@ -52,8 +52,8 @@ def _check_packaged(preset: FoundationPreset, path: Path) -> None:
     found = file_sha256(path)
     if found != preset.weights.sha256:
         raise FoundationError(
-            f"foundation {preset.name}: {path} has the SHA-256 {found[:12]}..., its preset says {preset.weights.sha256[:12]}...; "
-            f"the file was changed or damaged, reinstall arena-pipeline"
+            f"foundation {preset.name}: {path} has the SHA-256 {found[:12]}..., its preset says {preset.weights.sha256[:12]}...",
+            advice="the file was changed or damaged, reinstall arena-pipeline",
         )
 
 
@@ -86,7 +86,6 @@ def fill_(network: nn.Module, state: dict[str, Tensor], what: str, new: Collecti
             for fault, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
             if names
         ]
-        raise FoundationError(
-            f"{what} does not fit the network: {len(own) - len(missing) - len(misshapen)} of {len(own)} tensors match; {'; '.join(faults)}"
-        )
+        matching = len(own) - len(missing) - len(misshapen)
+        raise FoundationError(f"{what} does not fit the network: {matching} of {len(own)} tensors match; {'; '.join(faults)}")
     network.load_state_dict(network.state_dict() | state)

@@ -51,11 +51,11 @@ class ArchiveWriter:
         info = zipfile.ZipInfo(name, YEAR_0)
         info.create_system, info.external_attr = UNIX, REGULAR_FILE
         if fault := _fault(info):
-            raise PackageError(f"{name!r} {fault}, so the model can't be exported; adapt it under another name")
+            raise PackageError(f"{name!r} {fault}, so the model can't be exported", advice="adapt it under another name")
         try:
             self._archive.writestr(info, content)
         except zipfile.LargeZipFile:
-            raise PackageError(f"the package would be larger than {MAX_ENTRY_BYTES:,} bytes; export fewer structures or folds") from None
+            raise PackageError(f"the package would be larger than {MAX_ENTRY_BYTES:,} bytes", advice="export fewer structures or folds") from None
         self.files[name] = FileFacts(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
@@ -74,12 +74,14 @@ class Archive:
         entries = archive.infolist()
         for entry in entries:
             if fault := _fault(entry):
-                raise PackageError(f"{path}: {entry.filename!r} {fault}; it was not made by arena_export_model, don't use it")
+                raise PackageError(f"{entry.filename!r} {fault}", file=path, advice="it was not made by arena_export_model, don't use it")
         self.sizes = {entry.filename: entry.file_size for entry in entries}
         if fault := _clash([entry.filename for entry in entries]):
-            raise PackageError(f"{path}: {fault}; it was not made by arena_export_model, don't use it")
+            raise PackageError(fault, file=path, advice="it was not made by arena_export_model, don't use it")
         if sum(self.sizes.values()) > path.stat().st_size:
-            raise PackageError(f"{path}: its files would be larger than itself, so they overlap; it was not made by arena_export_model, don't use it")
+            raise PackageError(
+                "its files would be larger than itself, so they overlap", file=path, advice="it was not made by arena_export_model, don't use it"
+            )
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """The content of a file, at most as many bytes as its `sizes` say.
@@ -94,9 +96,9 @@ class Archive:
                     left -= len(block)
                     yield block
         except DAMAGED as error:
-            raise PackageError(f"{self.path}: {name} is damaged ({error}); get the package again") from None
+            raise PackageError(f"{name} is damaged ({error})", file=self.path, advice="get the package again") from None
         if left:
-            raise PackageError(f"{self.path}: {name} is {left:,} bytes too short; get the package again")
+            raise PackageError(f"{name} is {left:,} bytes too short", file=self.path, advice="get the package again")
 
     def extract(self, name: str, target: Path, expected: FileFacts | None = None) -> None:
         """Writes a file of the archive to `target`, whose folder is made.
@@ -105,7 +107,9 @@ class Archive:
             PackageError: size or SHA-256 is not as expected, where that is given.
         """
         if expected is not None and self.sizes[name] != expected.bytes:
-            raise PackageError(f"{self.path}: {name} has {self.sizes[name]:,} bytes, its manifest says {expected.bytes:,}; get the package again")
+            raise PackageError(
+                f"{name} has {self.sizes[name]:,} bytes, its manifest says {expected.bytes:,}", file=self.path, advice="get the package again"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         with full_disk_as_no_space(target), target.open("xb") as file:
@@ -114,7 +118,7 @@ class Archive:
                 file.write(block)
         if expected is not None and digest.hexdigest() != expected.sha256:
             found = f"SHA-256 {digest.hexdigest()[:12]}..., its manifest says {expected.sha256[:12]}..."
-            raise PackageError(f"{self.path}: {name} has {found}; it was damaged or changed, get the package again")
+            raise PackageError(f"{name} has {found}", file=self.path, advice="it was damaged or changed, get the package again")
 
 
 @contextmanager
@@ -128,7 +132,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGED as error:
-        raise PackageError(f"{path}: damaged ({error}); get the package again") from None
+        raise PackageError(f"damaged ({error})", file=path, advice="get the package again") from None
     with archive:
         yield Archive(archive, path)
 
@@ -141,17 +145,17 @@ def _check_end(path: Path) -> None:
             file.seek(max(0, size - END_64.size - END.size))
             tail = file.read()
     except OSError as error:
-        raise PackageError(f"{path}: can't be read ({error.strerror}); name a package that arena_export_model made") from None
+        raise PackageError(f"can't be read ({error.strerror})", file=path, advice="name a package that arena_export_model made") from None
     if len(tail) < END.size or not tail[-END.size :].startswith(b"PK\x05\x06"):
         raise PackageError(
-            f"{path}: not a whole package of arena_export_model ({size:,} bytes, without the end that a zip archive has); get it again"
+            f"not a whole package of arena_export_model ({size:,} bytes, without the end that a zip archive has)", file=path, advice="get it again"
         )
     _, disk, first_disk, here, entries, table_bytes, table_start, comment = END.unpack(tail[-END.size :])
     whole = disk == first_disk == comment == 0 and here == entries and table_start + table_bytes + END.size == size
     if not whole or tail.startswith(b"PK\x06\x07"):
-        raise PackageError(f"{path}: a zip archive, but not one that arena_export_model made; don't use it")
+        raise PackageError("a zip archive, but not one that arena_export_model made", file=path, advice="don't use it")
     if entries > MAX_ENTRIES:
-        raise PackageError(f"{path}: {entries:,} files, a package has at most {MAX_ENTRIES:,}; don't use it")
+        raise PackageError(f"{entries:,} files, a package has at most {MAX_ENTRIES:,}", file=path, advice="don't use it")
 
 
 def _fault(entry: zipfile.ZipInfo) -> str | None:

@@ -75,7 +75,9 @@ def read_manifest(path: Path) -> Manifest:
     again = "get the package again"
     version = read_model(path, PackageVersion, PackageError, "no manifest", again).package_version
     if version != PACKAGE_VERSION:
-        raise PackageError(f"{path.name}: a package of version {version}, this arena-pipeline reads version {PACKAGE_VERSION}; install the other one")
+        raise PackageError(
+            f"a package of version {version}, this arena-pipeline reads version {PACKAGE_VERSION}", file=path.name, advice="install the other one"
+        )
     return read_model(path, Manifest, PackageError, "no manifest", again)
 
 
@@ -87,4 +89,6 @@ def is_installed(model: Path) -> bool:
 def require_own(model: Path) -> None:
     """Raises AdapterError for an installed model: adapting into its folder would mix two people's folds."""
     if is_installed(model):
-        raise AdapterError(f"{model}: this model was installed from a package; delete its folder, or adapt in another workspace (-w FOLDER)")
+        raise AdapterError(
+            "this model was installed from a package", file=model, advice="delete its folder, or adapt in another workspace (-w FOLDER)"
+        )

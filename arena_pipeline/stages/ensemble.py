@@ -35,7 +35,7 @@ def ensemble(input_folders: Sequence[str | Path], output_folder: str | Path) -> 
     folders, out = [Path(folder) for folder in input_folders], Path(output_folder)
     cases = _common_cases(folders)
     if out.resolve() in {folder.resolve() for folder in folders}:
-        raise DatasetError(f"{out}: the ensemble would overwrite one of its members; choose another output folder")
+        raise DatasetError("the ensemble would overwrite one of its members", file=out, advice="choose another output folder")
     written: dict[str, Path] = {}
     labels = _labels(cases, folders[0])
     label_map = LabelMap.of(labels, {"ensemble of": ", ".join(str(folder) for folder in folders)}, _support_ids(labels, folders))
@@ -65,10 +65,10 @@ def _one_case(case: str, folders: list[Path], out: Path) -> Path:
     segmentation = ensemble_segmentation(case, files)
     member = folders[0] / f"{case}{SEGMENTATION_ENDING}"
     if not member.is_file():
-        raise ImageError(f"{case}: no {member}; its header says where the ensemble lies, keep it beside the probabilities")
+        raise ImageError(f"no {member}", case=case, advice="its header says where the ensemble lies, keep it beside the probabilities")
     geometry = read_geometry(member)
     if geometry.shape != segmentation.shape:
-        raise ImageError(f"{case}: {member} has shape {geometry.shape}, its probabilities {segmentation.shape}; predict this case again")
+        raise ImageError(f"{member} has shape {geometry.shape}, its probabilities {segmentation.shape}", case=case, advice="predict this case again")
     labels = files[0].description.labels
     target = out / member.name
     write_segmentation(target, segmentation, geometry, labels)
@@ -83,16 +83,18 @@ def _support_ids(labels: Iterable[str], folders: list[Path]) -> dict[str, tuple[
 
 def _common_cases(folders: list[Path]) -> list[str]:
     if not folders:
-        raise DatasetError("no folder to ensemble; name at least one with -i")
+        raise DatasetError("no folder to ensemble", advice="name at least one with -i")
     found = []
     for folder in folders:
         cases = {path.name[: -len(SUFFIX)] for path in folder.glob(f"*{SUFFIX}")} if folder.is_dir() else set()
         if not cases:
-            raise DatasetError(f"{folder}: no CASE{SUFFIX} in it; make them with arena_predict --save_probabilities")
+            raise DatasetError(f"no CASE{SUFFIX} in it", file=folder, advice="make them with arena_predict --save_probabilities")
         found.append(cases)
     for folder, cases in zip(folders[1:], found[1:], strict=True):
         if cases != found[0]:
             odd = sorted(cases ^ found[0])
             names = ", ".join(odd[:5])
-            raise DatasetError(f"{folder}: other cases than in {folders[0]}: {names} in one of them only; predict them in both, or move them away")
+            raise DatasetError(
+                f"other cases than in {folders[0]}: {names} in one of them only", file=folder, advice="predict them in both, or move them away"
+            )
     return sorted(found[0])

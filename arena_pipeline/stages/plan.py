@@ -130,8 +130,8 @@ def _check_candidates(plans: Plans) -> None:
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     reason = plans.reasons[f"tasks.{names[0]}.candidates"] if names else "dataset.json has no label but the background"
     raise DatasetError(
-        f"{plans.dataset_name}: no training case in labelsTr can be used for {shown or 'any structure'} ({reason}); "
-        f"annotate at least one structure in a few cases of imagesTr"
+        f"{plans.dataset_name}: no training case in labelsTr can be used for {shown or 'any structure'} ({reason})",
+        advice="annotate at least one structure in a few cases of imagesTr",
     )
 
 
