@@ -44,7 +44,7 @@ def cpu_limit(root: Path | None = None) -> float | None:
         if len(words) == 2 and words[0].isdigit() and words[1].isdigit():
             shares.append(int(words[0]) / int(words[1]))
     for folder in _folders(V1_CPU, root):
-        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")  # a quota of -1 is no number here
+        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")  # -1 is no quota
         if quota is not None and period:
             shares.append(quota / period)
     return min(shares, default=None)

@@ -11,7 +11,7 @@ MethodName = Literal["arena", "arena_gradient", "arena_adamw", "lora", "adalora"
 
 
 class Frozen(BaseModel):
-    """What crosses a file: validated, immutable, an unknown key is an error, and so is a number that is none (NaN) or infinite."""
+    """A model that is stored in a file: validated, immutable; an unknown key, NaN and infinity are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

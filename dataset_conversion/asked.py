@@ -1,4 +1,4 @@
-"""What a person asked a converter for and can't have, with what was probably meant."""
+"""Errors about arguments of a converter, with what was probably meant."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Predictions:
 
 
 def check_paths(reference: Path, prediction: Path, workspace: Workspace) -> None:
-    """Refuses what can't be meant, before scores are written among the reference segmentations.
+    """Refuses paths that must be mistaken, before scores are written among the reference segmentations.
 
     Raises:
         DatasetError: one is not there, one is a file and the other a folder, both are the same, or the predictions lie in a raw dataset
@@ -197,7 +197,7 @@ def _case(
 
 
 def warn_of_support(cases: Sequence[EvaluationCase], include: bool) -> None:
-    """Says aloud which cases are not unseen ones."""
+    """Warns of cases that the model was adapted on."""
     seen = [case.identifier for case in cases if case.in_support]
     if seen:
         what = "counted all the same (--include_support)" if include else "left out of the means (--include_support counts them)"

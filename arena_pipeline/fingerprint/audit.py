@@ -117,7 +117,7 @@ def _doubles(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
 
 
 def _unused_files(raw: RawDataset) -> Iterator[str]:
-    """Files whose name fits no case. Those that systems leave (.DS_Store, ._CASE) are no news; an image that a dot in front hides is."""
+    """Files whose name fits no case. Those that systems leave (.DS_Store, ._CASE) are not reported, an image with a dot in front is."""
     for name in FOLDERS:
         ending = (CHANNEL_SUFFIX if name.startswith("images") else "") + raw.json.file_ending
         folder = raw.folder / name

@@ -61,7 +61,7 @@ def structures_present(description: DatasetJson, voxels: np.ndarray) -> tuple[in
 
 
 def looks_like_hu(low: float, high: float) -> bool:
-    """Whether a volume from `low` to `high` can be Hounsfield units: it reaches down to fat, is no tiny range and no more than HU can be."""
+    """Whether a volume from `low` to `high` can be Hounsfield units: it reaches down to fat, is not too narrow, and not wider than HU can be."""
     return low < LOWEST_TISSUE_HU and high - low >= SMALLEST_RANGE_HU and high <= HIGHEST_HU
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from arena_pipeline.io.space import lack_of_space
 
-UNFINISHED = ".unfinished."  # how the names of files begin that are being written; one that stays is of a process that was killed
+UNFINISHED = ".unfinished."  # first letters of the name of a file while it is written; a killed process leaves such a file behind
 NAME_CHARACTERS = 40
 
 
@@ -55,7 +55,7 @@ def remove_unfinished(folder: Path, names: Iterable[str] | None = None) -> list[
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8, whole or not at all. What UTF-8 lacks (bytes of a path that were none of it) is escaped as Python and JSON do it."""
+    """UTF-8, whole or not at all. Bytes of a path that are no UTF-8 are written as escapes."""
     with replace_when_done(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 

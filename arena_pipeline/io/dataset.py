@@ -24,7 +24,7 @@ CHANNEL_SUFFIX = "_0000"
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 NAMED_FAULTS = 10
-LONGEST_CASE_BYTES = 200  # a file's name may have 255: CASE_probabilities.npz, and while it is written more
+LONGEST_CASE_BYTES = 200  # a file's name may have 255 bytes, and CASE_probabilities.npz has a longer one while it is written
 
 
 class DatasetJson(BaseModel):

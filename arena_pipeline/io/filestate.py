@@ -12,7 +12,7 @@ class SourceFile(Frozen):
     """A file that something was made from.
 
     Attributes:
-        modified_ns: time of its last change, which copying and unpacking programs set to what they like.
+        modified_ns: time of its last change; programs that copy or unpack files may set it to any other.
         changed_ns: time of the last change of its content or its entry in the folder, which only the system sets; None in older records.
     """
 

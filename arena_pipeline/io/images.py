@@ -185,7 +185,7 @@ def _rounded(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
 
 def _is_nifti(path: Path) -> bool:
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise ImageError("a pipe or a device, which would be waited for; expected a file", file=path)
+        raise ImageError("a pipe or a device, expected a file", file=path)
     if path.is_dir() and path.name.lower().endswith(READABLE_ENDINGS):
         raise ImageError(
             "a folder where a file was expected", file=path, advice="if the file is in it, move it out, else rename or remove the folder"

@@ -53,7 +53,7 @@ def similar(word: str, known: Iterable[str]) -> str | None:
 def _read_json(path: Path) -> Any:
     size = path.stat().st_size
     if not path.is_file():
-        raise ValueError("not a file")  # a pipe would be waited for
+        raise ValueError("not a file")  # reading a pipe could wait for ever
     if size > LARGEST_FILE_BYTES:
         raise ValueError(f"{size:,} bytes, expected at most {LARGEST_FILE_BYTES:,}")
     try:
@@ -61,7 +61,7 @@ def _read_json(path: Path) -> Any:
     except UnicodeDecodeError:
         raise ValueError("its text is not in UTF-8; save it as UTF-8") from None
     content = json.loads(text, object_pairs_hook=_without_doubles)
-    if "\\ud" in text.lower():  # half of a character that takes two escapes: no file could be written with it
+    if "\\ud" in text.lower():  # half of a surrogate pair, which can't be written to a file
         json.dumps(content, ensure_ascii=False).encode()
     return content
 

@@ -34,6 +34,6 @@ def resample_nearest(array: np.ndarray, spacing_old: Triple, spacing_new: Triple
     indices = []
     for n, old, new in zip(array.shape, spacing_old, spacing_new, strict=True):
         position = np.arange(resampled_size(n, old, new)) * (new / old)
-        # without its rounding errors a tie is a tie
+        # rounded, so that a position half-way between two voxels is exactly that
         indices.append(np.clip(np.rint(np.round(position, 6)), 0, n - 1).astype(np.intp))
     return array[np.ix_(*indices)]

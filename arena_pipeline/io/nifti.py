@@ -28,7 +28,7 @@ HEADER_BYTES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 OTHER_UNITS = {1: "metre", 3: "micrometre"}  # NIfTI's codes; 0 is unknown, 2 is the millimetre
 MAXIMAL_DEFLATE_RATIO = 1032  # what one byte of a deflate stream can expand to at most
 LARGEST_OFFSET = 2**40
-SIZE_TOLERANCE = 1e-3  # of the voxel size: what sform and pixdim differ by that were rounded in different ways
+SIZE_TOLERANCE = 1e-3  # of the voxel size: sform and pixdim may differ by so much, from rounding
 OTHER_FILES = {  # first bytes -> what it is
     b"\xff\xd8\xff": "a JPEG picture",
     b"\x89PNG": "a PNG picture",
@@ -277,7 +277,7 @@ def _fill(stream: BinaryIO, target: memoryview, path: Path) -> None:
         if not count:
             raise ImageError(f"cut short, {done:,} of {len(target):,} bytes of voxels are there", file=path, advice="copy or download it again")
         done += count
-    # To the end, where gzip compares its checksum. What goes on for long after the last voxel is no file of this header.
+    # To the end, where gzip compares its checksum. A file that goes on long after the last voxel does not belong to this header.
     for _ in range(max(1, len(target) // SKIPPED_BYTES) + 1):
         if not stream.read(SKIPPED_BYTES):
             return

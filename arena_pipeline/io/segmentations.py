@@ -18,7 +18,7 @@ from arena_pipeline.io.labels import count_labels
 NAMED_LABELS = 8
 EQUAL_MM = 1e-4
 ROUNDING_MM = 0.01
-"""At the volume's corners: what headers differ by that were rounded in different ways. A label on such a grid lies on the CT's."""
+"""At the volume's corners: grids may differ by so much, from rounding of their headers, and are taken for the same."""
 
 
 @dataclass(frozen=True, eq=False)

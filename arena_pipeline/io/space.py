@@ -1,4 +1,4 @@
-"""Room on a disk: checked before work starts, and told in bytes when it runs out all the same."""
+"""Room on a disk: checked before work starts, and an error with the numbers where it runs out all the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADVICE = "free space, or choose a folder on another disk, then run the command a
 
 
 def require_writable(folder: Path) -> None:
-    """Tries it, where `folder` is or would be made: permissions alone do not tell of a read-only disk.
+    """Writes a file where `folder` is or would be made, to find out: permissions alone do not tell of a read-only disk.
 
     Raises:
         NoSpace: nothing can be written there.
@@ -59,7 +59,7 @@ def free_bytes(folder: Path) -> int:
 def lack_of_space(error: Exception, path: Path, temporary: Path) -> NoSpace | None:
     """The error to tell instead of `error` while writing `temporary`, which should become `path`: None where space is not the reason.
 
-    Libraries that write by themselves say it in their own ways or not at all, so it is tried out.
+    Libraries report a full disk in different ways or not at all, so it is tried out with a small file.
     """
     if isinstance(error, ArenaError) or not (getattr(error, "errno", None) in FULL or _is_full(path.parent)):
         return None

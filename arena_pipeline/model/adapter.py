@@ -117,7 +117,7 @@ def write_adapter(folder: Path, adapter: Adapter) -> None:
 
 
 def discard_adapter(folder: Path) -> None:
-    """Makes an adapter that may be there incomplete; its tensors are overwritten by the next one."""
+    """Removes the record of an adapter that may be there, without which it does not count; the next one overwrites its tensors."""
     (folder / RECORD).unlink(missing_ok=True)
 
 

@@ -110,7 +110,7 @@ def match(preset: FoundationPreset, content: Any) -> Match:
 
 @dataclass(eq=False)
 class _Sorted:
-    """A file's own names by what becomes of them; `foreign` claim a place in a part of the network that has none for them."""
+    """The names in a file, by what is done with them; `foreign`: of a part of the network that has no such tensor."""
 
     taken: dict[str, str] = field(default_factory=dict)  # name in the network -> name in the file
     ignored: list[str] = field(default_factory=list)

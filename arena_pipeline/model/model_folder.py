@@ -137,7 +137,7 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
     """Reads a model folder's plans and the records of its folds.
 
     Args:
-        folds: those to average; None: all that are finished and made with these plans, or such as differ in nothing that matters.
+        folds: those to average; None: all that are finished, and made with these plans or with such as differ in nothing that matters.
         structures: those wanted; None: all.
 
     Raises:
@@ -178,7 +178,7 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
 
 
 def of_other_plans(model: Path, plans: Plans) -> dict[str, tuple[int, ...]]:
-    """Task -> folds in a model folder whose finished adapters `plans` have no use for: `check_same_plans` would refuse them.
+    """Task -> folds in a model folder whose finished adapters do not belong to `plans`: `check_same_plans` would refuse them.
 
     Records that can't be read are not among them.
     """

@@ -46,7 +46,7 @@ def random_network(architecture: Architecture, seed: int) -> nn.Module:
 
 
 def _check_packaged(preset: FoundationPreset, path: Path) -> None:
-    """The weights in the package are those that the preset was made for; other files are known by their adapters and plans."""
+    """Of the packaged weights the preset has the checksum; others are checked against the adapters and plans made for them."""
     if path != packaged_weights(preset) or preset.weights.sha256 is None:
         return
     found = file_sha256(path)

@@ -1,4 +1,4 @@
-"""make_plans: from values to a value; no path, no global, nothing asked of the machine here."""
+"""make_plans: from values to a value. It reads no file, and the machine is an argument."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def preprocess_dataset(
 
 
 def _tell_damage(cases: Iterable[str], folder: Path) -> None:
-    """Which of the cases that are to be made are made again because what was there is damaged."""
+    """Logs which cases are made again because what was there is damaged."""
     for name in cases:
         if (fault := stored_fault(folder, name)) is not None:
             logger.info("%s: preprocessed again: %s", name, fault)

@@ -135,7 +135,7 @@ def is_whole(folder: Path, record: CaseRecord) -> bool:
 
 
 def stored_fault(folder: Path, identifier: str) -> str | None:
-    """What is wrong, in words, with what is stored of a case; None for a whole one, and where nothing is."""
+    """What is wrong with a stored case, in words; None for a whole one, and where there is none."""
     left = [ending for ending in ENDINGS if (folder / f"{identifier}{ending}").exists()]
     if not left:
         return None

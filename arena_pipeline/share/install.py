@@ -101,7 +101,7 @@ def _swapped(target: Path, overwrite: bool) -> Iterator[Path]:
     try:
         yield new
         with all_locked([folder for folder in target.glob("*/fold_*") if folder.is_dir()]):
-            pass  # nobody is adapting there
+            pass  # raises where a command is adapting there
         if target.exists():
             target.rename(old)
         try:
@@ -116,7 +116,7 @@ def _swapped(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _validate(folder: Path, manifest: Manifest, preset: FoundationPreset) -> None:
-    """All that would otherwise be found out when predicting, and that the parts of the package agree."""
+    """Checks now what would else fail when predicting, and that the parts of the package belong together."""
     plans = Plans.read(folder / PLANS, preset.architecture)
     LabelMap.read(folder)
     own = (manifest.dataset_name, manifest.foundation, manifest.foundation_sha256, set(manifest.folds))

@@ -70,7 +70,7 @@ class DatasetState:
 
 @dataclass(frozen=True)
 class ModelState:
-    """An adapted model: task -> folds with a whole adapter, and those that were begun only; `installed`: from a package of somebody's.
+    """An adapted model: task -> folds with a whole adapter, and those that are only begun; `installed`: from a package.
 
     `failed`: task -> fold -> why its adaptation, started as often as it is, learned nothing; none of `unfinished`.
     `epochs`: of each of `folds`, in their order. `missing`: task -> folds of `USUAL_FOLDS` that nobody has begun.

@@ -134,7 +134,7 @@ def _write(preset: FoundationPreset, file: Path, found: Match, source_sha256: st
 
 
 def _stored(tensor: Tensor) -> Tensor:
-    """A copy, since views into shared memory can't be stored; of a type that is taken when the weights are read."""
+    """A copy, since safetensors stores no views into shared memory; in a type that `read_tensors` accepts."""
     if not tensor.is_floating_point():
         return tensor.long().contiguous().clone()
     return (tensor.float() if tensor.dtype == torch.float64 else tensor).contiguous().clone()

@@ -123,7 +123,7 @@ def _check_fingerprint(fingerprint: Fingerprint, raw: RawDataset, preset: Founda
 
 
 def _check_candidates(plans: Plans) -> None:
-    """A task or two without candidates are for the summary to tell; nothing but such tasks is an error."""
+    """Raises DatasetError where no task has a candidate; that some have none, the summary tells."""
     if any(task.max_shots for task in plans.tasks):
         return
     names = [task.name for task in plans.tasks]

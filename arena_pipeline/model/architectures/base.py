@@ -42,7 +42,7 @@ class Target:
         return f"{self.layer}.weight"
 
     def rows_of(self, block: str) -> tuple[int, int]:
-        """First row of a block and its last + 1; KeyError for a name that is none of this layer's."""
+        """First row of a block and its last + 1; KeyError for a name that this layer does not have."""
         return (0, self.rows) if block == self.whole else self.gated[block]
 
 

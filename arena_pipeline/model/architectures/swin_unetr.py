@@ -26,9 +26,9 @@ CLIP_HEADS = ("precls_conv", "GAP", "controller", "text_to_vision", "organ_embed
 #     24, 7, 64^3                    232 bytes                                    172 bytes                          40 bytes
 #     12, 4, 64^3                    169 bytes                                    106 bytes                          53 bytes
 #
-# (resident memory above the network's own, torch 2.13 on a CPU; two patches take twice as much). The numbers below are above those of every
-# published foundation, none of which is like the third line, where the windows of the coarse levels are mostly padding. A frozen decoder
-# needs less. So a 96^3 patch at feature_size 48 is planned with 7.9 GiB in training and 2.8 GiB in prediction.
+# (resident memory above the network's own, torch 2.13 on a CPU; two patches take twice as much). The constants are above what any published
+# foundation takes. The row of feature_size 24 takes more, since the windows of its coarse levels are mostly padding; no foundation is like it.
+# A frozen decoder needs less. So a 96^3 patch at feature_size 48 is planned with 7.9 GiB in training and 2.8 GiB in prediction.
 TRAINING_BYTES, RECOMPUTING_BYTES, PREDICTION_BYTES = 200, 135, 70
 PARAMETERS_PER_SQUARED_FEATURE = 27_000  # 62.19 million at feature_size 48, 3.91 million at 12
 
