@@ -29,7 +29,6 @@ from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.research.compare.compare import Comparison, compare
 from arena_pipeline.research.compare.tables import RUN_COLUMNS
 from arena_pipeline.stages.evaluate import evaluate
-from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.workspace import Workspace
 
 DATASET = "Dataset901_Tiny"
@@ -37,8 +36,10 @@ QUERIES = 3
 
 
 @pytest.fixture
-def ready(workspace: Workspace, tiny_dataset: Callable[..., Path], write_nifti: Callable[..., Path], rng: np.random.Generator) -> Workspace:
-    """Three training cases and three queries, planned for arena_mini, with a schedule of two epochs of one small patch."""
+def ready(
+    tiny_dataset: Callable[..., Path], write_nifti: Callable[..., Path], rng: np.random.Generator, plan_short_runs: Callable[[], Workspace]
+) -> Workspace:
+    """Three training cases and three queries, planned."""
     folder = tiny_dataset(cases=3)
     for index in range(1, QUERIES):
         segmentation = np.zeros((24, 24, 24), np.uint8)
@@ -46,14 +47,7 @@ def ready(workspace: Workspace, tiny_dataset: Callable[..., Path], write_nifti: 
         image = rng.normal(-20, 10, segmentation.shape) + 80 * segmentation
         write_nifti(folder / "imagesTs" / f"query_{index}_0000.nii.gz", image.astype(np.int16))
         write_nifti(folder / "labelsTs" / f"query_{index}.nii.gz", segmentation)
-    plan_and_preprocess([901], workspace, device="cpu", workers=1, fingerprint_workers=1)
-    plans = workspace.plans(DATASET, "arena_mini")
-    edited = json.loads(plans.read_text())
-    edited["adaptation"] |= {"max_epochs": 2, "patches_per_volume": 1}
-    edited["scheme"]["patch_size_voxels"] = [64, 32, 32]
-    edited["inference"]["threshold"] = 1e-20  # two epochs teach nothing: so low that something is found all the same
-    plans.write_text(json.dumps(edited))
-    return workspace
+    return plan_short_runs()
 
 
 def run(workspace: Workspace, **options: object) -> Comparison:

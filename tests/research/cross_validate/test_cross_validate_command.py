@@ -30,7 +30,6 @@ from arena_pipeline.model.adapter import read_adapter_record
 from arena_pipeline.research.compare.runs import Run
 from arena_pipeline.research.cross_validate.cross_validate import CrossValidation, cross_validate
 from arena_pipeline.research.cross_validate.leave_one_out import LeaveOneOut
-from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.workspace import Workspace
 
 DATASET = "Dataset901_Tiny"
@@ -39,17 +38,10 @@ FAST = ["-d", "901", "-shots", "3", "--structures", "liver", "-device", "cpu"]
 
 
 @pytest.fixture
-def ready(workspace: Workspace, tiny_dataset: Callable[..., Path]) -> Workspace:
-    """Exactly three annotated scans, planned for arena_mini, with a schedule of two epochs of one small patch."""
+def ready(tiny_dataset: Callable[..., Path], plan_short_runs: Callable[[], Workspace]) -> Workspace:
+    """Exactly three annotated scans, planned."""
     tiny_dataset(cases=3)
-    plan_and_preprocess([901], workspace, device="cpu", workers=1, fingerprint_workers=1)
-    plans = workspace.plans(DATASET, "arena_mini")
-    edited = json.loads(plans.read_text())
-    edited["adaptation"] |= {"max_epochs": 2, "patches_per_volume": 1}
-    edited["scheme"]["patch_size_voxels"] = [64, 32, 32]
-    edited["inference"]["threshold"] = 1e-20  # two epochs teach nothing: so low that something is found all the same
-    plans.write_text(json.dumps(edited))
-    return workspace
+    return plan_short_runs()
 
 
 def run(workspace: Workspace, **options: object) -> CrossValidation:
