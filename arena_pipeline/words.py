@@ -1,6 +1,8 @@
-"""Numbers in the sentences that people read."""
+"""Numbers and lists in the sentences that people read."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 MIB, GIB = 2**20, 2**30
 
@@ -8,6 +10,13 @@ MIB, GIB = 2**20, 2**30
 def pluralize(number: int, one: str, several: str | None = None) -> str:
     """1 epoch, 2 epochs; 1 query, 2 queries."""
     return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def listed(names: Iterable[object], most: int = 8, separator: str = ", ") -> str:
+    """The first few, and how many more there are: a, b and 3 more; with "; " between them: a; b; and 3 more."""
+    words = [str(name) for name in names]
+    more = f"{separator.strip(', ')} and {len(words) - most} more" if len(words) > most else ""
+    return separator.join(words[:most]) + more
 
 
 def memory_size(size_bytes: float) -> str:

@@ -14,7 +14,7 @@ from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
 from arena_pipeline.io.nifti import read_nifti
 from arena_pipeline.settings import Frozen
-from arena_pipeline.words import pluralize
+from arena_pipeline.words import listed, pluralize
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,7 @@ class ConversionSettings(Frozen):
         return self.source == earlier.source and (self.labels == earlier.labels or grown)
 
     def __str__(self) -> str:
-        names = [name for name, label in self.labels.items() if label]
-        return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "") + f" of {self.source}"
+        return f"{listed((name for name, label in self.labels.items() if label), NAMED)} of {self.source}"
 
 
 def check_settings(folder: Path, settings: ConversionSettings) -> None:
@@ -146,12 +145,8 @@ def tell_changed(found: dict[str, Earlier]) -> None:
     """The warning about files that are kept as somebody has changed them."""
     changed = [name for earlier in found.values() for name in earlier.changed]
     if changed:
-        more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
-        logger.warning(
-            "%s%s: changed since the conversion, kept so; to get the converted file back, delete it and run this again",
-            ", ".join(changed[:NAMED]),
-            more,
-        )
+        text = "%s: changed since the conversion, kept so; to get the converted file back, delete it and run this again"
+        logger.warning(text, listed(changed, NAMED))
 
 
 def stale_cases(folder: Path, jobs: Sequence[ConversionJob]) -> list[str]:

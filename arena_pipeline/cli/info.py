@@ -6,7 +6,7 @@ import argparse
 
 from arena_pipeline.cli import common
 from arena_pipeline.stages.info import DatasetState, FoundationState, ModelState, WorkspaceReport, info
-from arena_pipeline.words import pluralize
+from arena_pipeline.words import listed, pluralize
 
 DESCRIPTION = """Show what the workspace holds: foundations (pre-trained networks), datasets and adapted models.
 Under each is the exact command that takes it further. Nothing is changed."""
@@ -52,9 +52,8 @@ def _print_dataset(dataset: DatasetState) -> None:
     if dataset.problem:
         print(f"    problem: {dataset.problem}")
         return
-    shown = ", ".join(dataset.structures[:8]) + (f" and {len(dataset.structures) - 8} more" if len(dataset.structures) > 8 else "")
     cases, queries = pluralize(dataset.training, "annotated case"), pluralize(dataset.queries, "query", "queries")
-    print(f"    {cases}, {queries}; {dataset.objective}: {shown}")
+    print(f"    {cases}, {queries}; {dataset.objective}: {listed(dataset.structures)}")
     if dataset.failed_verification:
         print(f"    {dataset.failed_verification}")
     _print_next(dataset.next_command)

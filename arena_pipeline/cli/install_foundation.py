@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from arena_pipeline.cli import common
 from arena_pipeline.errors import ArenaError
+from arena_pipeline.words import listed
 
 if TYPE_CHECKING:
     from arena_pipeline.stages.install_foundation import Installation
@@ -63,8 +64,7 @@ def print_installation(installation: Installation) -> None:
     print(f"  read {record.source_file} ({record.source_bytes / 1e6:,.1f} MB, SHA-256 {record.source_sha256})")
     print(f"  {record.matched} matched, {record.missing} missing, {len(record.unexpected)} unexpected")
     if record.unexpected:
-        more = f" and {len(record.unexpected) - SHOWN} more" if len(record.unexpected) > SHOWN else ""
-        print(f"  unexpected, not used: {', '.join(record.unexpected[:SHOWN])}{more}")
+        print(f"  unexpected, not used: {listed(record.unexpected, SHOWN)}")
     if record.ignored:
         print(f"  ignored: {record.ignored} tensors of heads that are not used")
     if preset.pretrained_parts == "encoder":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arena_pipeline.cli import common
+from arena_pipeline.words import listed
 
 if TYPE_CHECKING:
     from arena_pipeline.fingerprint.models import Level
@@ -21,7 +22,6 @@ the reason of every decision to plans.json, which may be edited. arena_plan_and_
 
 SHOWN_TASKS = 20
 SHOWN_FINDINGS: dict[Level, int] = {"warning": 10, "fixed": 3, "info": 5}
-SHOWN_NAMES = 8
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,8 +60,7 @@ def print_planned(planned: WrittenPlans) -> None:
     if len(adaptable) > SHOWN_TASKS:
         print(f"  and {len(adaptable) - SHOWN_TASKS} more tasks")
     if skipped := [task.name for task in plans.tasks if not task.max_shots]:
-        more = f" and {len(skipped) - SHOWN_NAMES} more" if len(skipped) > SHOWN_NAMES else ""
-        print(f"  not adaptable, no usable training case: {', '.join(skipped[:SHOWN_NAMES])}{more}")
+        print(f"  not adaptable, no usable training case: {listed(skipped)}")
     for line in in_words(planned.findings, SHOWN_FINDINGS):
         print(f"  {line}")
     print(f"plans, with the reason of every decision: {planned.file}")

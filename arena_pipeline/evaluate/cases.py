@@ -14,6 +14,7 @@ from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.images import READABLE_ENDINGS
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
 from arena_pipeline.preprocess.masks import masks_file
+from arena_pipeline.words import listed
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def find_cases(
         logger.info("%d cases are not among the test cases of dataset.json's split and are left out", skipped)
     extra = sorted(set(predicted) - set(references))
     if extra:
-        logger.warning("%s: no reference for %s; they are left out", folder, _shortened(extra))
+        logger.warning("%s: no reference for %s; they are left out", folder, listed(extra, NAMES_SHOWN))
     return cases, missing
 
 
@@ -202,7 +203,7 @@ def warn_of_support(cases: Sequence[EvaluationCase], include: bool) -> None:
     if seen:
         what = "counted all the same (--include_support)" if include else "left out of the means (--include_support counts them)"
         told = "the model was adapted on them, so their scores say nothing about unseen scans"
-        logger.warning("%d of %d cases are support cases: %s; %s: %s", len(seen), len(cases), told, what, _shortened(seen))
+        logger.warning("%d of %d cases are support cases: %s; %s: %s", len(seen), len(cases), told, what, listed(seen, NAMES_SHOWN))
 
 
 def _report_missing(predictions: Path, missing: list[str], found: int, chill: bool) -> None:
@@ -210,8 +211,10 @@ def _report_missing(predictions: Path, missing: list[str], found: int, chill: bo
         return
     if not chill or not found:
         hint = "predict them" if not found else "predict them, or evaluate those there are with --chill"
-        raise DatasetError(f"no prediction of {_shortened(missing)} ({len(missing)} of {len(missing) + found} cases)", file=predictions, advice=hint)
-    logger.warning("%s: no prediction of %s; evaluated without them", predictions, _shortened(missing))
+        raise DatasetError(
+            f"no prediction of {listed(missing, NAMES_SHOWN)} ({len(missing)} of {len(missing) + found} cases)", file=predictions, advice=hint
+        )
+    logger.warning("%s: no prediction of %s; evaluated without them", predictions, listed(missing, NAMES_SHOWN))
 
 
 def is_query(description: DatasetJson, case: str, structure: str) -> bool:
@@ -243,8 +246,3 @@ def case_name(path: Path) -> str:
 
 def _folder(path: Path) -> Path:
     return path.parent if path.is_file() else path
-
-
-def _shortened(names: Sequence[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -16,6 +16,7 @@ from arena_pipeline.io.dataset import CHANNEL_SUFFIX, FOLDERS, IMAGE_ENDINGS, Ra
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.settings import Frozen
+from arena_pipeline.words import listed
 
 NAMED = 5
 BYTES_PER_WORKER = 2 * 1024**3  # a CT of 512 x 512 x 800 with its segmentation and what is counted in them
@@ -107,13 +108,13 @@ def _dataset_findings(raw: RawDataset, cases: Sequence[AuditedCase]) -> list[Fin
 def _doubles(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
     """One volume under two names would count twice in a support set, or be adapted on and evaluated on."""
     if both := sorted(set(raw.training) & set(raw.queries)):
-        yield f"{_listed(both)}: in imagesTr and in imagesTs; a case adapted on can't be a query, take it out of one"
+        yield f"{listed(both, NAMED)}: in imagesTr and in imagesTs; a case adapted on can't be a query, take it out of one"
     groups: dict[str, list[str]] = {}
     for case in cases:
         groups.setdefault(case.voxels_sha256, []).append(f"images{case.part}/{case.identifier}")
     for names in groups.values():
         if len(names) > 1:
-            yield f"{_listed(names)}: the same CT voxel by voxel; keep one of them, or results look better than they are"
+            yield f"{listed(names, NAMED)}: the same CT voxel by voxel; keep one of them, or results look better than they are"
 
 
 def _unused_files(raw: RawDataset) -> Iterator[str]:
@@ -130,7 +131,7 @@ def _unused_files(raw: RawDataset) -> Iterator[str]:
         if name == "labelsTs" and (alone := [file for file in names if _is_of_no_query(raw, file)]):
             yield f"labelsTs: {_listed(alone)} without a CT in imagesTs: no query; add the CT where it should be one"
         if unused := [file for file in names if file.endswith(ending) == file.startswith(".") and not file.startswith("._")]:
-            yield f"{name}: {_listed(unused)} not used, expected CASE{ending} with no dot in front; rename or remove"
+            yield f"{name}: {listed(unused, NAMED)} not used, expected CASE{ending} with no dot in front; rename or remove"
 
 
 def _is_of_no_query(raw: RawDataset, file: str) -> bool:
@@ -149,7 +150,7 @@ def _second_copies(raw: RawDataset, name: str, files: Iterable[str]) -> dict[str
 def _unknown_cases(raw: RawDataset) -> Iterator[str]:
     known = {*raw.training, *raw.queries}
     if unknown := sorted(set(raw.json.annotated) - known):
-        yield f"dataset.json: annotated has {_listed(unknown)}, in neither imagesTr nor imagesTs; correct the names, or copy the cases"
+        yield f"dataset.json: annotated has {listed(unknown, NAMED)}, in neither imagesTr nor imagesTs; correct the names, or copy the cases"
 
 
 def _absent_structures(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
@@ -158,9 +159,4 @@ def _absent_structures(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterato
     if not training:
         return  # unreadable, which is told
     if absent := [name for name, label in raw.json.structures.items() if label not in present]:
-        yield f"{_listed(absent)}: no training case shows it, no adaptation to it is possible; add cases that do"
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        yield f"{listed(absent, NAMED)}: no training case shows it, no adaptation to it is possible; add cases that do"

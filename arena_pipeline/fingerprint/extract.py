@@ -16,7 +16,7 @@ from arena_pipeline.fingerprint.models import Finding, Fingerprint, IntensityPro
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
 from arena_pipeline.io.parallel import Needs, map_jobs
-from arena_pipeline.words import pluralize
+from arena_pipeline.words import listed, pluralize
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +48,8 @@ def extract_fingerprint(raw: RawDataset, preset: FoundationPreset, workers: int 
         else:
             measured[case] = result
     if faults:
-        sentences = [faults[case] for case in sorted(faults)]
-        more = f"; and {len(faults) - NAMED_FAULTS} more" if len(faults) > NAMED_FAULTS else ""
-        raise DatasetError(
-            f"{raw.folder.name}, {len(faults)} of {pluralize(len(jobs), 'training case')} can't be used: {'; '.join(sentences[:NAMED_FAULTS])}{more}"
-        )
+        told = listed((faults[case] for case in sorted(faults)), NAMED_FAULTS, "; ")
+        raise DatasetError(f"{raw.folder.name}, {len(faults)} of {pluralize(len(jobs), 'training case')} can't be used: {told}")
     return _assemble(raw, preset, dict(sorted(measured.items())), state)
 
 

@@ -10,7 +10,7 @@ from arena_pipeline.fingerprint.case import CaseMeasurement
 from arena_pipeline.fingerprint.models import Finding, Level, StructureFacts
 from arena_pipeline.foundations import FoundationPreset, Scheme
 from arena_pipeline.io.dataset import RawDataset
-from arena_pipeline.words import pluralize
+from arena_pipeline.words import listed, pluralize
 
 COARSE_FACTOR = 2.0  # up-sampled more than this, a volume has visibly less detail than the foundation was trained on
 MUCH_CLIPPED = 0.5
@@ -37,7 +37,7 @@ def in_words(findings: Iterable[Finding], shown: Mapping[Level, int]) -> list[st
 
 
 def _named(cases: list[str]) -> str:
-    return f"{_list(cases, NAMED_CASES)}: " if cases else ""
+    return f"{listed(cases, NAMED_CASES)}: " if cases else ""
 
 
 def dataset_findings(
@@ -59,10 +59,10 @@ def split_sentences(raw: RawDataset) -> list[str]:
     for structure, split in raw.json.split.items():
         for part, cases in (("train", split.train), ("test", split.test)):
             if unknown := [case for case in dict.fromkeys(cases) if case not in known[part]]:
-                where = "imagesTr" if part == "train" else "neither imagesTr nor imagesTs"
+                where = "not in imagesTr" if part == "train" else "in neither imagesTr nor imagesTs"
                 there = len(set(cases) & known[part])
                 sentences.append(
-                    f"dataset.json: split of {structure} names {_list(unknown)} under {part}, {'not in ' if part == 'train' else 'in '}{where}; "
+                    f"dataset.json: split of {structure} names {listed(unknown, NAMED_STRUCTURES)} under {part}, {where}; "
                     f"passed over, so that {there} of its {len(set(cases))} stay: correct the names, or copy the cases"
                 )
     return sentences
@@ -152,11 +152,7 @@ def _structure_findings(structures: Mapping[str, StructureFacts], preset: Founda
             f"mostly outside the foundation's window of {window}, but the foundation learned it so; nothing to do",
         ),
     ]
-    return [Finding(level=level, case=None, sentence=f"{_list(names)}: {text}") for level, names, text in groups if names]
-
-
-def _list(names: list[str], most: int = NAMED_STRUCTURES) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return [Finding(level=level, case=None, sentence=f"{listed(names, NAMED_STRUCTURES)}: {text}") for level, names, text in groups if names]
 
 
 def _cases(cases: list[str], everything: Mapping[str, object]) -> str:

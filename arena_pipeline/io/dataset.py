@@ -18,6 +18,7 @@ from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.geometry import broken_link
 from arena_pipeline.io.json_files import read_model, similar
 from arena_pipeline.io.label_names import BACKGROUND, IGNORE, check_labels, refuse_other_forms
+from arena_pipeline.words import listed
 
 Objective = Literal["binary", "multiclass"]
 CHANNEL_SUFFIX = "_0000"
@@ -119,10 +120,8 @@ class StructureSplit(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> StructureSplit:
         if both := [case for case in dict.fromkeys(self.test) if case in self.train]:
-            more = f" and {len(both) - NAMED_FAULTS} more" if len(both) > NAMED_FAULTS else ""
-            raise ValueError(
-                f"{', '.join(both[:NAMED_FAULTS])}{more} under train and under test: a case adapted on can't be a query, take it out of one"
-            )
+            told = listed(both, NAMED_FAULTS)
+            raise ValueError(f"{told} under train and under test: a case adapted on can't be a query, take it out of one")
         return self
 
 
@@ -152,8 +151,7 @@ class RawDataset:
         """Raises DatasetError naming what is wrong with the folder: what `survey` finds."""
         raw, faults = cls.survey(folder)
         if len(faults) > 1:
-            more = f"; and {len(faults) - NAMED_FAULTS} more" if len(faults) > NAMED_FAULTS else ""
-            raise DatasetError(f"{folder.name}, {len(faults)} faults: {'; '.join(map(str, faults[:NAMED_FAULTS]))}{more}")
+            raise DatasetError(f"{folder.name}, {len(faults)} faults: {listed(faults, NAMED_FAULTS, '; ')}")
         for fault in faults:
             raise fault
         return raw

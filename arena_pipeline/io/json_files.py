@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from arena_pipeline.errors import ArenaError
+from arena_pipeline.words import listed
 
 LARGEST_FILE_BYTES = 64 * 2**20  # a fingerprint of 1,200 cases and 104 structures has about 5 MiB
 SHOWN_FAULTS = 5
@@ -76,9 +77,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _in_words(faults: ValidationError, content: Any) -> str:
-    entries = faults.errors(include_url=False)
-    more = f"; and {len(entries) - SHOWN_FAULTS} more" if len(entries) > SHOWN_FAULTS else ""
-    return "; ".join(_fault(entry, content) for entry in entries[:SHOWN_FAULTS]) + more
+    return listed((_fault(entry, content) for entry in faults.errors(include_url=False)), SHOWN_FAULTS, "; ")
 
 
 def _fault(entry: Any, content: Any) -> str:

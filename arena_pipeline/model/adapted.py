@@ -16,8 +16,8 @@ from arena_pipeline.model.adapter_checks import network_faults
 from arena_pipeline.model.device import to_device
 from arena_pipeline.model.low_rank import merged_weight
 from arena_pipeline.model.task_head import empty_head, head, set_head_
-from arena_pipeline.model.tensor_files import listed
 from arena_pipeline.model.weights import load_foundation_network
+from arena_pipeline.words import listed
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class AdaptedNetwork:
         shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
         if faults := network_faults(shapes, self._shapes, self.preset.architecture, rows):
             raise AdapterError(
-                f"{self._name(adapter)}: its tensors do not fit {self.preset.name} ({listed(faults, '; ')}); "
+                f"{self._name(adapter)}: its tensors do not fit {self.preset.name} ({listed(faults, 3, '; ')}); "
                 f"the adapter is damaged, adapt this fold again"
             )
 

@@ -15,12 +15,12 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.model.adapter import RECORD, TENSORS, AdapterRecord, read_adapter_record
 from arena_pipeline.model.attempts import read_failed_attempts
 from arena_pipeline.planning import InferencePlan, Plans
+from arena_pipeline.words import listed
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace, fold_folder
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_METHOD = "arena"
-LISTED = 8  # structures named in a message before "and n more"
 
 MODEL_FOLDER = re.compile(r"(.+)_(\d+)shots")
 FOLD_FOLDER = re.compile(r"fold_(\d+)")
@@ -167,8 +167,7 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
             check_same_plans(read_adapter_record(folder), folder, plans, path / "plans.json")
         raise AdapterError("no finished fold", file=path, advice="run arena_adapt to its end")
     if left_out:
-        more = f" and {len(left_out) - LISTED} more" if len(left_out) > LISTED else ""
-        logger.info("not adapted, so not predicted: %s%s", ", ".join(left_out[:LISTED]), more)
+        logger.info("not adapted, so not predicted: %s", listed(left_out))
     if not_used := {task: numbers for task, numbers in others.items() if structures is None or task in wanted}:
         logger.warning("left out, adapted with other plans than %s: %s", path / "plans.json", in_words(not_used))
     _check_alike(path, tasks)

@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from arena_pipeline.words import listed
+
 FLOATS = ("F32", "F16", "BF16")  # in safetensors' words
 HEADER_BYTES = 4 * 2**20  # names, shapes and types of some 30,000 tensors
 LENGTH_BYTES = 8  # of the header's length, in front of it
@@ -45,13 +47,13 @@ def read_tensors(path: Path, max_bytes: int, faults: Callable[[Mapping[str, Tens
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
             facts = {name: TensorFacts(tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()}
             if found := faults(facts):
-                raise UnfitTensors(listed(found, "; "))
+                raise UnfitTensors(listed(found, SHOWN, "; "))
             tensors = {name: file.get_tensor(name) for name in facts}
     except SafetensorError as error:
         raise UnfitTensors(f"not a whole safetensors file: {error}") from None
     wild = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())]
     if wild:
-        raise UnfitTensors(f"{listed(wild)}: values that are not finite")
+        raise UnfitTensors(f"{listed(wild, SHOWN)}: values that are not finite")
     return tensors
 
 
@@ -69,8 +71,3 @@ def _check_sizes(path: Path, max_bytes: int) -> None:
 def not_floating(facts: Mapping[str, TensorFacts]) -> list[str]:
     """Those tensors that are not of a type that weights have, with what they are."""
     return [f"{name} is {fact.dtype} instead of {', '.join(FLOATS)}" for name, fact in facts.items() if fact.dtype not in FLOATS]
-
-
-def listed(names: Sequence[str], separator: str = ", ") -> str:
-    """The first few, and how many more there are."""
-    return separator.join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

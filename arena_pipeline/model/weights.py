@@ -12,7 +12,8 @@ from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset, packaged_weights
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.model.architectures import Architecture
-from arena_pipeline.model.tensor_files import HEADER_BYTES, TensorFacts, UnfitTensors, listed, not_floating, read_tensors
+from arena_pipeline.model.tensor_files import HEADER_BYTES, TensorFacts, UnfitTensors, not_floating, read_tensors
+from arena_pipeline.words import listed
 
 NEW_PARTS_SEED = 0
 
@@ -34,7 +35,7 @@ def load_foundation_network(preset: FoundationPreset, weights_path: Path) -> nn.
         raise FoundationError(f"{what} is not a readable file of its weights ({error})", advice="install the foundation again") from None
     fill_(network, state, what, new_parts(preset, own))
     if wild := [name for name in state if preset.architecture.is_derived(name) and not preset.architecture.derived_fits(name, state)]:
-        raise FoundationError(f"{what}: positions outside their tables in {listed(wild)}", advice="install the foundation again")
+        raise FoundationError(f"{what}: positions outside their tables in {listed(wild, 3)}", advice="install the foundation again")
     return network
 
 

@@ -15,6 +15,7 @@ from arena_pipeline.io.json_files import read_model, similar
 from arena_pipeline.io.label_names import check_structure_names
 from arena_pipeline.model.architectures import Architecture
 from arena_pipeline.settings import AdaptationSettings, Frozen
+from arena_pipeline.words import listed
 
 MULTICLASS_TASK = "multiclass"
 FEWEST_SCANS, MOST_LEFT_OUT = 3, 5  # scans of which one can be left out; folds that leave scans out
@@ -138,9 +139,8 @@ class Plans(Frozen):
                 return task
         known = [task.name if list(task.structures) == [task.name] else f"{task.name} ({', '.join(task.structures)})" for task in self.tasks]
         meant = similar(name, [task.name for task in self.tasks])
-        listed = ", ".join(known[:LISTED_TASKS]) + (f" and {len(known) - LISTED_TASKS} more" if len(known) > LISTED_TASKS else "")
         guess = f"did you mean {meant}? " if meant else ""
-        raise UnknownStructure(f"unknown task {name}", advice=f"{guess}the plans of {self.dataset_name} have: {listed}")
+        raise UnknownStructure(f"unknown task {name}", advice=f"{guess}the plans of {self.dataset_name} have: {listed(known, LISTED_TASKS)}")
 
     @classmethod
     def read(cls, path: Path, architecture: Architecture | None = None) -> Plans:

@@ -10,6 +10,7 @@ from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, StructureSplit
 from arena_pipeline.io.splits import LARGEST_DRAW
 from arena_pipeline.planning.models import Plans, TaskPlan
+from arena_pipeline.words import listed
 
 GONE = "no voxel left at the foundation's spacing"
 SHOWN = 5
@@ -49,10 +50,10 @@ def choose_kind(structures: dict[str, int], preset: FoundationPreset) -> tuple[L
     if not preset.structures:
         return "novel", f"{preset.name} was pre-trained without any structure"
     if not unknown:
-        return "base", f"{listed(list(structures))} {'is' if len(structures) == 1 else 'are all'} among {known}"
+        return "base", f"{listed(structures, SHOWN)} {'is' if len(structures) == 1 else 'are all'} among {known}"
     if len(unknown) == len(structures):
-        return "novel", f"{listed(unknown)} {'is' if len(unknown) == 1 else 'are'} not among {known}"
-    return "novel", f"{listed(unknown)} {'is' if len(unknown) == 1 else 'are'} not among {known}, and a task with any new structure is novel"
+        return "novel", f"{listed(unknown, SHOWN)} {'is' if len(unknown) == 1 else 'are'} not among {known}"
+    return "novel", f"{listed(unknown, SHOWN)} {'is' if len(unknown) == 1 else 'are'} not among {known}, and a task with any new structure is novel"
 
 
 def choose_decoder(structures: dict[str, int], preset: FoundationPreset, kind: str) -> tuple[bool, str]:
@@ -61,7 +62,7 @@ def choose_decoder(structures: dict[str, int], preset: FoundationPreset, kind: s
         return True, f"{preset.name} has no pre-trained decoder: it is trained"
     if kind == "base":
         verb = "is" if len(structures) == 1 else "are"
-        return False, f"{listed(list(structures))} {verb} among the pre-training structures: the decoder stays frozen"
+        return False, f"{listed(structures, SHOWN)} {verb} among the pre-training structures: the decoder stays frozen"
     return True, "the task is novel to this foundation: the decoder is trained"
 
 
@@ -71,7 +72,7 @@ def choose_head(structures: dict[str, int], preset: FoundationPreset, kind: str,
         return "new", f"{preset.name} has no head that could be taken over"
     if kind == "novel":
         missing = [name for name in structures if name not in preset.structures]
-        return "new", f"the head of {preset.name} has no row for {listed(missing)}"
+        return "new", f"the head of {preset.name} has no row for {listed(missing, SHOWN)}"
     background = "; the row of the background is new" if multiclass else ""
     return "pretrained", f"starts from the {preset.name} head's own row{'s' if multiclass else ''}{background}"
 
@@ -90,9 +91,9 @@ def choose_candidates(name: str, structures: dict[str, int], dataset: DatasetJso
     reason = f"{len(candidates)} of the {len(pool)} {source}"
     for fault in ("not in imagesTr", "not annotated", "empty", GONE):
         if wrong := [case for case in pool if faults[case] == fault]:
-            reason += f"; {fault}: {listed(wrong)}"
+            reason += f"; {fault}: {listed(wrong, SHOWN)}"
     if repeated := sorted({case for case in candidates if candidates.count(case) > 1}):
-        reason += f"; listed twice there, and left so since the draw depends on it: {listed(repeated)}"
+        reason += f"; listed twice there, and left so since the draw depends on it: {listed(repeated, SHOWN)}"
     if split and split.train and len(candidates) < len(pool):
         reason += "; so the support sets differ from those that the whole split gives"
     return candidates, reason
@@ -107,8 +108,9 @@ def partly_annotated(plans: Plans, fingerprint: Fingerprint) -> list[Finding]:
         if partial:
             lacking = [name for name, fact in facts.items() if not set(partial) <= set(fact.annotated_cases)]
             sentence = (
-                f"{task.name}: {len(partial)} of {len(fingerprint.cases)} training cases are left out ({listed(partial)}), since {listed(lacking)} "
-                f"is not annotated in all of them; annotate it there, or plan a task for each structure with --objective binary"
+                f"{task.name}: {len(partial)} of {len(fingerprint.cases)} training cases are left out ({listed(partial, SHOWN)}), "
+                f"since {listed(lacking, SHOWN)} is not annotated in all of them; annotate it there, or plan a task for each structure "
+                "with --objective binary"
             )
             findings.append(Finding(level="warning", case=None, sentence=sentence))
     return findings
@@ -134,7 +136,7 @@ def _fault(case: str, structures: dict[str, int], fingerprint: Fingerprint) -> s
 def choose_max_shots(structures: dict[str, int], candidates: Sequence[str]) -> tuple[int, str]:
     """As many as there are candidates, up to what the support-set rule can draw."""
     if not candidates:
-        return 0, f"no training case can be used: annotate {listed(list(structures))} in a few cases before adapting to this task"
+        return 0, f"no training case can be used: annotate {listed(structures, SHOWN)} in a few cases before adapting to this task"
     if len(candidates) >= LARGEST_DRAW:
         return LARGEST_DRAW - 1, f"the support-set rule draws at most {LARGEST_DRAW - 1} of the {len(candidates)} candidates"
     return len(candidates), f"the number of candidates ({len(candidates)}); with all of them the folds share one support set"
@@ -147,10 +149,5 @@ def choose_keep_largest(structure: str, candidates: Sequence[str], fingerprint: 
         return False, f"no candidate shows {structure} with all around it annotated, so nothing is known of its components"
     several = [f"{case} ({count})" for case, count in components.items() if count != 1]
     if several:
-        return False, f"more than one connected component in {len(several)} of {len(components)} candidates: {listed(several)}"
+        return False, f"more than one connected component in {len(several)} of {len(components)} candidates: {listed(several, SHOWN)}"
     return True, f"one connected component in every candidate that shows it ({len(components)})"
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from arena_pipeline.io.filestate import SourceFile, file_sha256
@@ -12,10 +12,9 @@ from arena_pipeline.model.adapter import RECORD, read_adapter_record
 from arena_pipeline.model.expected import doubts
 from arena_pipeline.model.model_folder import AdaptedModel
 from arena_pipeline.preprocess.store import read_case_record
+from arena_pipeline.words import listed
 
 logger = logging.getLogger(__name__)
-
-LISTED = 8  # names in a message before "and n more"
 
 
 def tell_missing_folds(model: AdaptedModel) -> None:
@@ -31,7 +30,7 @@ def tell_missing_folds(model: AdaptedModel) -> None:
         logger.warning(
             "fold %s is planned and has no finished adapter that can be used; the others, in brackets, are averaged without it: %s. "
             "arena_adapt finishes it, -f chooses folds without this line",
-            *(", ".join(map(str, lacking)), _some(tasks)),
+            *(", ".join(map(str, lacking)), listed(tasks)),
         )
 
 
@@ -58,7 +57,7 @@ def tell_support_cases(support_ids: Mapping[str, tuple[str, ...]], inputs: Mappi
     adapted_on = {case for ids in with_copies.values() for case in ids}
     if seen := [f"{case} (the file of {copies[case]})" if case in copies else case for case in inputs if case in adapted_on]:
         logger.warning(
-            "the model was adapted on %s: do not judge it by their segmentations (arena_evaluate leaves them out of its means)", _some(seen)
+            "the model was adapted on %s: do not judge it by their segmentations (arena_evaluate leaves them out of its means)", listed(seen)
         )
     return with_copies
 
@@ -76,7 +75,3 @@ def _same_file(source: ImageSource, support: Mapping[str, SourceFile]) -> str | 
     alike = [case for case, file in support.items() if file.bytes == source.stat().st_size]
     digest = file_sha256(source) if alike else None
     return next((case for case in alike if support[case].sha256 == digest), None)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -18,11 +18,11 @@ from arena_pipeline.model.adapter_checks import network_faults
 from arena_pipeline.model.checkpoints import skeleton
 from arena_pipeline.model.model_folder import check_same_plans
 from arena_pipeline.model.task_head import empty_head
-from arena_pipeline.model.tensor_files import listed
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.share.archive import MAX_ENTRY_BYTES, Archive
 from arena_pipeline.share.package import MANIFEST, PLANS, Manifest, names_of, read_manifest
+from arena_pipeline.words import listed
 from arena_pipeline.workspace import fold_folder
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def read_package_manifest(archive: Archive) -> Manifest:
     differing = {"lacks": wanted - set(archive.sizes), "has besides": set(archive.sizes) - wanted - {MANIFEST}}
     differing["has without a checksum"] = wanted - set(manifest.files)
     differing["has checksums of"] = set(manifest.files) - wanted
-    if faults := [f"{what} {listed(sorted(names))}" for what, names in differing.items() if names]:
+    if faults := [f"{what} {listed(sorted(names), 3)}" for what, names in differing.items() if names]:
         raise PackageError(f"{package}: {'; '.join(faults)}; it was not made by arena_export_model, or was changed; get the package again")
     return manifest
 
@@ -138,7 +138,7 @@ def _validate(folder: Path, manifest: Manifest, preset: FoundationPreset) -> Non
             shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
             rows = empty_head(preset, channels, record.activation, record.head, record.out_channels).out_channels
             if faults := network_faults(shapes, parameters, architecture, rows):
-                raise PackageError(f"its tensors do not fit {preset.name} ({listed(faults, '; ')})", file=place)
+                raise PackageError(f"its tensors do not fit {preset.name} ({listed(faults, 3, '; ')})", file=place)
 
 
 def _check_limits(plans: Plans) -> None:

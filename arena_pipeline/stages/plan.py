@@ -22,6 +22,7 @@ from arena_pipeline.model.device import pick_device
 from arena_pipeline.planning import Plans, make_plans
 from arena_pipeline.planning.tasks import partly_annotated
 from arena_pipeline.records import stage
+from arena_pipeline.words import listed
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -127,10 +128,9 @@ def _check_candidates(plans: Plans) -> None:
     if any(task.max_shots for task in plans.tasks):
         return
     names = [task.name for task in plans.tasks]
-    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     reason = plans.reasons[f"tasks.{names[0]}.candidates"] if names else "dataset.json has no label but the background"
     raise DatasetError(
-        f"{plans.dataset_name}: no training case in labelsTr can be used for {shown or 'any structure'} ({reason})",
+        f"{plans.dataset_name}: no training case in labelsTr can be used for {listed(names, SHOWN) or 'any structure'} ({reason})",
         advice="annotate at least one structure in a few cases of imagesTr",
     )
 
@@ -148,7 +148,7 @@ def _write(plans: Plans, path: Path) -> Path | None:
         if previous == plans:
             return None
         keys = differing_keys(previous.model_dump(mode="json"), plans.model_dump(mode="json"))
-        difference = "differed in " + ", ".join(keys[:SHOWN]) + (f" and {len(keys) - SHOWN} more keys" if len(keys) > SHOWN else "")
+        difference = f"differed in {listed(keys, SHOWN)}"
     backup = _free_backup(path)
     shutil.copy2(path, backup)
     plans.write(path)

@@ -17,6 +17,7 @@ from arena_pipeline.io.lock import all_locked
 from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.records import stage
+from arena_pipeline.words import listed
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -89,9 +90,6 @@ def needed_cases(plans: Plans, raw: RawDataset, path: Path) -> tuple[str, ...]:
     needed = {case for task in plans.tasks for case in task.candidates}
     missing = sorted(needed - set(raw.training))
     if missing:
-        others = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise PlansError(
-            f"{path}: candidates has {', '.join(missing[:5])}{others}, expected cases of {raw.folder / 'imagesTr'}; "
-            f"put them back, take them out of the plans, or run arena_plan_and_preprocess again"
-        )
+        found = f"candidates has {listed(missing, 5)}, expected cases of {raw.folder / 'imagesTr'}"
+        raise PlansError(found, file=path, advice="put them back, take them out of the plans, or run arena_plan_and_preprocess again")
     return tuple(sorted(needed))

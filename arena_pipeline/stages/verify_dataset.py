@@ -11,7 +11,7 @@ from arena_pipeline.errors import DatasetError
 from arena_pipeline.fingerprint.audit import DatasetAudit, audit_dataset
 from arena_pipeline.io.lock import locked
 from arena_pipeline.records import stage
-from arena_pipeline.words import pluralize
+from arena_pipeline.words import listed, pluralize
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def require_integrity(dataset_id: int, workspace: Workspace, workers: int | None
     errors = [finding.sentence for finding in audit.of_level("error")]
     path = workspace.audit(audit.dataset_name)
     if errors:
-        more = f"; and {len(errors) - NAMED_ERRORS} more" if len(errors) > NAMED_ERRORS else ""
-        raise DatasetError(f"{audit.dataset_name} is not usable as it is: {'; '.join(errors[:NAMED_ERRORS])}{more} ({path} has all findings)")
+        told = listed(errors, NAMED_ERRORS, "; ")
+        raise DatasetError(f"{audit.dataset_name} is not usable as it is: {told} ({path} has all findings)")
     cases, warnings = pluralize(audit.checked, "case"), pluralize(len(audit.of_level("warning")), "warning")
     logger.info("%s: %s verified, %s in %s", audit.dataset_name, cases, warnings, path)
