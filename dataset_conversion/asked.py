@@ -20,6 +20,7 @@ def refuse_standard_layout(folder: Path) -> None:
     """Raises DatasetError for a folder that is a dataset already."""
     if (folder / "dataset.json").is_file() and (folder / "imagesTr").is_dir():
         raise DatasetError(
-            f"{folder}: already in the standard layout (imagesTr, dataset.json), nothing needs converting; check it with arena_verify_dataset, "
-            f"or go on with arena_plan_and_preprocess"
+            "already in the standard layout (imagesTr, dataset.json), nothing needs converting",
+            file=folder,
+            advice="check it with arena_verify_dataset, or go on with arena_plan_and_preprocess",
         )

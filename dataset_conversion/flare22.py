@@ -88,7 +88,7 @@ def convert_flare22(
     pairs = _find_pairs(source)
     unknown = sorted(set(exclude) - set(pairs))
     if unknown:
-        raise DatasetError(f"--exclude {', '.join(unknown)}: no such case in {source}; names look like {next(iter(pairs))}")
+        raise DatasetError(f"--exclude {', '.join(unknown)}: no such case in {source}", advice=f"names look like {next(iter(pairs))}")
     jobs, failures = _jobs(folder, labels, {case: files for case, files in pairs.items() if case not in exclude})
     settings = ConversionSettings(source=SOURCE, structures=tuple(structures) if structures else None, labels=labels)
     with locked(folder):
@@ -122,7 +122,9 @@ def convert_case(job: FlareJob) -> CaseReport:
     unknown = [int(label) for label in np.flatnonzero(counts) if label not in job.raw_labels]
     if unknown:
         expected = f"0..{max(job.raw_labels)}"
-        raise DatasetError(f"{job.identifier}: labels {unknown} in {job.segmentation}; FLARE'22 has {expected}, take the case's label file again")
+        raise DatasetError(
+            f"{job.identifier}: labels {unknown} in {job.segmentation}", advice=f"FLARE'22 has {expected}, take the case's label file again"
+        )
     table = np.zeros(max(job.raw_labels) + 1, np.uint8)
     table[list(job.raw_labels)] = list(job.raw_labels.values())
     segmentation = table[raw.array]
@@ -150,7 +152,7 @@ def _find_pairs(source: Path) -> dict[str, tuple[Path, Path | None]]:
     if not folders:
         refuse_standard_layout(source)
         expected = ", ".join(f"{parent}/images" if parent else "images" for parent in PARENTS)
-        raise DatasetError(f"{source}: none of {expected} in it; give the folder of FLARE'22 that holds images/ and labels/")
+        raise DatasetError(f"none of {expected} in it", file=source, advice="give the folder of FLARE'22 that holds images/ and labels/")
     pairs: dict[str, tuple[Path, Path | None]] = {}
     others = 0
     for folder in folders:
@@ -160,7 +162,7 @@ def _find_pairs(source: Path) -> dict[str, tuple[Path, Path | None]]:
                 others += 1
                 continue
             if case in pairs:
-                raise DatasetError(f"{case}: in {image} and in {pairs[case][0]}; keep one of them")
+                raise DatasetError(f"in {image} and in {pairs[case][0]}", case=case, advice="keep one of them")
             label = folder / "labels" / f"{case}{ENDING}"
             pairs[case] = (image, label if label.is_file() else None)
     if others:
@@ -168,7 +170,7 @@ def _find_pairs(source: Path) -> dict[str, tuple[Path, Path | None]]:
         logger.warning(text, pluralize(others, "image is", "images are"))
     if not pairs:
         example = f"FLARE22_Tr_0001{CHANNEL_SUFFIX}{ENDING}"
-        raise DatasetError(f"{folders[0] / 'images'}: no {example}; give the folder of FLARE'22 that holds images/ and labels/")
+        raise DatasetError(f"{folders[0] / 'images'}: no {example}", advice="give the folder of FLARE'22 that holds images/ and labels/")
     return dict(sorted(pairs.items()))
 
 

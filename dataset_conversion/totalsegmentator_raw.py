@@ -91,7 +91,7 @@ class RawTotalSegmentator:
         missing = [name for name in names if name not in there]
         if missing:
             raise DatasetError(
-                f"{', '.join(missing)}: no subject in {self.root} has the mask segmentations/{missing[0]}{ENDING}; choose among those it has"
+                f"{', '.join(missing)}: no subject in {self.root} has the mask segmentations/{missing[0]}{ENDING}", advice="choose among those it has"
             )
         return [name for name in self.classes if name in names]
 
@@ -122,7 +122,7 @@ def _telling_masks(subject: Subject, version: Version) -> list[str]:
 
 def _find_subjects(root: Path) -> dict[str, Subject]:
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; give TotalSegmentator's folder with sXXXX/ct{ENDING}")
+        raise DatasetError(f"{root}: no such folder", advice=f"give TotalSegmentator's folder with sXXXX/ct{ENDING}")
     folders = sorted(p for p in root.iterdir() if p.is_dir() and ((p / f"ct{ENDING}").exists() or (p / "segmentations").is_dir()))
     if not folders:
         refuse_standard_layout(root)
@@ -145,15 +145,16 @@ def _read_meta(path: Path) -> tuple[set[str], dict[str, str] | None]:
             reader = csv.DictReader(file, delimiter=";")
             columns, rows = set(reader.fieldnames or ()), list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: not a readable table ({error}); take the dataset's own meta.csv again") from None
+        raise DatasetError(f"not a readable table ({error})", file=path, advice="take the dataset's own meta.csv again") from None
     if not {"image_id", "split"} <= columns:
         raise DatasetError(
-            f"{path}: expected columns image_id and split, separated by ';', found {', '.join(sorted(columns)) or 'none'}; "
-            f"take the dataset's own meta.csv, or move it away (every subject is a training case then)"
+            f"expected columns image_id and split, separated by ';', found {', '.join(sorted(columns)) or 'none'}",
+            file=path,
+            advice="take the dataset's own meta.csv, or move it away (every subject is a training case then)",
         )
     odd = [row["image_id"] for row in rows if row["split"] not in SPLITS]
     if odd:
-        raise DatasetError(f"{path}: split of {', '.join(odd[:5])} is none of {', '.join(SPLITS)}; fill it in")
+        raise DatasetError(f"split of {', '.join(odd[:5])} is none of {', '.join(SPLITS)}", file=path, advice="fill it in")
     return columns, {row["image_id"]: row["split"] for row in rows}
 
 
@@ -167,8 +168,8 @@ def _detect_version(root: Path, subjects: dict[str, Subject], columns: set[str])
     by_meta: Version | None = ("v2" if columns & V2_COLUMNS else "v1") if columns else None
     if by_meta and by_masks and by_meta != by_masks:
         raise DatasetError(
-            f"{root}: meta.csv has the columns of {by_meta}, but the masks of {pluralize(telling[by_masks], 'subject')} have names of {by_masks}; "
-            f"the releases can't be mixed (CT and mask sizes differ): put meta.csv, CTs and masks of one release together"
+            f"{root}: meta.csv has the columns of {by_meta}, but the masks of {pluralize(telling[by_masks], 'subject')} have names of {by_masks}",
+            advice="the releases can't be mixed (CT and mask sizes differ): put meta.csv, CTs and masks of one release together",
         )
     if by_masks:
         return by_masks, f"mask names of {pluralize(telling[by_masks], 'subject')}" + (" and the columns of meta.csv" if by_meta else "")
@@ -176,6 +177,6 @@ def _detect_version(root: Path, subjects: dict[str, Subject], columns: set[str])
         return by_meta, "the columns of meta.csv"
     if telling:
         raise DatasetError(
-            f"{root}: as many subjects have masks of v1 as of v2 ({telling['v1']} each), and no meta.csv tells; convert the releases apart"
+            f"{root}: as many subjects have masks of v1 as of v2 ({telling['v1']} each), and no meta.csv tells", advice="convert the releases apart"
         )
     return "v1", "no mask name and no meta.csv tells the releases apart; the names here mean the same in both"

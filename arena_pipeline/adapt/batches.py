@@ -34,12 +34,16 @@ class SupportVolume:
         """
         present = [label for label in labels if len(case.positions(label))]
         if not present:
-            raise SupportSetError(f"{case.identifier}: none of the labels {labels} is in its segmentation; such a case can't be support of this task")
+            raise SupportSetError(
+                f"none of the labels {labels} is in its segmentation", case=case.identifier, advice="such a case can't be support of this task"
+            )
         foreground = np.concatenate([case.positions(label) for label in present])
         tissue = case.tissue_positions
         background = tissue[~np.isin(case.segmentation()[tuple(tissue.T)], labels)]
         if not len(background):
-            raise SupportSetError(f"{case.identifier}: no voxel outside the structure has an intensity inside the window; check the image's units")
+            raise SupportSetError(
+                "no voxel outside the structure has an intensity inside the window", case=case.identifier, advice="check the image's units"
+            )
         return cls(case, {label: channel for channel, label in enumerate(labels, start=1)}, foreground, background)
 
     def patches(self, size: tuple[int, int, int], settings: AdaptationSettings, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

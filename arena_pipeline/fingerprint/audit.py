@@ -129,7 +129,7 @@ def _unused_files(raw: RawDataset) -> Iterator[str]:
         )
         names = [file for file in names if file not in copies]
         if name == "labelsTs" and (alone := [file for file in names if _is_of_no_query(raw, file)]):
-            yield f"labelsTs: {_listed(alone)} without a CT in imagesTs: no query; add the CT where it should be one"
+            yield f"labelsTs: {listed(alone, NAMED)} without a CT in imagesTs: no query; add the CT where it should be one"
         if unused := [file for file in names if file.endswith(ending) == file.startswith(".") and not file.startswith("._")]:
             yield f"{name}: {listed(unused, NAMED)} not used, expected CASE{ending} with no dot in front; rename or remove"
 

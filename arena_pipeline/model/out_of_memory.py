@@ -42,7 +42,8 @@ def telling_out_of_memory(what: str) -> Iterator[None]:
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ArenaError(
-            f"memory ran out in {what} ({reason}); close other programs that use it, choose another -device, or use a machine with more memory"
+            f"memory ran out in {what} ({reason})",
+            advice="close other programs that use it, choose another -device, or use a machine with more memory",
         ) from None
 
 
@@ -78,8 +79,8 @@ class FittingBatch:
     def _shrink(self, reason: str) -> None:
         if self.size == 1:
             raise ArenaError(
-                f"the device has no memory for a single patch ({reason}); close other programs that use it, choose another -device, "
-                f"or a foundation with a smaller patch or network"
+                f"the device has no memory for a single patch ({reason})",
+                advice="close other programs that use it, choose another -device, or a foundation with a smaller patch or network",
             ) from None
         half = (self.size + 1) // 2
         text = "the device has no memory for %d patches at once (%s): %d at a time from here on, which computes the same"

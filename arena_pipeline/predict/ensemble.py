@@ -35,7 +35,7 @@ def ensemble_segmentation(case: str, files: Sequence[ProbabilityFile]) -> np.nda
             np.copyto(best, mean, where=wins)
             segmentation[wins] = max(label, 0)
     if segmentation is None:
-        raise ImageError(f"{case}: {files[0].path} has no channels; predict this case again with --save_probabilities")
+        raise ImageError(f"{files[0].path} has no channels", case=case, advice="predict this case again with --save_probabilities")
     return segmentation
 
 
@@ -55,8 +55,10 @@ def _common_description(case: str, files: Sequence[ProbabilityFile]) -> Descript
     for other in files[1:]:
         if other.description != first.description or set(other.channels) != set(first.channels):
             raise ImageError(
-                f"{case}: {other.path} and {first.path} can't be averaged: {other.description.activation} of {other.description.labels} "
-                f"vs {first.description.activation} of {first.description.labels}; ensemble predictions of the same structures and integers"
+                f"{other.path} and {first.path} can't be averaged: {other.description.activation} of {other.description.labels} vs "
+                f"{first.description.activation} of {first.description.labels}",
+                case=case,
+                advice="ensemble predictions of the same structures and integers",
             )
     return first.description
 
@@ -67,6 +69,6 @@ def _read(case: str, files: Sequence[ProbabilityFile], channel: str) -> Iterator
         probabilities = file.read(channel)
         if shape is not None and probabilities.shape != shape:
             found = f"{probabilities.shape} in {file.path} vs {shape} in {files[0].path}"
-            raise ImageError(f"{case}: {channel} differs in shape: {found}; predict both from the same CT")
+            raise ImageError(f"{channel} differs in shape: {found}", case=case, advice="predict both from the same CT")
         shape = probabilities.shape
         yield probabilities

@@ -73,7 +73,7 @@ class ProbabilityFile:
             self._file = np.load(path, allow_pickle=False)
             self.description = Description.model_validate(json.loads(str(self._file[DESCRIPTION])))
         except (*DAMAGED, ValidationError) as error:
-            raise ImageError(f"{path}: not a file of probabilities ({error}); make it with arena_predict --save_probabilities") from None
+            raise ImageError(f"not a file of probabilities ({error})", file=path, advice="make it with arena_predict --save_probabilities") from None
         self.channels = tuple(name for name in self._file.files if name != DESCRIPTION)
 
     def read(self, channel: str) -> np.ndarray:
@@ -81,4 +81,4 @@ class ProbabilityFile:
         try:
             return np.asarray(self._file[channel], dtype=np.float32)
         except DAMAGED as error:
-            raise ImageError(f"{self.path}: channel {channel} can't be read ({error}); predict this case again") from None
+            raise ImageError(f"channel {channel} can't be read ({error})", file=self.path, advice="predict this case again") from None

@@ -35,7 +35,7 @@ def write_masks(path: Path, masks: Mapping[str, np.ndarray], grid: GridMap) -> N
     """
     for structure, mask in masks.items():
         if mask.shape != tuple(grid.cropped_shape):
-            raise ImageError(f"{path}: the mask of {structure} has shape {mask.shape}, its grid {tuple(grid.cropped_shape)}")
+            raise ImageError(f"the mask of {structure} has shape {mask.shape}, its grid {tuple(grid.cropped_shape)}", file=path)
     arrays = {_PREFIX + structure: np.asarray(mask, dtype=bool) for structure, mask in masks.items()}
     with replace_when_done(path) as temporary, open(temporary, "wb") as file:
         arrays[_GRID] = np.array(grid.model_dump_json())
@@ -53,8 +53,10 @@ def read_masks(path: Path, structures: tuple[str, ...]) -> tuple[dict[str, np.nd
             missing = [s for s in structures if _PREFIX + s not in stored]
             if missing:
                 known = ", ".join(name[len(_PREFIX) :] for name in stored.files if name != _GRID)
-                raise ImageError(f"{path}: no mask of {', '.join(missing)}; it has: {known}")
+                raise ImageError(f"no mask of {', '.join(missing)}", file=path, advice=f"it has: {known}")
             grid = GridMap.model_validate_json(str(stored[_GRID]))
             return {s: stored[_PREFIX + s] for s in structures}, grid
     except (*DAMAGED, ValidationError) as error:
-        raise ImageError(f"{path}: not a readable file of preprocessed masks ({error}); predict the case again with --save_preprocessed") from None
+        raise ImageError(
+            f"not a readable file of preprocessed masks ({error})", file=path, advice="predict the case again with --save_preprocessed"
+        ) from None

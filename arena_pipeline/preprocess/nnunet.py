@@ -38,7 +38,7 @@ def preprocess_nnunet(image: Image, scheme: Scheme, conventions: NnunetScheme) -
     array = order.apply(image.array)
     box = bounding_box(array != 0)
     if box is None:
-        raise ImageError("every voxel is 0; expected a CT in Hounsfield units (air about -1000, soft tissue about 40)")
+        raise ImageError("every voxel is 0", advice="expected a CT in Hounsfield units (air about -1000, soft tissue about 40)")
     start, stop = box
     cropped = array[tuple(slice(first, last) for first, last in zip(start, stop, strict=True))].astype(np.float32)
     first, second, third = (image.geometry.spacing_mm[axis] for axis in order.axes)

@@ -88,7 +88,9 @@ def write_arrays(folder: Path, identifier: str, arrays: tuple[np.ndarray, np.nda
     """Everything of `write_case` but CASE.json, whose content is returned; an older CASE.json is removed first."""
     image, segmentation = arrays
     if segmentation is not None and segmentation.shape != image.shape:
-        raise DatasetError(f"{identifier}: image of shape {image.shape}, segmentation {segmentation.shape}; preprocess both with one GridMap")
+        raise DatasetError(
+            f"image of shape {image.shape}, segmentation {segmentation.shape}", case=identifier, advice="preprocess both with one GridMap"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     discard(folder, identifier)
     tissue = image > (0 if grid.native_start is None else image.min())  # nnU-Net's values are 0 at the mean of the structures
@@ -185,7 +187,9 @@ class StoredCase:
         """
         record = read_case_record(folder, identifier)
         if record is None:
-            raise DatasetError(f"{identifier}: not preprocessed in {folder}, or not completely; run arena_preprocess (or arena_plan_and_preprocess)")
+            raise DatasetError(
+                f"not preprocessed in {folder}, or not completely", case=identifier, advice="run arena_preprocess (or arena_plan_and_preprocess)"
+            )
         _check_sizes(folder, record)
         image = _open_array(folder / f"{identifier}.b2nd", record, threads)
         segmentation = _open_array(folder / f"{identifier}_seg.b2nd", record, threads) if record.has_segmentation else None
@@ -254,7 +258,7 @@ class StoredCase:
 
     def _require_segmentation(self) -> blosc2.NDArray:
         if self._segmentation is None:
-            raise DatasetError(f"{self.identifier}: stored without a segmentation; a support case needs one in labelsTr")
+            raise DatasetError(f"{self.identifier}: stored without a segmentation", advice="a support case needs one in labelsTr")
         return self._segmentation
 
 

@@ -56,7 +56,7 @@ class ComparisonRequest:
     def __post_init__(self) -> None:
         """Raises PlansError for an unknown method."""
         if unknown := [name for name in self.methods if name not in ALL_METHODS]:
-            raise PlansError(f"unknown method {', '.join(unknown)}; known: {', '.join(ALL_METHODS)}")
+            raise PlansError(f"unknown method {', '.join(unknown)}", advice=f"known: {', '.join(ALL_METHODS)}")
 
 
 @dataclass

@@ -48,8 +48,8 @@ def queries_of(task: TaskPlan, raw: RawDataset, most: int | None) -> tuple[Query
             found.append(Query(name, case.image, case.segmentation, structures, raw.json.ignore_label))
     if not found:
         raise DatasetError(
-            f"{task.name}: no query in {raw.folder}, so nothing can be compared; put CTs that were kept apart into imagesTs and their segmentations "
-            "into labelsTs, under the same names"
+            f"{task.name}: no query in {raw.folder}, so nothing can be compared",
+            advice="put CTs that were kept apart into imagesTs and their segmentations into labelsTs, under the same names",
         )
     return tuple(found[:most])
 

@@ -32,7 +32,9 @@ class Processes:
     def places(self, batch_size: int) -> range:
         """This process' places of a batch; ArenaError unless all can have as many."""
         if batch_size % self.size:
-            raise ArenaError(f"a batch of {batch_size} patches can't be shared evenly by {self.size} processes; take a --batch_size that can")
+            raise ArenaError(
+                f"a batch of {batch_size} patches can't be shared evenly by {self.size} processes", advice="take a --batch_size that can"
+            )
         each = batch_size // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
