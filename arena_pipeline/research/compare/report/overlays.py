@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.images import grid_difference, read_segmentation
+from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.predict.preview import PLANES, draw_outline, draw_slice
 from arena_pipeline.preprocess.orientation import to_ras
 from arena_pipeline.research.compare.report_data import Example
@@ -64,7 +65,7 @@ def draw_overlay(example: Example, ct: Image) -> Overlay:
 
 
 def _mask(path: Path, example: Example, ct: Image) -> np.ndarray:
-    segmentation = read_segmentation(path)
+    segmentation = aligned(read_segmentation(path), ct.geometry)
     if difference := grid_difference(ct.geometry, segmentation.geometry):
         found = f"the segmentation's grid differs from the CT's: {difference}"
         raise ImageError(found, case=example.case, file=path, advice="predict the case again")
