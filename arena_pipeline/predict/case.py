@@ -24,7 +24,7 @@ from arena_pipeline.preprocess.grid import GridMap
 logger = logging.getLogger(__name__)
 
 BACKGROUND = "background"
-Take = Callable[[str, np.ndarray], None]
+ChannelSink = Callable[[str, np.ndarray], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +100,8 @@ class Extras:
         uncertainty: is filled.
     """
 
-    probability: Take | None = None
-    mask: Take | None = None
+    probability: ChannelSink | None = None
+    mask: ChannelSink | None = None
     fold_dice: Callable[[dict[str, float]], None] | None = None
     boundary_entropy: Callable[[str, float], None] | None = None
     uncertainty: Uncertainty | None = None

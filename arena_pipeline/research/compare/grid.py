@@ -106,7 +106,7 @@ class Grid:
         for path in sorted(self.folder.finished_runs()):
             if path in asked:
                 continue
-            run = self._like(path)
+            run = self._run_of(path)
             if run is not None and run.record == path and run.finished() is not None:
                 found.append(run)
             else:
@@ -187,7 +187,7 @@ class Grid:
         preset = self.planned.preset
         return preset.head != "none" and set(task.structures) <= set(preset.structures)
 
-    def _like(self, path: Path) -> Run | None:
+    def _run_of(self, path: Path) -> Run | None:
         """The run that a record says it is of, made anew from the plans; None where that is impossible."""
         finished = read_finished(path)
         if finished is None:
