@@ -30,10 +30,19 @@ class AxisOrder:
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         """A RAS view of a native array."""
-        return array.transpose(self.axes)[tuple(slice(None, None, -1 if flip else None) for flip in self.flips)]
+        return array.transpose(self.axes)[self._slices]
+
+    def undo(self, array: np.ndarray) -> np.ndarray:
+        """A native view of a RAS array: `order.undo(order.apply(array))` is `array`."""
+        inverse = np.argsort(self.axes)
+        return array[self._slices].transpose(inverse)
+
+    @property
+    def _slices(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else None) for flip in self.flips)
 
 
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, AxisOrder]:
-    """A view of `array` with its axes pointing right, anterior and superior, and the order that made it so."""
+    """A view of `array` with its axes pointing right, anterior and superior, and how to undo it."""
     order = AxisOrder.of(affine)
     return order.apply(array), order

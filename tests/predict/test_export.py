@@ -45,7 +45,7 @@ def by_scipy(channel: np.ndarray, grid: GridMap, outside: float) -> np.ndarray:
     resampled[grid.crop] = channel
     ratio = np.divide(grid.native_spacing_mm, grid.scheme_spacing_mm)
     ras = ndimage.affine_transform(resampled, ratio, output_shape=grid.ras_shape, order=1, mode="nearest")
-    return np.flip(ras, np.flatnonzero(grid.flips)).transpose(np.argsort(grid.axes))
+    return grid.axis_order.undo(ras)
 
 
 @pytest.mark.parametrize("outside", [0.0, 1.0])
