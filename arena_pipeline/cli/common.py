@@ -26,7 +26,7 @@ from arena_pipeline.container import cpu_limit
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.io.space import ADVICE, FULL
 from arena_pipeline.machine import check_device_name, usable_cores
-from arena_pipeline.records import RunRecord
+from arena_pipeline.records import RunRecord, stage
 from arena_pipeline.workspace import DATASET_FOLDER, DEFAULT_FOLDER, ENVIRONMENT_VARIABLE, Workspace
 
 WORKERS_HELP = "worker processes; 0: none, all work is done in the command's own process"
@@ -42,7 +42,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Keeps the description's lines, and adds defaults where there is one to tell."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False, "") else super()._get_help_string(action)
+        return action.help if action.default in (None, False, "", ()) else super()._get_help_string(action)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,6 +100,26 @@ def add_device(options: argparse.ArgumentParser) -> None:
 def add_workers(options: argparse.ArgumentParser, flag: str = "-np") -> None:
     """-np: number of worker processes, 0 for none, or None for what the machine suggests, in `args.workers`."""
     options.add_argument(flag, dest="workers", type=whole_number, metavar="N", help=f"{WORKERS_HELP} (default: chosen from cores and memory)")
+
+
+def add_conversion(options: argparse.ArgumentParser, raw: str, name: str) -> None:
+    """What every converter is told; `raw` says what its -i takes, `name` is what -n names the dataset by default."""
+    options.add_argument("-i", dest="source", type=Path, required=True, metavar="RAW", help=raw)
+    options.add_argument("-d", dest="dataset_id", type=dataset_number, required=True, metavar="ID", help="number of the new dataset, e.g. 101")
+    options.add_argument("-n", dest="name", default=name, metavar="NAME", help="name of the new dataset")
+    options.add_argument("--exclude", nargs="+", default=(), metavar="CASE", help="cases to leave out")
+    text = "replace a dataset of other structures or of another folder that has this number, and converted files that were changed by hand"
+    options.add_argument("--overwrite", action="store_true", help=text)
+    add_workers(options)
+
+
+def convert(function: Callable[..., Path], args: argparse.Namespace) -> int:
+    """Calls the converter, and prints the dataset's folder and the next command."""
+    with stage("convert"):
+        folder = function(**keywords(args))
+    command = args.workspace.command("arena_plan_and_preprocess", "-d", args.dataset_id)
+    print(f"{folder}\nnext: {command}")
+    return 0
 
 
 def whole_number(text: str) -> int:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-from pathlib import Path
 
 from arena_pipeline.cli import common
-from arena_pipeline.records import stage
 
 DESCRIPTION = """\
 Converts a raw FLARE'22 folder to the standard layout, one multi-class task.
@@ -22,27 +19,15 @@ example: arena_convert_flare22 -i FLARE22Train -d 102"""
 
 def _parser() -> argparse.ArgumentParser:
     options = common.parser(DESCRIPTION)
-    options.add_argument(
-        "-i", dest="source", type=Path, required=True, metavar="RAW", help="the folder with images/ and labels/ (or train/ and tuning/)"
-    )
-    options.add_argument("-d", dest="dataset_id", type=common.dataset_number, required=True, metavar="ID", help="number of the new dataset, e.g. 102")
-    options.add_argument("-n", dest="name", default="FLARE22", metavar="NAME", help="name of the new dataset")
+    common.add_conversion(options, "the folder with images/ and labels/ (or train/ and tuning/)", "FLARE22")
     options.add_argument("--structures", nargs="+", metavar="NAME", help="structures of the task (default: the nine of the paper)")
-    options.add_argument("--exclude", nargs="+", default=(), metavar="CASE", help="cases to leave out")
-    text = "replace a dataset of other structures that has this number, and converted files that were changed by hand"
-    options.add_argument("--overwrite", action="store_true", help=text)
-    common.add_workers(options)
     return options
 
 
 def _convert(args: argparse.Namespace) -> int:
     from dataset_conversion.flare22 import convert_flare22  # not for -h
 
-    with stage("convert"):
-        folder = convert_flare22(**common.keywords(args))
-    command = ["arena_plan_and_preprocess", "-d", str(args.dataset_id), *args.workspace.options]
-    print(f"{folder}\nnext: {shlex.join(command)}")
-    return 0
+    return common.convert(convert_flare22, args)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-from pathlib import Path
 
 from arena_pipeline.cli import common
-from arena_pipeline.records import stage
 
 DESCRIPTION = """\
 Converts a raw TotalSegmentator folder (v1 or v2, told by itself) to the standard layout, a binary task per structure.
@@ -22,28 +19,18 @@ example: arena_convert_totalsegmentator -i Totalsegmentator_dataset -d 101 --str
 
 def _parser() -> argparse.ArgumentParser:
     options = common.parser(DESCRIPTION)
-    options.add_argument("-i", dest="source", type=Path, required=True, metavar="RAW", help="the folder with sXXXX/ct.nii.gz and meta.csv")
-    options.add_argument("-d", dest="dataset_id", type=common.dataset_number, required=True, metavar="ID", help="number of the new dataset, e.g. 101")
-    options.add_argument("-n", dest="name", default="TotalSegmentator", metavar="NAME", help="name of the new dataset")
+    common.add_conversion(options, "the folder with sXXXX/ct.nii.gz and meta.csv", "TotalSegmentator")
     options.add_argument("--structures", nargs="+", metavar="NAME", help="structures to convert (default: all that have a mask file)")
     split = "meta: meta.csv's train and val to imagesTr, test to imagesTs; published: the few-shot split of the FSEFT paper, per structure"
     options.add_argument("--split", choices=("meta", "published"), default="meta", help=split)
-    options.add_argument("--exclude", nargs="+", default=(), metavar="SUBJECT", help="subjects to leave out")
     options.add_argument("--exclude_defective", action="store_true", help="leave out the subjects known to be defective")
-    text = "replace a dataset of other structures that has this number, and converted files that were changed by hand"
-    options.add_argument("--overwrite", action="store_true", help=text)
-    common.add_workers(options)
     return options
 
 
 def _convert(args: argparse.Namespace) -> int:
     from dataset_conversion.totalsegmentator import convert_totalsegmentator  # not for -h
 
-    with stage("convert"):
-        folder = convert_totalsegmentator(**common.keywords(args))
-    command = ["arena_plan_and_preprocess", "-d", str(args.dataset_id), *args.workspace.options]
-    print(f"{folder}\nnext: {shlex.join(command)}")
-    return 0
+    return common.convert(convert_totalsegmentator, args)
 
 
 def main(argv: list[str] | None = None) -> int:
