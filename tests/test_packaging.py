@@ -110,3 +110,12 @@ def test_arena_info_answers_at_once() -> None:
     """It is the first thing a newcomer types, so it must not load torch, which takes seconds."""
     code = "import sys, arena_pipeline.cli.info; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_the_container_is_built_from_all_that_the_wheel_is_built_from() -> None:
+    dockerfile = (CHECKOUT / "Dockerfile").read_text(encoding="utf-8")
+    copied = {name for line in re.findall(r"^COPY (.*)$", dockerfile, re.M) for name in line.split()[:-1]}
+    let_through = set(re.findall(r"^!(.*)$", (CHECKOUT / ".dockerignore").read_text(encoding="utf-8"), re.M))
+    assert copied == let_through == {"arena_pipeline", "dataset_conversion", "plans", "constraints.txt", "pyproject.toml", "README.md", "LICENSE"}
+    assert all((CHECKOUT / name).exists() for name in copied)
+    assert re.findall(r"^USER (.*)$", dockerfile, re.M) == ["1000"]

@@ -22,8 +22,9 @@ from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settin
 from arena_pipeline.errors import LossNotFinite, NotLearned, SupportSetError
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.labels import count_labels
-from arena_pipeline.io.lock import locked
+from arena_pipeline.io.lock import LEASE_SECONDS, locked
 from arena_pipeline.io.space import require_space
+from arena_pipeline.io.workers import in_worker
 from arena_pipeline.machine import this_machine
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, discard_adapter, write_adapter
 from arena_pipeline.model.allocator import release_freed_memory
@@ -55,7 +56,7 @@ def run_job(job: FoldJob, device: torch.device, progress: bool = True, continue_
     Raises:
         NotLearned: neither attempt has learned, now or in an earlier run; attempts.json says so and there is no adapter.
     """
-    with locked(job.folder):
+    with locked(job.folder, patience_seconds=LEASE_SECONDS if in_worker() else 0):  # the worker that had it may have died
         for path in remove_unfinished(job.folder):
             logger.debug("removed %s, left by a run that was killed", path)
         failed = job.failed_attempts()

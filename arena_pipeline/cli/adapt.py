@@ -38,8 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     text = "go on with folds that were interrupted or killed, from their last epoch that was saved"
     unfinished.add_argument("--continue", dest="continue_unfinished", action="store_true", help=text)
     common.add_device(options)
-    text = "folds at once, each in a process of its own; 0 or 1: one after the other in this one (default: one per GPU, on the CPU 1)"
-    options.add_argument("-np", dest="workers", type=common.whole_number, metavar="N", help=text)
+    common.add_jobs_at_once(options, "folds")
     return common.run(_adapt, options.parse_args(argv), "arena_adapt")
 
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
@@ -102,6 +102,21 @@ def add_workers(options: argparse.ArgumentParser, flag: str = "-np") -> None:
     options.add_argument(flag, dest="workers", type=whole_number, metavar="N", help=f"{WORKERS_HELP} (default: chosen from cores and memory)")
 
 
+def add_engine(options: argparse.ArgumentParser) -> None:
+    """--engine and --address: who works off the command's jobs; `run` sees to it."""
+    text = "who works: the processes of this machine, or Ray, on this machine or a cluster (docs/scale.md)"
+    options.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
+    text = "with --engine ray: the head of the cluster to join (default: $RAY_ADDRESS, else Ray is started here for this command)"
+    options.add_argument("--address", metavar="HOST[:PORT]", help=text)
+
+
+def add_jobs_at_once(options: argparse.ArgumentParser, jobs: str) -> None:
+    """-np, in `args.workers`, of commands whose jobs run networks; with --engine and --address."""
+    text = f"{jobs} at once, each in a process of its own; 0 or 1: one after the other in this one (default: one per GPU, on the CPU 1)"
+    options.add_argument("-np", dest="workers", type=whole_number, metavar="N", help=text)
+    add_engine(options)
+
+
 def add_conversion(options: argparse.ArgumentParser, raw: str, name: str) -> None:
     """What every converter is told; `raw` says what its -i takes, `name` is what -n names the dataset by default."""
     options.add_argument("-i", dest="source", type=Path, required=True, metavar="RAW", help=raw)
@@ -155,7 +170,7 @@ def positive_int(text: str) -> int:
 
 def keywords(args: argparse.Namespace, *without: str) -> dict[str, Any]:
     """What was typed, as arguments of the function that does the command's work: options are called as its parameters are."""
-    return {name: value for name, value in vars(args).items() if name not in ("verbose", *without)}
+    return {name: value for name, value in vars(args).items() if name not in ("verbose", "engine", "address", *without)}
 
 
 def check_first(workspace: Workspace, dataset_ids: Sequence[int] = (), device: str = "auto", inputs: Path | None = None) -> None:
@@ -192,7 +207,7 @@ def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Nam
     log = None if root is None else LogFile(root, Workspace(root).logs / f"{stem}.log")
     with logging_to(log, verbose=getattr(args, "verbose", False)):
         try:
-            with _terminable(), record:
+            with _terminable(), record, _engine(args):
                 logger.debug("%s %s", command, record.arguments)
                 record.exit_status = function(args) or 0
                 sys.stdout.flush()
@@ -223,6 +238,14 @@ def _keep_threads_within_quota() -> None:
     """numpy and torch, imported later, start a thread per core and do not see a container's quota, beyond which all of them are halted."""
     if cpu_limit() is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
+
+def _engine(args: argparse.Namespace) -> AbstractContextManager[None]:
+    if getattr(args, "engine", "local") == "local":
+        return nullcontext()
+    from arena_pipeline.io.parallel import engine
+
+    return engine(args.engine, args.address)
 
 
 class _Terminated(KeyboardInterrupt):

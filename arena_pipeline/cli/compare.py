@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--finished_only", action="store_true", help="make no run; write the tables of those that are finished")
     common.add_foundation(options)
     common.add_device(options)
+    common.add_engine(options)
     command = shlex.join(["arena_compare", *(sys.argv[1:] if argv is None else argv)])
     return common.run(partial(_compare, command=command), options.parse_args(argv), "arena_compare")
 

@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     text = "pre-trained networks to try; arena_info lists them (default: the most preferred one that the dataset is planned for)"
     add("-foundation", "--foundation", nargs="+", metavar="NAME", help=text)
     common.add_device(options)
+    common.add_engine(options)
     command = shlex.join(["arena_cross_validate", *(sys.argv[1:] if argv is None else argv)])
     return common.run(partial(_cross_validate, command=command), options.parse_args(argv), "arena_cross_validate")
 

@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, metavar="FILE", help="the summary (default: summary.json in -pred); the CSV is written beside it")
     add("--structures", nargs="+", metavar="NAME", help="only these (default: all that were predicted)")
     common.add_workers(options)
+    common.add_engine(options)
     add("--protocol", choices=("native", "published"), default="native", help="published: Dice as the papers compute it, on the preprocessed grid")
     add("--approximate", action="store_true", help="published: resample native predictions where arena_predict --save_preprocessed was not used")
     scheme = options.add_mutually_exclusive_group()

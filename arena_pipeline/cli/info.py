@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from arena_pipeline.cli import common
+from arena_pipeline.errors import DatasetError
 from arena_pipeline.stages.info import DatasetState, FoundationState, ModelState, WorkspaceReport, info
-from arena_pipeline.words import listed, pluralize
+from arena_pipeline.words import duration, listed, pluralize
 
 DESCRIPTION = """Show what the workspace holds: foundations (pre-trained networks), datasets and adapted models.
 Under each is the exact command that takes it further. Nothing is changed."""
@@ -14,7 +16,27 @@ Under each is the exact command that takes it further. Nothing is changed."""
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status."""
-    return common.run(_info, common.parser(DESCRIPTION).parse_args(argv), "arena_info")
+    options = common.parser(DESCRIPTION)
+    text = "instead: how far arena_predict is in this folder, how fast, and until when"
+    options.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help=text)
+    args = options.parse_args(argv)
+    return common.run(_info if args.output is None else _print_progress, args, "arena_info")
+
+
+def _print_progress(args: argparse.Namespace) -> None:
+    from arena_pipeline.predict.journal import progress  # not for the rest
+
+    found = progress(args.output)
+    if found is None:
+        raise DatasetError("no journal of a prediction", file=args.output, advice="give the -o of an arena_predict")
+    done = f"{found.predicted} predicted" + (f", {found.earlier} by earlier commands" if found.earlier else "")
+    print(f"{pluralize(found.total, 'case')}: {done}, {found.failed} failed, {found.left} left")
+    for who, (number, seconds) in found.by.items():
+        print(f"  {who}: {pluralize(number, 'case')}, {seconds:.1f} s each")
+    if found.cases_per_hour is not None and found.hours_left is not None:
+        print(f"{found.cases_per_hour:.0f} cases per hour, about {duration(3600 * found.hours_left)} left")
+    elif not any(command.alive for command in found.commands):
+        print("nobody is at work there" + ("; the same arena_predict with --continue_prediction goes on" if found.left else ""))
 
 
 def _info(args: argparse.Namespace) -> None:

@@ -16,7 +16,9 @@ DESCRIPTION = """Segments CTs with an adapted model, or with the foundation as i
 
 Takes .nii, .nii.gz, .nrrd, .mha and .mhd, named CASE or CASE_0000, and folders of DICOM series, whose
 cases are named after the folders and get a DICOM-SEG too. Writes CASE.nii.gz on each CT's own grid, previews/CASE.png, and labels.json
-(names, integers, colours) with labels.txt (the same for ITK-SNAP)."""
+(names, integers, colours) with labels.txt (the same for ITK-SNAP).
+The same command may run any number of times at once, on any machines that see the folders: they share the cases, and arena_info -o FOLDER
+tells how far they are."""
 
 SEGMENTATION_ENDING = ".nii.gz"
 LINES_SHOWN = 5  # of the review; the file has all
@@ -36,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("-num_parts", type=common.positive_int, default=1, metavar="N", help="split the cases between N runs ...")
     options.add_argument("-part_id", type=int, default=0, metavar="P", help="... of which this is number P, from 0")
     common.add_device(options)
+    common.add_jobs_at_once(options, "CTs")
     args = options.parse_args(argv)
     if args.step_size is not None and not 0 < args.step_size <= 1:
         options.error(f"-step_size: expected above 0 and at most 1, found {args.step_size}")

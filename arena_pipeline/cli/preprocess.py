@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     common.add_datasets(options)
     common.add_foundation(options)
     add_preprocessing(options)
+    common.add_engine(options)
     return common.run(_preprocess, options.parse_args(argv), "arena_preprocess")
 
 

@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     common.add_datasets(options)
     common.add_workers(options)
+    common.add_engine(options)
     text = "also write corrected copies of the segmentations that are fixed in reading, for other programs, to preprocessed/DATASET/corrected"
     options.add_argument("--fix", action="store_true", help=text)
     return common.run(_verify, options.parse_args(argv), "arena_verify_dataset")

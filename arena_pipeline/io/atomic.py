@@ -65,10 +65,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def short_name(name: str) -> str:
+    """`name` cut, for another file beside it: its name and a prefix may be more than a file system takes."""
+    return name if len(name) <= NAME_CHARACTERS else f"{name[:NAME_CHARACTERS]}-{zlib.crc32(name.encode()):08x}"
+
+
 def _prefix(name: str) -> str:
-    """Of a file called `name` while it is written; names are cut, since twice their length may be more than a file system takes."""
-    cut = name if len(name) <= NAME_CHARACTERS else f"{name[:NAME_CHARACTERS]}-{zlib.crc32(name.encode()):08x}"
-    return f"{UNFINISHED}{cut}."
+    """Of a file called `name` while it is written."""
+    return f"{UNFINISHED}{short_name(name)}."
 
 
 def _umask() -> int:

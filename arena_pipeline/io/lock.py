@@ -27,22 +27,25 @@ from arena_pipeline.io.space import require_writable
 logger = logging.getLogger(__name__)
 
 LOCK, OWNER = ".in_use{}.lock", ".in_use{}.txt"
-NUMBERED = "_part_"
+SHARE = "_share_"
+LEASE_SECONDS = 120.0
+"""How long a file server may hold the locks of a machine that has died; who takes its work over waits that long."""
 OWNER_READ_RETRIES, SECONDS_BETWEEN = 10, 0.1  # an owner writes its text within a moment of locking
 
 _held: ContextVar[frozenset[Path]] = ContextVar("arena_held_locks", default=frozenset())
 
 
 @contextmanager
-def locked(folder: Path, part: str = "") -> Iterator[None]:
+def locked(folder: Path, part: str = "", patience_seconds: float = 0) -> Iterator[None]:
     """Holds `folder`, which is made where it is missing, for writing until the block ends. A block inside the block may hold it again.
 
     Args:
-        part: of the folder's content, where several commands may share it, each with a part of its own. `numbered_part`s are parts of
-            the whole: nobody has the whole folder, or a part of it by another division, while one of them is held.
+        part: of the folder's content, where several commands may write it, each a part of its own. A `share` is of the whole: any number
+            of shares may be held at once, and nobody holds the whole folder meanwhile.
+        patience_seconds: how long to wait for another's lock to end.
 
     Raises:
-        FolderInUse: another command holds it, here or on another host; at once, without waiting.
+        FolderInUse: another command holds it, here or on another host.
         NoSpace: it can't be written.
     """
     key = folder.resolve() / f".{part}"
@@ -53,7 +56,7 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _system_lock(folder, part):
+        with _system_lock(folder, part, patience_seconds):
             _refuse_overlap(folder, part)
             token = _held.set(_held.get() | {key})
             try:
@@ -75,17 +78,35 @@ def all_locked(folders: list[Path], part: str = "") -> Iterator[None]:
         yield
 
 
-def numbered_part(part: int, parts: int) -> str:
-    """The name of part 0 .. parts - 1 of a folder's files; of a single one that of the whole folder."""
-    return f"{NUMBERED}{part}_of_{parts}" if parts > 1 else ""
+def share(name: str) -> str:
+    """The part of a folder that a command holds which writes the whole of it together with others."""
+    return f"{SHARE}{name}"
+
+
+def is_held(folder: Path, part: str) -> bool:
+    """Whether a process that is alive, on whatever host, holds this part now."""
+    path = folder / LOCK.format(part)
+    if not path.exists():
+        return False
+    try:
+        FileLock(path).acquire(blocking=False).lock.release()
+    except Timeout:
+        return True
+    return False
+
+
+def forget(folder: Path, part: str) -> None:
+    """Removes what a dead owner left of a part that nobody will hold again."""
+    for name in (LOCK, OWNER):
+        (folder / name.format(part)).unlink(missing_ok=True)
 
 
 @contextmanager
-def _system_lock(folder: Path, part: str) -> Iterator[None]:
+def _system_lock(folder: Path, part: str, patience_seconds: float) -> Iterator[None]:
     path, owner = folder / LOCK.format(part), folder / OWNER.format(part)
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=patience_seconds)
     except Timeout:
         raise _in_use(folder, part) from None
     try:
@@ -101,19 +122,14 @@ def _system_lock(folder: Path, part: str) -> Iterator[None]:
 
 
 def _refuse_overlap(folder: Path, part: str) -> None:
-    """Two commands that start at once may both find the other here, and both be refused."""
-    if part and not part.startswith(NUMBERED):
+    """The whole and its shares exclude each other. Two commands that start at once may both find the other here, and both be refused."""
+    if part and not part.startswith(SHARE):
         return
     before, after = LOCK.split("{}")
-    for path in sorted(folder.glob(LOCK.format("*"))):
-        other = path.name[len(before) : -len(after)]
-        divided_alike = part.startswith(NUMBERED) and other.partition("_of_")[2] == part.partition("_of_")[2]
-        if other == part or (other and (divided_alike or not other.startswith(NUMBERED))):
-            continue
-        try:
-            FileLock(path).acquire(blocking=False).lock.release()
-        except Timeout:
-            raise _in_use(folder, other) from None
+    others = [path.name[len(before) : -len(after)] for path in sorted(folder.glob(LOCK.format("*" if not part else "")))]
+    for other in others:
+        if (other == "") != (part == "") and (other == "" or other.startswith(SHARE)) and is_held(folder, other):
+            raise _in_use(folder, other)
 
 
 def _this_process() -> str:

@@ -105,6 +105,20 @@ def map_jobs(function: Callable[[Job], Result], jobs: Mapping[str, Job], needs: 
             yield job, result
 
 
+def on_gpus_of_cluster(device: str) -> bool:
+    """Whether the jobs of a command called with `device` will run on GPUs that Ray gives out; its own machine need not have one."""
+    if _engine.get() != "ray" or device not in ("auto", "cuda"):
+        return False
+    from arena_pipeline.io.ray_jobs import nodes_with_gpu
+
+    return bool(nodes_with_gpu())
+
+
+def works_here(needs: Needs, jobs: int) -> bool:
+    """Whether `map_jobs` would do so many jobs in this process."""
+    return _engine.get() == "local" and workers_here(needs, jobs) == 0
+
+
 def workers_here(needs: Needs, jobs: int) -> int:
     """How many of so many jobs this machine does at once, and in processes of their own; 0: one after the other in this process."""
     if needs.workers is None and needs.usual is None:

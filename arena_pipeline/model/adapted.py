@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from arena_pipeline.errors import AdapterError
+from arena_pipeline.errors import AdapterError, FoundationError
 from arena_pipeline.foundations import FoundationPreset
-from arena_pipeline.io.filestate import file_sha256
+from arena_pipeline.io.filestate import SourceFile
 from arena_pipeline.model.adapter import Adapter, AdapterRecord
 from arena_pipeline.model.adapter_checks import network_faults
+from arena_pipeline.model.architectures import Target
 from arena_pipeline.model.device import to_device
 from arena_pipeline.model.low_rank import merged_weight
 from arena_pipeline.model.task_head import empty_head, head, set_head_
@@ -23,18 +25,42 @@ logger = logging.getLogger(__name__)
 
 
 class AdaptedNetwork:
-    """The foundation of `preset` on `device`. Only the parameters that an adapter changes are ever held twice."""
+    """The foundation of `preset` on `device`. Only the parameters that an adapter changes are ever held twice.
 
-    def __init__(self, preset: FoundationPreset, weights_path: Path, device: torch.device) -> None:
-        """Raises FoundationError if the weights do not fit the preset."""
-        self.preset = preset
-        self.sha256 = file_sha256(weights_path)
-        network = load_foundation_network(preset, weights_path)
-        self.network = to_device(network, device).requires_grad_(False)
-        self._foundation_head = head(self.network, preset.architecture)
-        self._shapes = {name: tuple(parameter.shape) for name, parameter in self.network.named_parameters()}
-        self._targets = preset.architecture.targets(self._shapes)
+    The weights are read when they are first needed, once per process: it crosses to others without them, and the file is hashed here alone.
+    """
+
+    def __init__(self, preset: FoundationPreset, weights_path: Path, device: torch.device, file: SourceFile | None = None) -> None:
+        self.preset, self.device, self._path = preset, device, weights_path
+        self._file = SourceFile.of(weights_path) if file is None else file
         self._replaced: dict[str, Tensor] = {}
+
+    @property
+    def sha256(self) -> str:
+        """Of the foundation's file."""
+        return self._file.sha256
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """Raises FoundationError if the weights do not fit the preset, or are others than when this was made."""
+        if not self._file.is_still(self._path):
+            raise FoundationError("was changed while a command used it", file=self._path, advice="run the command again")
+        return to_device(load_foundation_network(self.preset, self._path), self.device).requires_grad_(False)
+
+    @cached_property
+    def _foundation_head(self) -> nn.Conv3d:
+        return head(self.network, self.preset.architecture)
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(parameter.shape) for name, parameter in self.network.named_parameters()}
+
+    @cached_property
+    def _targets(self) -> dict[str, Target]:
+        return self.preset.architecture.targets(self._shapes)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return AdaptedNetwork, (self.preset, self._path, self.device, self._file)
 
     def select(self, adapter: Adapter | None) -> nn.Module:
         """The network with this adapter merged, in eval mode; None: the foundation as it is. Valid until the next call.

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from arena_pipeline.errors import ArenaError
+from arena_pipeline.io.parallel import on_gpus_of_cluster
 from arena_pipeline.machine import check_device_name
 
 
@@ -33,6 +34,15 @@ def pick_device(name: str) -> torch.device:
     if kind == "cuda" and number:
         torch.cuda.set_device(int(number))
     return torch.device(name)
+
+
+def device_of_jobs(name: str) -> torch.device:
+    """What `name` will be where a command's jobs run: this machine, or the nodes of a cluster.
+
+    Raises:
+        ArenaError: as `pick_device`.
+    """
+    return torch.device("cuda") if on_gpus_of_cluster(name) else pick_device(name)
 
 
 def to_device(network: nn.Module, device: torch.device) -> nn.Module:

@@ -20,7 +20,7 @@ from arena_pipeline.io.json_files import read_model
 logger = logging.getLogger(__name__)
 
 SEGMENTATION_ENDING = ".nii.gz"
-INPUTS_NAME = "inputs{}.json"
+INPUTS_NAME = "inputs.json"
 OTHER_CHANNEL = re.compile(r"(.+)_00(?!00)\d\d")
 
 
@@ -157,20 +157,12 @@ class _Inputs(RootModel[dict[str, str]]):
     """inputs.json: case -> what -i named when it was predicted, an absolute path."""
 
 
-def record_inputs(folder: Path, part: str, cases: Iterable[str], input_path: Path) -> None:
-    """Writes where the CTs of a folder of predictions are, so that they can be shown together; earlier entries of other cases stay.
-
-    Args:
-        part: of several commands that write the folder, "" for a single one.
-    """
-    earlier = _read_inputs(folder / INPUTS_NAME.format(part))
-    write_json(folder / INPUTS_NAME.format(part), earlier | dict.fromkeys(cases, str(input_path.absolute())))
+def record_inputs(folder: Path, cases: Iterable[str], input_path: Path) -> None:
+    """Writes where the CTs of a folder of predictions are, so that they can be shown together; earlier entries of other cases stay."""
+    write_json(folder / INPUTS_NAME, read_inputs(folder) | dict.fromkeys(cases, str(input_path.absolute())))
 
 
 def read_inputs(folder: Path) -> dict[str, str]:
     """Case -> the file or folder that was named by -i when it was predicted."""
-    return {case: path for file in sorted(folder.glob(INPUTS_NAME.format("*"))) for case, path in _read_inputs(file).items()}
-
-
-def _read_inputs(file: Path) -> dict[str, str]:
+    file = folder / INPUTS_NAME
     return read_model(file, _Inputs, DatasetError, "no such file", "delete it; the next prediction writes it").root if file.is_file() else {}

@@ -114,7 +114,6 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
             write_rtstruct(files.rtstruct, segmentation, source, job.label_map)
         if job.extra.slicer:
             write_slicer(files.slicer, segmentation, image.geometry, job.label_map)
-        job.label_map.write(job.folder)
         write_segmentation(output, segmentation, image.geometry, labels)
     _report(case, segmentation, image.geometry, labels)
     return review

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,6 @@ from arena_pipeline.errors import ArenaError, DatasetError, ImageError, PlansErr
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.damage import damage
 from arena_pipeline.io.images import ImageSource, check_same_grid, read_geometry, read_segmentation
-from arena_pipeline.io.lock import locked, numbered_part
 from arena_pipeline.io.space import require_space
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
@@ -73,6 +71,14 @@ def remove_case(folder: Path, case: str) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
+def require_same_meaning(folder: Path, label_map: LabelMap) -> None:
+    """Raises PlansError where the commands that are at work in the folder make other segmentations than this one would."""
+    known = LabelMap.read(folder)
+    if differences := _differences(known, label_map):
+        advice = "choose another output folder, or wait until that has ended"
+        raise PlansError(f"another command is predicting into it otherwise: {differences}", file=folder, advice=advice)
+
+
 def require_one_meaning(folder: Path, label_map: LabelMap, cases: Collection[str], keep: bool = False) -> None:
     """Makes sure that labels.json holds for every segmentation in the folder, before the first one is written.
 
@@ -119,22 +125,14 @@ def segmentations(folder: Path) -> set[str]:
     return {path.name[: -len(SEGMENTATION_ENDING)] for path in folder.glob(f"*{SEGMENTATION_ENDING}") if not path.name.startswith(".")}
 
 
-@contextmanager
-def held(folder: Path, cases: Sequence[str], part: int, parts: int) -> Iterator[None]:
-    """Holds the folder, or this command's part of it, and removes what a killed run left half-written of these cases.
-
-    Raises:
-        FolderInUse: another command writes there.
-        NoSpace: nothing can be written there.
-    """
-    with locked(folder, numbered_part(part, parts)):
-        written = (SEGMENTATION_ENDING, DICOM_SEG_ENDING, RTSTRUCT_ENDING, SLICER_ENDING, SUFFIX)
-        endings = {folder: written, folder / PREVIEW_FOLDER: (".png",), folder / PREPROCESSED_FOLDER: (".npz",)}
-        endings[folder / UNCERTAINTY_FOLDER] = (ENTROPY_ENDING, DISAGREEMENT_ENDING)
-        for place, ends in endings.items():
-            for path in remove_unfinished(place, [f"{case}{end}" for case in cases for end in ends]):
-                logger.info("removing %s, left by an interrupted run", path)
-        yield
+def remove_left_unfinished(folder: Path, cases: Sequence[str]) -> None:
+    """Removes what a killed run left half-written of these cases, which nobody else is at."""
+    written = (SEGMENTATION_ENDING, DICOM_SEG_ENDING, RTSTRUCT_ENDING, SLICER_ENDING, SUFFIX)
+    endings = {folder: written, folder / PREVIEW_FOLDER: (".png",), folder / PREPROCESSED_FOLDER: (".npz",)}
+    endings[folder / UNCERTAINTY_FOLDER] = (ENTROPY_ENDING, DISAGREEMENT_ENDING)
+    for place, ends in endings.items():
+        for path in remove_unfinished(place, [f"{case}{end}" for case in cases for end in ends]):
+            logger.info("removing %s, left by an interrupted run", path)
 
 
 def require_room(folder: Path, inputs: Mapping[str, ImageSource], outputs: Mapping[str, Path], probability_maps: int) -> None:

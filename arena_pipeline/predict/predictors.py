@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -89,7 +90,11 @@ def adapted_task(record: AdapterRecord, folds: Sequence[Path], network: AdaptedN
 
 
 def _ready(network: AdaptedNetwork, folder: Path) -> Callable[[], Network]:
-    return lambda: network.select(read_adapter(folder))
+    return partial(_select, network, folder)
+
+
+def _select(network: AdaptedNetwork, folder: Path) -> Network:
+    return network.select(read_adapter(folder))
 
 
 def zero_shot_setup(structures: Sequence[str], workspace: Workspace, foundation: str | None, dataset_name: str | None, device: torch.device) -> Setup:
@@ -155,17 +160,19 @@ def zero_shot_task(preset: FoundationPreset, labels: dict[str, int], network: Ad
     """The pre-trained head's channels of `labels` (structure -> integer)."""
     if preset.head == "softmax":
         others = {name: channel for name, channel in preset.structures.items() if name not in labels}
-        return Task("zero_shot", labels, dict(preset.structures), "softmax", (lambda: network.select(None),), others)
+        return Task("zero_shot", labels, dict(preset.structures), "softmax", (partial(network.select, None),), others)
     rows = [preset.structures[name] for name in labels]
     channels = {name: number for number, name in enumerate(labels)}
-    return Task("zero_shot", labels, channels, "sigmoid", (lambda: _only(network.select(None), rows),))
+    return Task("zero_shot", labels, channels, "sigmoid", (partial(_only, network, rows),))
 
 
-def _only(network: Network, rows: list[int]) -> Network:
+def _only(foundation: AdaptedNetwork, rows: list[int]) -> Network:
     """The network with these output channels alone: 29 maps of a whole body do not fit everywhere."""
+    network = foundation.select(None)
 
     def run(patches: Tensor) -> Tensor:
-        return network(patches)[:, rows]
+        output: Tensor = network(patches)
+        return output[:, rows]
 
     return run
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ from scipy import ndimage
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.geometry import Image
 
+PAUSE = 20  # times what writing the table took, at least, between two writings
 LOW_FOLD_DICE = 0.7  # folds see other support sets: a few per cent of disagreement is their normal difference
 VOLUME_MARGIN = 1.5  # of five volumes the next one lies outside the smallest and largest one time in three, so the range is widened by this
 
@@ -135,7 +137,7 @@ def write_review(path: Path, lines: Sequence[ReviewLine]) -> None:
 
 
 class ReviewTable:
-    """review.csv while a folder is predicted: the lines of each case are written as soon as it is done, those of cases that stay are kept.
+    """review.csv while a folder is predicted: the lines of each case are written soon after it is done, those of cases that stay are kept.
 
     Args:
         cases: those with a segmentation in the folder; an earlier run's lines of others are dropped.
@@ -143,12 +145,37 @@ class ReviewTable:
 
     def __init__(self, path: Path, cases: Collection[str]) -> None:
         self.path = path
-        self.lines = [line for line in read_review(path) if line.case in cases]
+        self._cases: dict[str, list[ReviewLine]] = {}
+        for line in read_review(path):
+            if line.case in cases:
+                self._cases.setdefault(line.case, []).append(line)
+        self._write_seconds, self._written_at = 0.0, -math.inf
+
+    @property
+    def lines(self) -> list[ReviewLine]:
+        """The most urgent first."""
+        return sorted_for_review([line for lines in self._cases.values() for line in lines])
+
+    def of(self, case: str) -> list[ReviewLine]:
+        """The lines of a case."""
+        return self._cases.get(case, [])
 
     def put(self, case: str, lines: Sequence[ReviewLine]) -> None:
-        """Replaces the lines of a case, in memory and in the file."""
-        self.lines = sorted_for_review([line for line in self.lines if line.case != case] + list(lines))
+        """Replaces the lines of a case, and writes the file unless that would take much of the time: ten thousand cases have a long one."""
+        self.update({case: lines})
+        if time.monotonic() - self._written_at > PAUSE * self._write_seconds:
+            self.write()
+
+    def update(self, cases: Mapping[str, Sequence[ReviewLine]]) -> None:
+        """Replaces the lines of these cases in memory alone."""
+        self._cases.update({case: list(lines) for case, lines in cases.items()})
+
+    def write(self) -> None:
+        """The file as it should be now; at the end, and when a command is interrupted."""
+        began = time.monotonic()
         write_review(self.path, self.lines)
+        self._written_at = time.monotonic()
+        self._write_seconds = self._written_at - began
 
 
 def read_review(path: Path) -> list[ReviewLine]:

@@ -30,7 +30,7 @@ from arena_pipeline.machine import this_machine
 from arena_pipeline.model.adapter import TENSORS
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.attempts import MOST_ATTEMPTS, discard_failed_attempts
-from arena_pipeline.model.device import pick_device
+from arena_pipeline.model.device import device_of_jobs, pick_device
 from arena_pipeline.model.model_folder import in_words, of_other_plans
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import Plans
@@ -81,7 +81,7 @@ def adapt_dataset(
             that was preprocessed from other files while its fold was adapted; the folds before it are whole.
         NotLearned: after all folds were adapted, naming those that learned nothing, at their rates and at lower ones.
     """
-    note("device", str(pick_device(device)))
+    note("device", str(device_of_jobs(device)))
     planned = read_planned_dataset(dataset_id, workspace, foundation)
     jobs = planned.jobs(shots, folds, structures, {"method": method, "rank": rank, "max_epochs": max_epochs})
     model = workspace.model(jobs[0].plans.dataset_name, jobs[0].preset.name, jobs[0].settings.method, shots)
@@ -116,9 +116,10 @@ def adapt_dataset(
 
 def adaptation_needs(command: str, workers: int | None, planned: PlannedDataset, device: str, *, cores: int, unit: str) -> Needs:
     """What one adaptation takes; an accelerator has its activations in its own memory."""
-    target = pick_device(device)
-    settings, _ = fit_adaptation(planned.plans.adaptation, planned.preset, this_machine(str(target)))
-    patches = (settings.micro_batch or settings.patches_per_volume) if target.type == "cpu" else 0
+    patches = 0
+    if device_of_jobs(device).type == "cpu":
+        settings, _ = fit_adaptation(planned.plans.adaptation, planned.preset, this_machine())
+        patches = settings.micro_batch or settings.patches_per_volume
     return Needs(command, workers, memory_bytes=adaptation_bytes(planned.preset, patches), cores=cores, device=device, unit=unit)
 
 

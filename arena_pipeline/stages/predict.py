@@ -11,31 +11,33 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tqdm import tqdm
-
 from arena_pipeline.arguments import plain_arguments
-from arena_pipeline.errors import ArenaError, DatasetError, ImageError, NoSpace, PlansError
+from arena_pipeline.errors import ArenaError, DatasetError, PlansError
 from arena_pipeline.io.atomic import UNFINISHED
 from arena_pipeline.io.dicom import CTSeries
 from arena_pipeline.io.images import ImageSource
-from arena_pipeline.io.lock import numbered_part
+from arena_pipeline.io.lock import LEASE_SECONDS, locked, share
+from arena_pipeline.io.parallel import Needs, map_jobs, works_here
 from arena_pipeline.io.space import require_writable
-from arena_pipeline.model.device import pick_device
+from arena_pipeline.model.device import device_of_jobs
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
-from arena_pipeline.model.out_of_memory import telling_out_of_memory
 from arena_pipeline.predict.caveats import tell_doubts, tell_missing_folds, tell_support_cases
 from arena_pipeline.predict.inputs import find_inputs, output_files, record_inputs, take_part, usable_names
-from arena_pipeline.predict.job import Extra, PredictionJob, predict_file
-from arena_pipeline.predict.labels import ITK_SNAP_NAME, LabelMap
-from arena_pipeline.predict.outputs import held, is_complete, require_one_meaning, require_room, segmentations
+from arena_pipeline.predict.job import Extra, PredictionJob
+from arena_pipeline.predict.journal import Journal
+from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.outputs import remove_left_unfinished, require_one_meaning, require_room, require_same_meaning, segmentations
 from arena_pipeline.predict.predictors import adapted_setup, zero_shot_setup
 from arena_pipeline.predict.review import ReviewLine, ReviewTable
+from arena_pipeline.predict.shared import OF_ALL_CASES, CaseDone, CaseTask, SharedPrediction
 from arena_pipeline.records import note, stage
+from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 WRITTEN_BESIDE = ("save_probabilities", "save_preprocessed", "save_uncertainty", "dicom_seg", "rtstruct", "slicer")
+START_SECONDS = 600.0  # for another command that is just starting: it looks through the folder
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def predict(
     num_parts: int = 1,
     part_id: int = 0,
     device: str = "auto",
+    workers: int | None = None,
 ) -> PredictionSummary:
     """Writes OUT/CASE.nii.gz for every CT, a preview each, and labels.json with labels.txt beside them.
 
@@ -98,9 +101,12 @@ def predict(
         continue_prediction: keep segmentations that are there, whole and on the CT's grid, with all else that is asked for.
         step_size: of the sliding window, as a share of the patch; None: 1 - the planned overlap.
         num_parts, part_id: only every num_parts-th case, from number part_id.
+        workers: CTs at once, each in a process of its own; 0 and 1: one after the other in this process; None: one per GPU.
+
+    Any number of such calls, on any machines, share the cases of a folder: each claims one after the other, and none is predicted twice.
 
     Raises:
-        ArenaError: nothing to predict or to predict with, an output folder that another command writes, that can't be written or that
+        ArenaError: nothing to predict or to predict with, an output folder that another command writes otherwise, that can't be written or that
             has no room. A case that can't be read or predicted does not stop the others;
             the error at the end names all of them.
     """
@@ -111,8 +117,9 @@ def predict(
         asked = "an RTSTRUCT" if rtstruct else "a DICOM-SEG"
         raise DatasetError(f"{asked} refers to the slices of a DICOM series, found an image file", file=input_path, advice="give the DICOM folder")
     outputs = output_files(list(inputs), out, inputs)
-    with held(out, list(inputs), part_id, num_parts):
-        target = pick_device(device)
+    journal = Journal(out)
+    with locked(out, share(journal.name)):
+        target = device_of_jobs(device)
         note("device", str(target))
         with stage("load model"):
             if zero_shot is not None:
@@ -135,10 +142,33 @@ def predict(
             setup = replace(setup, settings=replace(setup.settings, overlap=1 - step_size))
         label_map = LabelMap.of(setup.labels, setup.source, {name: ids for name, ids in support_ids.items() if name in setup.labels})
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
-        require_one_meaning(out, label_map, inputs, keep=continue_prediction)
-        record_inputs(out, numbered_part(part_id, num_parts), inputs, Path(input_path))
-        review = ReviewTable(out / f"review{numbered_part(part_id, num_parts)}.csv", segmentations(out))
-        return _predict_all(inputs, outputs, PredictionJob(out, setup, label_map, extra), continue_prediction, review, refused)
+        needs = Needs("predict", workers, memory_bytes=setup.window_bytes, cores=0, device=device)
+        if works_here(needs, len(inputs)):
+            setup.tasks[0].networks[0]()  # weights that do not fit are told before anything is written
+        with locked(journal.folder, "_start", START_SECONDS):
+            keep = _begin_or_join(journal, label_map, list(inputs), continue_prediction)
+            journal.join(len(inputs), (part_id, num_parts), keep)
+            record_inputs(out, inputs, Path(input_path))
+        return _predict_all(inputs, outputs, SharedPrediction(PredictionJob(out, setup, label_map, extra), journal, keep), needs, refused)
+
+
+def _begin_or_join(journal: Journal, label_map: LabelMap, cases: Sequence[str], continue_prediction: bool) -> bool:
+    """Clears the folder for a new run, or makes sure that what others are doing there is what this command would do.
+
+    Returns:
+        whether the run keeps finished cases of earlier ones: who joins does as the others do.
+    """
+    at_work = [command for command in journal.commands() if command.alive]
+    if at_work:
+        require_same_meaning(journal.output, label_map)
+        names = ", ".join(command.name for command in at_work)
+        logger.info("%s: shares the cases with %s; what they have done is done", journal.output, names)
+        return at_work[0].keep
+    require_one_meaning(journal.output, label_map, cases, keep=continue_prediction)
+    remove_left_unfinished(journal.output, cases)
+    journal.begin_run(continue_prediction)
+    label_map.write(journal.output)
+    return continue_prediction
 
 
 def predict_to_file(input_path: str | Path, output_file: str | Path, workspace: Workspace, **options: Any) -> PredictionSummary:
@@ -181,49 +211,37 @@ def _check_zero_shot_arguments(shots: object, folds: object, model_folder: objec
 
 
 def _predict_all(
-    inputs: Mapping[str, ImageSource],
-    outputs: dict[str, Path],
-    job: PredictionJob,
-    continue_prediction: bool,
-    review: ReviewTable,
-    refused: Sequence[DatasetError],
+    inputs: Mapping[str, ImageSource], outputs: dict[str, Path], shared: SharedPrediction, needs: Needs, refused: Sequence[DatasetError]
 ) -> PredictionSummary:
-    written, kept = dict[str, Path](), dict[str, Path]()
+    job, done = shared.job, dict[str, CaseDone]()
     failed = [str(error) for error in refused]  # in words: an error holds the arrays of the functions that it came through
     for reason in failed:
         logger.error("not predicted: %s", reason)
-    with tqdm(inputs.items(), unit="case", disable=None) as bar:
-        for case, source in bar:
-            bar.set_description(case)
-            try:
-                if continue_prediction and is_complete(case, source, outputs[case], job.others(case, source)):
-                    kept[case] = outputs[case]
-                    continue
-                with telling_out_of_memory(f"the prediction of {case}"):
-                    review.put(case, predict_file(case, source, outputs[case], job))
-                written[case] = outputs[case]
-            except NoSpace:
-                raise  # so would all others fail
-            except (ArenaError, OSError) as error:
-                named = _named(case, error)
-                if len(inputs) == 1 and not refused:
-                    raise named from None
-                logger.error("not predicted: %s", named)
-                failed.append(str(named))
-                review.put(case, ())
-    if kept and not (job.folder / ITK_SNAP_NAME).is_file():
-        job.label_map.write(job.folder)
+    review = ReviewTable(job.folder / "review.csv", segmentations(job.folder))
+    left = {case: CaseTask(case, source, outputs[case]) for case, source in inputs.items()}
+    try:
+        for patience in (0, LEASE_SECONDS):  # once more for those that others have claimed, who may have died
+            tasks = {case: replace(task, patience_seconds=patience) for case, task in left.items()}
+            for case, result in map_jobs(shared, tasks, needs):
+                if isinstance(result, OF_ALL_CASES) or (isinstance(result, ArenaError) and len(inputs) == 1 and not refused):
+                    raise result
+                if isinstance(result, ArenaError):
+                    logger.error("not predicted: %s", result)
+                    failed.append(str(result))
+                    review.put(case, ())
+                    del left[case]
+                elif result.state != "elsewhere":
+                    done[case] = result
+                    review.put(case, result.review or review.of(case))
+                    del left[case]
+    finally:
+        others = shared.journal.entries().items()
+        review.update({case: entry.review_lines for case, entry in others if entry.review})
+        review.write()
+        shared.journal.tidy()
+    if left:
+        logger.warning("%s in work by other commands, which share the folder, such as %s", pluralize(len(left), "case"), next(iter(left)))
     if failed:
         raise DatasetError(f"{len(failed)} of {len(inputs) + len(refused)} cases not predicted: " + "; ".join(failed))
+    written, kept = ({case: outputs[case] for case in inputs if case in done and done[case].state == state} for state in ("written", "kept"))
     return PredictionSummary(job.folder, written, kept, job.setup.labels, review.path, review.lines)
-
-
-def _named(case: str, error: ArenaError | OSError) -> ArenaError:
-    """The error with the case it is about, which not all that raise it know."""
-    if isinstance(error, OSError):
-        return ImageError(
-            f"{error.strerror or error}", case=case, file=error.filename, advice="check the path, its name, and who may read and write there"
-        )
-    if error.case is None and not str(error).startswith(f"{case}:"):
-        error.case = case
-    return error

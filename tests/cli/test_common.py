@@ -118,7 +118,7 @@ def test_sigterm_is_143_and_what_stood_before_comes_back(workspace: Workspace) -
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_command_with_busy_workers_leaves_at_once_and_takes_them_along(workspace: Workspace, number: signal.Signals, code: int) -> None:
     workspace.root.mkdir()
     process = subprocess.Popen([sys.executable, "-c", BUSY, str(workspace.root)], stderr=subprocess.DEVNULL)

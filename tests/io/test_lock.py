@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from arena_pipeline.errors import FolderInUse
-from arena_pipeline.io.lock import all_locked, locked, numbered_part
+from arena_pipeline.io.lock import all_locked, is_held, locked, share
 
 HOLD = """
 import sys
@@ -96,25 +96,34 @@ def test_a_block_may_hold_again_what_it_holds_and_other_threads_may_not(tmp_path
 
 
 def test_parts_of_a_folder_are_held_apart(tmp_path: Path) -> None:
-    with locked(tmp_path, "_part_0_of_2"), locked(tmp_path, "_part_1_of_2"):
-        assert len(list(tmp_path.glob(".in_use_part*.txt"))) == 2
+    with locked(tmp_path, "_one"), locked(tmp_path, "_other"), locked(tmp_path):
+        assert len(list(tmp_path.glob(".in_use*.txt"))) == 3
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("first", "second"), [((0, 1), (0, 2)), ((0, 2), (0, 1)), ((0, 2), (0, 3))])
-def test_a_whole_folder_and_its_parts_exclude_each_other(tmp_path: Path, first: tuple[int, int], second: tuple[int, int]) -> None:
-    with locked(tmp_path, numbered_part(*first)):
-        with pytest.raises(FolderInUse, match=str(os.getpid())), locked(tmp_path, numbered_part(*second)):
+@pytest.mark.parametrize(("first", "second"), [("", share("a")), (share("a"), "")])
+def test_a_whole_folder_and_its_shares_exclude_each_other(tmp_path: Path, first: str, second: str) -> None:
+    with locked(tmp_path, first):
+        with pytest.raises(FolderInUse, match=str(os.getpid())), locked(tmp_path, second):
             pass
         with locked(tmp_path, "_another_file"):  # a part that is no share of the whole
             pass
+    with locked(tmp_path, share("a")), locked(tmp_path, share("b")):
+        assert is_held(tmp_path, share("a")) and not is_held(tmp_path, share("c"))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_part_whose_owner_was_killed_does_not_keep_the_whole_folder(tmp_path: Path) -> None:
-    (tmp_path / ".in_use_part_0_of_2.lock").touch()
+def test_a_share_whose_owner_was_killed_does_not_keep_the_whole_folder(tmp_path: Path) -> None:
+    (tmp_path / ".in_use_share_a.lock").touch()
     with locked(tmp_path):
         pass
+
+
+def test_who_is_patient_gets_the_lock_when_it_is_given_back(tmp_path: Path) -> None:
+    with held_elsewhere(tmp_path) as owner:
+        threading.Timer(0.5, owner.kill).start()
+        with locked(tmp_path, patience_seconds=30):
+            assert owner.wait() != 0
 
 
 def test_a_killed_owner_that_nobody_waited_for_is_dead(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from arena_pipeline.errors import ArenaError, ImageError, WorkerDied
+from arena_pipeline.io import parallel
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.images import read_geometry, read_image
 from arena_pipeline.io.labels import CHUNK_VOXELS, count_labels
@@ -94,6 +95,20 @@ def test_without_workers_all_is_done_here_and_a_fault_is_as_it_was_raised(tmp_pa
 
 def _own_pid(job: int) -> int:
     return os.getpid()
+
+
+def test_each_worker_sees_one_gpu_and_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "accelerators", lambda device: ["0", "1"] if device == "cuda" else [])
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 6)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert parallel.workers_here(Needs("tests", device="cuda"), 9) == 2 and parallel.workers_here(Needs("tests", cores=0), 9) == 0
+    assert [settings["CUDA_VISIBLE_DEVICES"] for settings in parallel._settings(Needs("tests", device="cuda"), 3)] == ["3", "5", "3"]
+    seen = dict(map_jobs(_environment, {"a": 0, "b": 1}, Needs("tests", 2, device="cuda"))).values()
+    assert set(seen) <= {("3", "3"), ("5", "3")}
+
+
+def _environment(job: int) -> tuple[str, str]:
+    return os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"]
 
 
 def test_workers_that_cannot_start_end_it_at_once() -> None:

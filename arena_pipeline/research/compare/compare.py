@@ -13,7 +13,7 @@ from arena_pipeline.errors import DatasetError, MissingPackage
 from arena_pipeline.evaluate.scores import Protocol
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import locked
-from arena_pipeline.model.device import pick_device
+from arena_pipeline.model.device import device_of_jobs
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.records import note, stage
 from arena_pipeline.research.compare.execution import execute_all, run_needs
@@ -78,7 +78,7 @@ def compare(
     """
     _require_report_packages()
     planned = read_planned_dataset(dataset_id, workspace, foundation)
-    note("device", str(pick_device(device)))
+    note("device", str(device_of_jobs(device)))
     raw = RawDataset.open(workspace.raw_dataset(planned.plans.dataset_name))
     folder = workspace.comparison(planned.plans.dataset_name, planned.preset.name)
     chosen = None if structures is None else tuple(structures)

@@ -15,7 +15,7 @@ from arena_pipeline.errors import ArenaError, DatasetError, PlansError
 from arena_pipeline.io.atomic import replace_when_done, write_json
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import all_locked
-from arena_pipeline.model.device import pick_device
+from arena_pipeline.model.device import device_of_jobs
 from arena_pipeline.records import note, stage, versions
 from arena_pipeline.research.compare.execution import execute_all, run_needs
 from arena_pipeline.research.compare.published import ZERO_SHOT
@@ -78,7 +78,7 @@ def cross_validate(
     """
     names = [foundation] if foundation is None or isinstance(foundation, str) else list(dict.fromkeys(foundation))
     foundations = [read_planned_dataset(dataset_id, workspace, name) for name in names]
-    note("device", str(pick_device(device)))
+    note("device", str(device_of_jobs(device)))
     jobs = [_jobs(planned, shots, structures, methods, max_epochs) for planned in foundations]
     raw = RawDataset.open(workspace.raw_dataset(foundations[0].plans.dataset_name))
     folders = [workspace.cross_validation(planned.plans.dataset_name, planned.preset.name, shots) for planned in foundations]

@@ -1,0 +1,199 @@
+"""What the commands that predict into one folder say to each other: who has done which case, in how many seconds.
+
+OUT/journal/NAME.run.jsonl                 a command: how many cases it was given, since when
+OUT/journal/NAME.at.HOST-PID.cases.jsonl   one of its processes: a line per case that it has done; nobody else writes there
+OUT/journal/earlier.cases.jsonl            what commands before the present run have written
+OUT/journal/.in_use_CASE.lock              the claim on a case, locked by the operating system while its owner lives
+
+A command that finds others at work joins their run: what they have done is done. One that finds none begins a run.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arena_pipeline.io.atomic import write_text
+from arena_pipeline.io.filestate import WrittenFile
+from arena_pipeline.io.lines import add_line, line, read_lines
+from arena_pipeline.io.lock import forget, is_held, share
+from arena_pipeline.predict.review import ReviewLine
+
+JOURNAL_FOLDER = "journal"
+RUN, CASES = ".run.jsonl", ".cases.jsonl"
+EARLIER = f"earlier{CASES}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case that is done.
+
+    Attributes:
+        failed: why it can't be predicted, in words; None: it is predicted.
+        by: process and host.
+        ended: seconds since 1970.
+        files: name -> size and checksum of what was written.
+        earlier: of a command before the present run. `command`: its name.
+    """
+
+    case: str
+    failed: str | None
+    seconds: float
+    by: str
+    ended: float
+    files: dict[str, dict[str, Any]]
+    review: list[dict[str, Any]]
+    earlier: bool = False
+    command: str = ""
+
+    @property
+    def review_lines(self) -> list[ReviewLine]:
+        return [ReviewLine(**entry) for entry in self.review]
+
+    def is_still(self, folder: Path, paths: Sequence[Path], record: Path) -> bool:
+        """Whether it wrote all of `paths`, and they are as they were; `record`: a file that was written after them."""
+        names = {str(path.relative_to(folder)): path for path in paths}
+        return names.keys() <= self.files.keys() and all(WrittenFile(**self.files[name]).is_still(path, record) for name, path in names.items())
+
+
+@dataclass(frozen=True)
+class Command:
+    """One that predicts, or has predicted, into the folder.
+
+    Attributes:
+        cases: that it was given; `part`: of how many parts which, (0, 1) for all.
+        keep: whether finished cases of earlier runs stay.
+        alive: whether it is at work now.
+    """
+
+    name: str
+    cases: int
+    part: tuple[int, int]
+    keep: bool
+    began: float
+    alive: bool
+
+
+@dataclass
+class Journal:
+    """The journal of `output`, for the command called `name`. Crosses to worker processes, which write files of their own."""
+
+    output: Path
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
+    _entries: dict[str, Entry] = field(default_factory=dict, repr=False)
+    _read: dict[str, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        return self.output / JOURNAL_FOLDER
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Journal, (self.output, self.name)
+
+    def entries(self) -> dict[str, Entry]:
+        """Case -> how it was done, as all processes have written it until now."""
+        for path in sorted(self.folder.glob(f"*{CASES}"), key=lambda one: (one.name != EARLIER, one.name)):
+            found, self._read[path.name] = read_lines(path, self._read.get(path.name, 0))
+            for entry in found:
+                self._entries[entry["case"]] = Entry(**entry, earlier=path.name == EARLIER, command=path.name.partition(".at.")[0])
+        return self._entries
+
+    def commands(self) -> list[Command]:
+        """Those of the present run, in the order of their start."""
+        found = []
+        for path in self.folder.glob(f"*{RUN}"):
+            for facts in read_lines(path)[0]:
+                name = path.name.removesuffix(RUN)
+                alive = is_held(self.output, share(name))
+                found.append(Command(name, facts["cases"], tuple(facts["part"]), facts["keep"], facts["began"], alive))
+        return sorted(found, key=lambda one: one.began)
+
+    def begin_run(self, keep: bool) -> None:
+        """Closes what earlier commands wrote: with `keep` the cases that they predicted are remembered; all else goes."""
+        kept = [entry for entry in self.entries().values() if entry.failed is None] if keep else []
+        if kept:
+            write_text(self.folder / EARLIER, "".join(line(_facts(entry)) for entry in kept))
+        self.tidy()
+        for path in [*self.folder.glob(f"*{RUN}"), *self.folder.glob(f"*{CASES}")]:
+            if not kept or path.name != EARLIER:
+                path.unlink(missing_ok=True)
+        self._entries.clear()
+        self._read.clear()
+
+    def join(self, cases: int, part: tuple[int, int], keep: bool) -> None:
+        """Makes this command one of the run."""
+        add_line(self.folder / f"{self.name}{RUN}", {"cases": cases, "part": part, "keep": keep, "began": time.time()})
+
+    def tidy(self) -> None:
+        """Removes what commands that were killed have left in the folder to show that they were at work."""
+        for command in self.commands():
+            if not command.alive:
+                forget(self.output, share(command.name))
+
+    def add(self, case: str, seconds: float, written: Sequence[Path] = (), review: Sequence[ReviewLine] = (), failed: str | None = None) -> None:
+        """A case is done; the files are there."""
+        who, where = f"{socket.gethostname()}-{os.getpid()}", f"process {os.getpid()} on {socket.gethostname()}"
+        files = {str(path.relative_to(self.output)): WrittenFile.of(path).model_dump() for path in written}
+        entry = Entry(case, failed, round(seconds, 3), where, time.time(), files, [asdict(one) for one in review])
+        add_line(self.folder / f"{self.name}.at.{who}{CASES}", _facts(entry))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the prediction into a folder is.
+
+    Attributes:
+        total: cases that the run's commands were given; those of equal parts are the same.
+        earlier: predicted by runs before.
+        by: process -> how many cases it has done, and in how many seconds each on average.
+        cases_per_hour: of all together, since the first of the commands that are at work began; None where none is, or has done a case yet.
+    """
+
+    total: int
+    predicted: int
+    failed: int
+    earlier: int
+    commands: list[Command]
+    by: dict[str, tuple[int, float]]
+    cases_per_hour: float | None
+
+    @property
+    def left(self) -> int:
+        return max(0, self.total - self.predicted - self.failed - self.earlier)
+
+    @property
+    def hours_left(self) -> float | None:
+        return self.left / self.cases_per_hour if self.cases_per_hour else None
+
+
+def progress(output: Path) -> Progress | None:
+    """None for a folder without a journal."""
+    journal = Journal(output)
+    commands, entries = journal.commands(), list(journal.entries().values())
+    if not commands:
+        return None
+    now = [entry for entry in entries if not entry.earlier]
+    by: dict[str, list[float]] = {}
+    for entry in now:
+        by.setdefault(entry.by, []).append(entry.seconds)
+    began = min((one.began for one in commands if one.alive), default=None)
+    since = [entry for entry in now if began is not None and entry.ended >= began]
+    return Progress(
+        total=sum({one.part: one.cases for one in commands}.values()),
+        predicted=sum(entry.failed is None for entry in now),
+        failed=sum(entry.failed is not None for entry in now),
+        earlier=len(entries) - len(now),
+        commands=commands,
+        by={who: (len(seconds), sum(seconds) / len(seconds)) for who, seconds in sorted(by.items())},
+        cases_per_hour=len(since) * 3600 / (time.time() - began) if began is not None and since else None,
+    )
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    return {name: value for name, value in asdict(entry).items() if name not in ("earlier", "command")}
