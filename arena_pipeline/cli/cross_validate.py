@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from arena_pipeline.cli import common
-from arena_pipeline.research.compare.published import ZERO_SHOT
 
 if TYPE_CHECKING:
     from arena_pipeline.research.cross_validate.cross_validate import CrossValidation
@@ -78,6 +77,8 @@ def _cross_validate(args: argparse.Namespace, command: str) -> None:
 
 def _chosen(args: argparse.Namespace, done: CrossValidation) -> str:
     """The command that makes what is ranked first of all scans; zero-shot only has to be used."""
+    from arena_pipeline.research.compare.published import ZERO_SHOT
+
     first = done.ranked.iloc[0]
     structures = args.structures or list(dict.fromkeys(done.scans["structure"]))
     foundation = ["-foundation", first["foundation"]] if args.foundation else []
