@@ -94,11 +94,12 @@ def cross_validate(
             executed += len(todo)
         every = [run for own in runs for run in own]
         if failed:
-            found = "; ".join(error.without_advice for error in failed)
+            faults = "; ".join(error.without_advice for error in failed)
             advice = "mend that and type the command again: finished runs are kept"
-            raise DatasetError(f"{len(failed)} of {len(every)} runs failed: {found}", advice=advice)
+            raise DatasetError(f"{len(failed)} of {len(every)} runs failed: {faults}", advice=advice)
         with stage("tables"):
-            return _written(together, every, executed, command)
+            found = [_written(folder, own, executed, command) for folder, own in zip(folders, runs, strict=True)]
+            return found[0] if len(found) == 1 else _written(together, every, executed, command)
 
 
 def _jobs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from arena_pipeline.adapt.run import run_job
 from arena_pipeline.cli.cross_validate import main
 from arena_pipeline.errors import ArenaError, FolderInUse, PlansError, SupportSetError
 from arena_pipeline.evaluate.metrics import overlap
+from arena_pipeline.foundations import load_preset, weights_file
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import locked
 from arena_pipeline.model.adapter import read_adapter_record
@@ -107,6 +109,31 @@ def test_files_and_figures(ready: Workspace, capsys: pytest.CaptureFixture[str])
     assert again.executed == 0 and again.scans["Dice"].tolist() == pytest.approx(scans["Dice"].tolist(), rel=1e-5)
     with locked(folder.root), ThreadPoolExecutor(1) as other, pytest.raises(FolderInUse):
         other.submit(run, ready).result()
+
+
+def test_foundations_are_ranked_and_keep_their_own_figures(
+    ready: Workspace, plan_short_runs: Callable[..., Workspace], capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = load_preset("arena_mini")
+    twin = ready.installed_foundation("twin")  # the same network under another name: the two must come out equal
+    twin.mkdir(parents=True)
+    shutil.copy(weights_file(preset, twin), twin / "weights.safetensors")
+    renamed = preset.model_dump(mode="json") | {"name": "twin"}
+    renamed["weights"] |= {"packaged": None}
+    (twin / "foundation.json").write_text(json.dumps({"preset": renamed}))
+    plan_short_runs("twin")
+    assert main([*FAST, "-np", "0", "-foundation", "arena_mini", "twin", "-w", str(ready.root)]) == 0
+    printed = capsys.readouterr().out
+    together = pd.read_csv(ready.cross_validation(DATASET, None, 3).table("ranking"))
+    assert sorted(zip(together["foundation"], together["method"], strict=True)) == [
+        (foundation, method) for foundation in ("arena_mini", "twin") for method in ("arena", "zero_shot")
+    ]
+    dice = together.set_index(["method", "foundation"])["Dice"]
+    assert dice["arena", "twin"] == dice["arena", "arena_mini"] and dice["zero_shot", "twin"] == dice["zero_shot", "arena_mini"]
+    assert set(together["verdict"][1:]) <= {"can't tell from three scans", "worse than the first"}
+    assert "to use the first: arena_" in printed and "-foundation" in printed.split("to use the first: ")[1]
+    for foundation in ("arena_mini", "twin"):
+        assert set(pd.read_csv(ready.cross_validation(DATASET, foundation, 3).table("ranking"))["foundation"]) == {foundation}
 
 
 @pytest.mark.timeout(200)
