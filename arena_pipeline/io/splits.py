@@ -64,7 +64,7 @@ def leave_out(scans: Sequence[str], fold: int, folds: int) -> tuple[str, ...]:
         SupportSetError: there is no such fold.
     """
     if not 0 <= fold < folds:
-        raise SupportSetError(f"fold {fold} asked for, but each of the {folds} folds leaves out other scans", advice=f"choose 0 to {folds - 1} with -f")
+        raise SupportSetError(f"fold {fold} asked for, but each of the {folds} folds leaves out others", advice=f"choose 0 to {folds - 1} with -f")
     gone = set(list(dict.fromkeys(scans))[fold::folds])
     return tuple(scan for scan in scans if scan not in gone)
 
