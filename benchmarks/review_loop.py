@@ -3,8 +3,8 @@
     python -m benchmarks.review_loop -raw DATASET -o FOLDER --structures mandible [--draws 0 1 2] [--shots 3]
 
 For each draw and structure: `shots` annotated scans of imagesTr are the support set, ten others are predicted. The person is played by the labels
-that the dataset has of those: they go through the server of arena_review, as its page sends them. Queries are all of imagesTs with labels. One fold,
-since with exactly K scans all folds share their support set. Typed again, finished draws are read from FOLDER/loop.csv.
+that the dataset has of those: they go through the server of arena_review, as its page sends them. Queries are those of imagesTs with labels. One
+fold, since with exactly K scans all folds share their support set. Typed again, finished draws are read from FOLDER/loop.csv.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def main() -> None:
     options.add_argument("--structures", nargs="+", required=True)
     options.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--shots", type=int, default=3)
+    options.add_argument("--queries", type=int, default=36, help="at most so many, by name")
+    options.add_argument("--max_epochs", type=int, help="of both adaptations (default: the preset's)")
     args = options.parse_args()
     table = args.output / "loop.csv"
     args.output.mkdir(parents=True, exist_ok=True)
@@ -50,15 +52,18 @@ def main() -> None:
     for structure in args.structures:
         for draw in args.draws:
             if not ((done.structure == structure) & (done.draw == draw)).any():
-                rows = _loop(RawDataset.open(args.raw), structure, draw, args.shots, args.output / f"{structure}_{draw}")
+                rows = _loop(
+                    RawDataset.open(args.raw), structure, draw, args.shots, (args.queries, args.max_epochs), args.output / f"{structure}_{draw}"
+                )
                 done = pd.concat([done, rows], ignore_index=True)
                 done.to_csv(table, index=False)
     means = done.groupby(["structure", "draw"], sort=False)[["before", "after"]].mean()
     print(means.assign(difference=means.after - means.before, queries=done.groupby(["structure", "draw"], sort=False).size()).round(3).to_string())
 
 
-def _loop(source: RawDataset, structure: str, draw: int, shots: int, folder: Path) -> pd.DataFrame:
-    """A row per query: its Dice before and after."""
+def _loop(source: RawDataset, structure: str, draw: int, shots: int, limits: tuple[int, int | None], folder: Path) -> pd.DataFrame:
+    """A row per query: its Dice before and after. `limits`: queries, and epochs or None."""
+    most_queries, epochs = limits
     cases = [case for name, case in source.training.items() if source.json.is_annotated(name, structure)]
     random.Random(draw).shuffle(cases)
     shutil.rmtree(folder, ignore_errors=True)
@@ -70,12 +75,12 @@ def _loop(source: RawDataset, structure: str, draw: int, shots: int, folder: Pat
     for case in cases[shots : shots + POOL]:
         _copy_image(case, folder / "pool", source.json.file_ending)
     queries = [case for name, case in source.queries.items() if case.segmentation is not None and source.json.is_annotated(name, structure)]
-    for case in queries:
+    for case in queries[:most_queries]:
         _copy_image(case, folder / "queries", source.json.file_ending)
         _copy_label(case, folder / "references", label, source.json.file_ending)
     description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, structure: 1}, "numTraining": shots, "objective": "binary"}
     DatasetJson(**description, file_ending=source.json.file_ending).write(raw / "dataset.json")  # type: ignore[arg-type]
-    before = _adapt_and_score(workspace, shots, raw)
+    before = _adapt_and_score(workspace, shots, raw, epochs)
     predicted = predict(folder / "pool", folder / "predicted", workspace, dataset_id=DATASET, shots=shots, no_previews=True)
     first = list(dict.fromkeys(line.case for line in predicted.review))[:CORRECTED]
     with review(folder / "predicted", DATASET, workspace) as server:
@@ -83,13 +88,13 @@ def _loop(source: RawDataset, structure: str, draw: int, shots: int, folder: Pat
         for name in first:
             _correct(server, name, source.training[name], structure, label)
         server.shutdown()
-    after = _adapt_and_score(workspace, shots + CORRECTED, raw)
+    after = _adapt_and_score(workspace, shots + CORRECTED, raw, epochs)
     return pd.DataFrame([{"structure": structure, "draw": draw, "case": case, "before": before[case], "after": after[case]} for case in before])
 
 
-def _adapt_and_score(workspace: Workspace, shots: int, raw: Path) -> dict[str, float]:
+def _adapt_and_score(workspace: Workspace, shots: int, raw: Path, epochs: int | None) -> dict[str, float]:
     plan_and_preprocess([DATASET], workspace, workers=0, fingerprint_workers=0)
-    adapt_dataset(DATASET, shots, workspace, folds=[0])
+    adapt_dataset(DATASET, shots, workspace, folds=[0], max_epochs=epochs)
     out = workspace.root / f"out_{shots}"
     predict(workspace.root / "queries", out, workspace, dataset_id=DATASET, shots=shots, no_previews=True)
     scores = evaluate(workspace.root / "references", out, dataset_json=raw / "dataset.json", workers=0).scores

@@ -13,6 +13,7 @@ from arena_pipeline.preprocess.orientation import AxisOrder
 
 MOST_BYTES = 200 * 2**20  # of the CT's voxels, two bytes each: a browser's tab holds several copies
 FASTEST = 1  # of gzip: a person waits for the page, and base64 costs more than a better level saves
+SEEN_HU = (-160.0, 240.0)  # in the header, so that NiiVue looks for no range of its own; the page sets its windows
 INT16 = np.iinfo(np.int16)
 
 
@@ -63,7 +64,7 @@ def packed_ct(array: np.ndarray, grid: ShownGrid) -> bytes:
     shown = grid.cut(array)
     if shown.dtype != np.int16:
         shown = np.clip(np.rint(shown), INT16.min, INT16.max).astype(np.int16)
-    return _packed(shown, grid.affine)
+    return _packed(shown, grid.affine, SEEN_HU)
 
 
 def packed_labels(array: np.ndarray, grid: ShownGrid) -> bytes:
@@ -76,8 +77,10 @@ def packed_map(array: np.ndarray, grid: ShownGrid) -> bytes:
     return _packed(grid.cut(array).astype(np.float32, copy=False), grid.affine)
 
 
-def _packed(array: np.ndarray, affine: np.ndarray) -> bytes:
+def _packed(array: np.ndarray, affine: np.ndarray, seen: tuple[float, float] | None = None) -> bytes:
     image = nib.Nifti1Image(np.asfortranarray(array), affine)
+    if seen is not None:
+        image.header["cal_min"], image.header["cal_max"] = seen
     return gzip.compress(image.to_bytes(), FASTEST, mtime=0)
 
 

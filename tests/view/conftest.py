@@ -43,5 +43,5 @@ def predicted(tmp_path: Path, write_nifti: Callable[..., Path], rng: np.random.G
         lines += review_case(name, read_image(ct), segmentation, LABELS, {}, {}, {})
     LabelMap.of(LABELS, {"model": "results/Dataset901_Tiny/arena_mini/arena_3shots", "foundation": "arena_mini"}).write(folder)
     write_review(folder / "review.csv", lines)
-    record_inputs(folder, "", ["a", "b c"], tmp_path / "in")
+    record_inputs(folder, ["a", "b c"], tmp_path / "in")
     return folder

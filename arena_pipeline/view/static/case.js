@@ -3,7 +3,7 @@
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const element = (id) => document.getElementById(id);
 const { Niivue, NVImage, SLICE_TYPE, DRAG_MODE, MULTIPLANAR_TYPE, SHOW_RENDER } = niivue;
-const FILL_IN_3D = 1, RIM = 0.9, CROSS_PIXELS = 1.5;
+const FILL_IN_3D = 1, RIM = 0.9, CROSS_PIXELS = 1.5, HEADER_BYTES = 352;
 const PLANES = { Axial: [SLICE_TYPE.AXIAL, 2], Coronal: [SLICE_TYPE.CORONAL, 1], Sagittal: [SLICE_TYPE.SAGITTAL, 0] };
 const VIEWS = { ...PLANES, All: [SLICE_TYPE.MULTIPLANAR, 2], "3D": [SLICE_TYPE.RENDER, null] };
 const keys = {}; // key -> [what it does, in words, function]
@@ -68,7 +68,7 @@ function setView(name) {
 /** NiiVue's cross is as wide as some part of the patient, whatever the window's size. */
 function thinCross() {
   const tile = nv.screenSlices[0];
-  if (tile && state.axis !== null) nv.setCrosshairWidth(CROSS_PIXELS * tile.fovMM[0] / tile.leftTopWidthHeight[2]);
+  if (tile && state.axis !== null) nv.setCrosshairWidth(CROSS_PIXELS * Math.abs(tile.fovMM[0]) / tile.leftTopWidthHeight[2]);
 }
 
 /** In 3D the body would hide its structures. */
@@ -207,8 +207,10 @@ async function open() {
   const { low, high } = facts.windows[0];
   nv.addVolume(await image(ct, "ct", "gray", low, high));
   if (labels) {
-    state.header = labels.slice(0, 352);
-    nv.loadDrawing(await image(labels, "labels", "gray", 0, 255));
+    state.header = labels.slice(0, HEADER_BYTES);
+    nv.drawBitmap = new Uint8Array(labels, HEADER_BYTES); // what loadDrawing would do in three copies: the axes are RAS already
+    nv.drawTexture = nv.r8Tex(nv.drawTexture, nv.gl.TEXTURE7, nv.back.dims, true);
+    nv.refreshDrawing(false);
     paint();
   }
   if (facts.disagreement) {

@@ -39,7 +39,7 @@ function used() {
 function tell() {
   const names = used().map((name) => name.replaceAll("_", " "));
   const kept = names.length ? `with ${names.join(", ")} as annotated` : "once a structure is ticked";
-  element("goes").textContent = `Becomes a training case of ${review.dataset}, ${kept}. The ticks at the right say which structures are right everywhere in this scan.`;
+  element("goes").textContent = `Becomes a training case of ${review.dataset}, ${kept}.`;
   element("save").textContent = changed ? "Save the correction" : "Accept as it is";
   element("save").disabled = names.length === 0;
 }
@@ -70,9 +70,10 @@ async function save() {
   tell();
 }
 
+document.querySelector("#structures h2").after(part("p", { className: "quiet", textContent: "Left: shown. Right: correct in the whole scan." }));
 for (const { name, value } of facts.structures) {
-  const box = part("input", { type: "checkbox", id: `use_${value}`, checked: review.annotated.includes(name), onchange: tell, title: `${name} is right everywhere in this scan` });
-  const words = part("span", { className: "hidden_text", textContent: `${name} is right everywhere in this scan` });
+  const box = part("input", { type: "checkbox", id: `use_${value}`, checked: review.annotated.includes(name), onchange: tell, title: `${name} is correct in the whole scan` });
+  const words = part("span", { className: "hidden_text", textContent: `${name} is correct in the whole scan` });
   element(`row_${value}`).append(part("label", { className: "use" }, box, words));
 }
 choices("tool", Object.keys(TOOLS), setTool);
@@ -90,6 +91,7 @@ function resize(by) {
 }
 
 opened.then(() => {
+  nv.drawAddUndoBitmap(); // what the first undo goes back to
   element("tools").hidden = element("keep").hidden = false;
   element("size").oninput = () => { showSize(); nv.opts.penSize = Number(element("size").value); };
   element("undo").onclick = () => { nv.drawUndo(); count(); };
