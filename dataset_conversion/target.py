@@ -54,7 +54,7 @@ def dataset_folder(workspace: Workspace, dataset_id: int, name: str) -> Path:
     others = [other for other in workspace.dataset_names() if other.startswith(folder_name[:11]) and other != folder_name]
     if others:
         raise DatasetError(
-            f"dataset {dataset_id}: {workspace.raw / others[0]} has this number already; choose another with -d, or give its name with -n"
+            f"dataset {dataset_id}: {workspace.raw / others[0]} has this number already", advice="choose another with -d, or give its name with -n"
         )
     return workspace.raw_dataset(folder_name)
 
@@ -122,7 +122,7 @@ def finish_dataset(folder: Path, description: DatasetJson, report: dict[str, obj
     if failures and not description.numTraining:
         raise DatasetError(f"no training case could be converted: {faults}")
     if not description.numTraining:
-        raise DatasetError(f"{folder.name}: no training case; at least one annotated CT has to be in the training part of the split")
+        raise DatasetError(f"{folder.name}: no training case", advice="at least one annotated CT has to be in the training part of the split")
     if failures:
         raise DatasetError(
             f"{pluralize(len(failures), 'case')} not in {folder.name} ({pluralize(description.numTraining, 'training case')} converted and usable): "

@@ -192,8 +192,9 @@ def read_planned_dataset(dataset_id: int, workspace: Workspace, foundation: str 
     weights = weights_file(preset, workspace.installed_foundation(preset.name))
     if file_sha256(weights) != plans.foundation_sha256:
         raise PlansError(
-            f"{path}: made for other weights of {preset.name} than {weights} holds; "
-            f"run {workspace.command('arena_plan_and_preprocess', '-d', dataset_id, '-foundation', preset.name)} again"
+            f"made for other weights of {preset.name} than {weights} holds",
+            file=path,
+            advice=f"run {workspace.command('arena_plan_and_preprocess', '-d', dataset_id, '-foundation', preset.name)} again",
         )
     return PlannedDataset(workspace, plans, hashlib.sha256(path.read_bytes()).hexdigest(), preset, weights, workspace.cases(name, preset.name))
 
@@ -210,13 +211,14 @@ def check_support(job: FoldJob) -> set[int]:
         shown.update(record.labels)
         if record.source is not None and not makes_same_cases(record.source.scheme, job.plans.scheme):
             raise PlansError(
-                f"{identifier}: preprocessed by another scheme than the plans have now; run arena_preprocess for {job.plans.dataset_name}"
+                "preprocessed by another scheme than the plans have now", case=identifier, advice=f"run arena_preprocess for {job.plans.dataset_name}"
             )
         if not set(job.task.structures.values()) & set(record.labels):
             spacing = " x ".join(f"{mm:g}" for mm in job.plans.scheme.spacing_mm)
             raise SupportSetError(
-                f"{identifier}: no voxel of {', '.join(job.task.structures)} is left at {spacing} mm; "
-                f"take the case out of the candidates of {job.task.name} in plans.json, or use a foundation with finer voxels"
+                f"no voxel of {', '.join(job.task.structures)} is left at {spacing} mm",
+                case=identifier,
+                advice=f"take the case out of the candidates of {job.task.name} in plans.json, or use a foundation with finer voxels",
             )
     return shown
 
@@ -250,6 +252,6 @@ def _tasks(plans: Plans, structures: Sequence[str] | None, shots: int) -> list[T
     if not possible:
         most = max((task.max_shots for task in plans.tasks), default=0)
         raise SupportSetError(
-            f"{plans.dataset_name}: no task has {shots} usable training cases, the most is {most}; lower -shots or add annotated cases"
+            f"{plans.dataset_name}: no task has {shots} usable training cases, the most is {most}", advice="lower -shots or add annotated cases"
         )
     return possible

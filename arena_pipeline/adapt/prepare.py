@@ -32,7 +32,7 @@ def prepare_(
     settings = method_settings(settings)
     if preset.pretrained_parts == "encoder" and not task.train_decoder:
         raise PlansError(
-            f"task {task.name}: {preset.name} has no pre-trained decoder, so it must be trained; set train_decoder to true in plans.json"
+            f"task {task.name}: {preset.name} has no pre-trained decoder, so it must be trained", advice="set train_decoder to true in plans.json"
         )
     architecture, method = preset.architecture, METHODS[settings.method]
     network.requires_grad_(False)

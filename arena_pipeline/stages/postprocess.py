@@ -41,7 +41,7 @@ def postprocess(
     for case, path in inputs.items():
         check_case_name(case, path)
     if out.resolve() in {path.parent.resolve() for path in inputs.values()}:
-        raise DatasetError(f"{out}: input and output are the same folder; choose another output folder")
+        raise DatasetError("input and output are the same folder", file=out, advice="choose another output folder")
     label_map = _label_map(source, rules)
     written = {}
     with locked(out), tqdm(inputs.items(), unit="case", disable=None) as bar:

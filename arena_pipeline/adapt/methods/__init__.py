@@ -83,7 +83,7 @@ def method_settings(planned: AdaptationSettings, method: MethodName | None = Non
     """
     name = planned.method if method is None else method
     if name not in METHODS:
-        raise PlansError(f"unknown method {name}; known: {', '.join(METHODS)}")
+        raise PlansError(f"unknown method {name}", advice=f"known: {', '.join(METHODS)}")
     row = METHODS[name]
     if row.package is not None and find_spec(row.package) is None:
         raise MissingPackage(f"method {name} needs the package {row.package}: pip install 'arena-pipeline[baselines]'")

@@ -57,7 +57,7 @@ def make_phantoms(
     """
     _check(number, test, start, layout, field_of_view)
     if not 0.4 <= size <= 1.2:
-        raise DatasetError(f"cannot make bodies of size {size}; possible: 0.4 to 1.2, where 1 is an adult's")
+        raise DatasetError(f"cannot make bodies of size {size}", advice="possible: 0.4 to 1.2, where 1 is an adult's")
     if seed < 0 or not 0 <= unannotated_share <= 1 or (spacing_mm is not None and not all(0 < mm < math.inf for mm in spacing_mm)):
         raise DatasetError(
             f"cannot make phantoms with seed {seed}, spacing {spacing_mm} mm and {unannotated_share} of the masks left out: "
@@ -96,11 +96,11 @@ def _folders(cases: Iterable[PhantomCase]) -> list[Path]:
 
 def _check(number: int, test: int, start: int, layout: str, field_of_view: str | None) -> None:
     if layout not in LAYOUTS:
-        raise DatasetError(f"unknown layout {layout}; known: {', '.join(LAYOUTS)}")
+        raise DatasetError(f"unknown layout {layout}", advice=f"known: {', '.join(LAYOUTS)}")
     if field_of_view is not None and field_of_view not in RANGES:
-        raise DatasetError(f"unknown field of view {field_of_view}; known: {', '.join(RANGES)}")
+        raise DatasetError(f"unknown field of view {field_of_view}", advice=f"known: {', '.join(RANGES)}")
     if number < 1 or not 0 <= test <= number or start < 0 or start + number > 10_000:
-        raise DatasetError(f"cannot make {number} phantoms from number {start}, {test} of them queries; ids run from 0 to 9999")
+        raise DatasetError(f"cannot make {number} phantoms from number {start}, {test} of them queries", advice="ids run from 0 to 9999")
 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
@@ -112,4 +112,6 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     found = {"size": 1.0} | json.loads(path.read_text(encoding="utf-8"))  # folders of version 0.1 do not name it: all adults
     different = [f"{key} {found.get(key)} (now {wanted[key]})" for key in wanted if found.get(key) != wanted[key]]
     if different:
-        raise DatasetError(f"{output}: holds phantoms made with {', '.join(different)}; use another folder, or the same settings to add to it")
+        raise DatasetError(
+            f"holds phantoms made with {', '.join(different)}", file=output, advice="use another folder, or the same settings to add to it"
+        )
