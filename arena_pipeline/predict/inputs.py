@@ -14,6 +14,7 @@ from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, IMAGE_ENDINGS, check_case_name
 from arena_pipeline.io.dicom import NO_DICOM, CTSeries, find_series, in_words
+from arena_pipeline.io.geometry import broken_link
 from arena_pipeline.io.images import ImageSource
 from arena_pipeline.io.json_files import read_model
 
@@ -54,11 +55,13 @@ def check_inputs(path: Path) -> None:
 
 
 def usable_names(cases: Mapping[str, ImageSource]) -> tuple[dict[str, ImageSource], list[DatasetError]]:
-    """The cases whose names files can be made of, and why the others are refused. Raises the first of these where no case is left."""
+    """The cases that are there and whose names files can be made of, and why others are refused; raises the first reason where none is left."""
     usable, refused = dict[str, ImageSource](), list[DatasetError]()
     for case, source in cases.items():
         try:
             check_case_name(case, source.folder if isinstance(source, CTSeries) else source)
+            if isinstance(source, Path) and (fault := broken_link(source)) is not None:
+                raise DatasetError(fault, case=case, file=source, advice="mend or remove it")
             usable[case] = source
         except DatasetError as error:
             refused.append(error)

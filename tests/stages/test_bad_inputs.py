@@ -216,7 +216,11 @@ INPUTS: list[tuple[str, Callable[[Path], object], str]] = [
     ("nothing", lambda folder: None, "no image in this folder; expected CASE.nii.gz or CASE_0000.nii.gz .*found nothing"),
     ("a text", lambda folder: (folder / "readme.txt").touch(), "no image in this folder; .*found readme.txt"),
     ("a link to itself", lambda folder: _link(folder / "a.nii.gz"), "a.nii.gz: a link that leads nowhere; mend or remove it"),
-    ("a dead link", lambda folder: (folder / "a.nii").symlink_to(folder / "gone.nii"), "a.nii: a link that leads nowhere"),
+    (
+        "a dead link",
+        lambda folder: (folder / "a.nii").symlink_to(folder / "gone.nii"),
+        "a.nii: a link to .*gone.nii, which is not there .*; mend or remove it",
+    ),
     ("one case twice", lambda folder: [(folder / name).touch() for name in ("a.nii.gz", "a_0000.nii.gz")], "a: two images of one case, a.nii.gz and"),
     ("a second channel", lambda folder: [(folder / f"a_000{n}.nii").touch() for n in (0, 1)], "a: a_0001.nii beside a_0000.nii in .* second channel"),
     ("a line break", lambda folder: (folder / "a\nb.nii").touch(), "can't be named .*line breaks"),
