@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from arena_pipeline.io.atomic import write_text
-from arena_pipeline.io.filestate import WrittenFile
+from arena_pipeline.io.filestate import SourceFile
 from arena_pipeline.io.lines import add_line, line, read_lines
 from arena_pipeline.io.lock import forget, is_held, share
 from arena_pipeline.predict.review import ReviewLine
@@ -38,7 +38,7 @@ class Entry:
         failed: why it can't be predicted, in words; None: it is predicted.
         by: process and host.
         ended: seconds since 1970.
-        files: name -> size and checksum of what was written.
+        files: name -> size, times and checksum of what was written.
         earlier: of a command before the present run. `command`: its name.
     """
 
@@ -56,10 +56,11 @@ class Entry:
     def review_lines(self) -> list[ReviewLine]:
         return [ReviewLine(**entry) for entry in self.review]
 
-    def is_still(self, folder: Path, paths: Sequence[Path], record: Path) -> bool:
-        """Whether it wrote all of `paths`, and they are as they were; `record`: a file that was written after them."""
+    def is_still(self, folder: Path, paths: Sequence[Path]) -> bool:
+        """Whether it wrote all of `paths`, and they are as they were."""
         names = {str(path.relative_to(folder)): path for path in paths}
-        return names.keys() <= self.files.keys() and all(WrittenFile(**self.files[name]).is_still(path, record) for name, path in names.items())
+        there = names.keys() <= self.files.keys() and all(path.is_file() for path in paths)
+        return there and all(SourceFile(**self.files[name]).is_still(path) for name, path in names.items())
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Journal:
     def add(self, case: str, seconds: float, written: Sequence[Path] = (), review: Sequence[ReviewLine] = (), failed: str | None = None) -> None:
         """A case is done; the files are there."""
         who, where = f"{socket.gethostname()}-{os.getpid()}", f"process {os.getpid()} on {socket.gethostname()}"
-        files = {str(path.relative_to(self.output)): WrittenFile.of(path).model_dump() for path in written}
+        files = {str(path.relative_to(self.output)): SourceFile.of(path).model_dump() for path in written}
         entry = Entry(case, failed, round(seconds, 3), where, time.time(), files, [asdict(one) for one in review])
         add_line(self.folder / f"{self.name}.at.{who}{CASES}", _facts(entry))
 

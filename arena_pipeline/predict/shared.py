@@ -15,7 +15,7 @@ from arena_pipeline.io.lock import LOCK, locked
 from arena_pipeline.machine import usable_cores
 from arena_pipeline.model.out_of_memory import telling_out_of_memory
 from arena_pipeline.predict.job import PredictionJob, predict_file
-from arena_pipeline.predict.journal import EARLIER, Journal
+from arena_pipeline.predict.journal import Journal
 from arena_pipeline.predict.outputs import is_complete, remove_left_unfinished
 from arena_pipeline.predict.review import ReviewLine
 
@@ -82,8 +82,8 @@ class SharedPrediction:
             return CaseDone("written" if entry.command == self.journal.name else "kept", tuple(entry.review_lines))
         if not self.keep:
             return None
-        others, record = self.job.others(task.case, task.source), self.journal.folder / EARLIER
-        if entry is not None and entry.is_still(self.job.folder, (task.output, *others), record):
+        others = self.job.others(task.case, task.source)
+        if entry is not None and entry.is_still(self.job.folder, (task.output, *others)):
             return CaseDone("kept", tuple(entry.review_lines))
         if not is_complete(task.case, task.source, task.output, others):
             return None
