@@ -1,10 +1,10 @@
 """What annotating every fifth slice alone costs in Dice, the rest having nnU-Net's `ignore` label: paired with full annotation, same scans and folds.
 
-    python -m benchmarks.sparse_annotation -o FOLDER [-raw DATASET] [--structures NAME ...] [-f 0 1 2]
+    python -m benchmarks.sparse_annotation -o FOLDER [-raw DATASET] [--structures NAME ...] [-f 0 1 2] [--one_scan]
 
-Without -raw on phantoms of small children that it makes. Every fourth annotated case is a query, annotated in full, and in no support set. For the
-effort of five scans on every fifth slice, one scan in full stands beside them. Typed again, it goes on where it stopped, and counts what is there of
-other folds and structures too.
+Without -raw on phantoms of small children that it makes. Every fourth annotated case is a query, annotated in full, and in no support set. With
+--one_scan, one scan in full stands beside them: the effort of five on every fifth slice. Typed again, it goes on where it stopped, and counts what is
+there of other folds and structures too.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ def main() -> None:
     options.add_argument("-raw", type=Path, help="a dataset in the standard layout (default: phantoms)")
     options.add_argument("--structures", nargs="+", help="default: all that have enough cases")
     options.add_argument("-f", dest="folds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--one_scan", action="store_true", help="also one scan annotated in full")
     args = options.parse_args()
     workspace = Workspace(args.output)
     source = RawDataset.open(args.raw or _phantoms(args.output))
     queries = tuple(source.training)[3::4]
     tables = []
-    for dataset_id, name, shots in ((FULL, "full", [1, SHOTS]), (SPARSE, "sparse", [SHOTS])):
+    for dataset_id, name, shots in ((FULL, "full", [1, SHOTS] if args.one_scan else [SHOTS]), (SPARSE, "sparse", [SHOTS])):
         _make_dataset(source, workspace.raw_dataset(f"Dataset{dataset_id}_{name}"), queries, EVERY if name == "sparse" else 1)
         plan_and_preprocess([dataset_id], workspace, workers=0, fingerprint_workers=0)
         compared = compare(dataset_id, shots, workspace, methods=["arena"], structures=args.structures, folds=args.folds, workers=0)
@@ -96,6 +97,8 @@ def report(runs: pd.DataFrame) -> str:
         scores = {}
         for way, (kind, shots) in ways.items():
             cells = rows[(rows["annotation"] == kind) & (rows["shots"] == shots)]
+            if cells.empty:
+                continue
             scores[way] = cells.pivot(index="fold", columns="case", values="Dice")
             mean, less = (estimate(table.to_numpy(float)[None]) for table in (scores[way], scores["five scans in full"] - scores[way]))
             failed = int(cells.groupby("fold")["failed"].first().sum())

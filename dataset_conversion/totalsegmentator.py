@@ -77,7 +77,7 @@ def convert_totalsegmentator(
     """
     folder = dataset_folder(workspace, dataset_id, name)
     raw = RawTotalSegmentator.open(Path(source).absolute())
-    logger.info("%s: TotalSegmentator %s, told by %s; %s", source, raw.version, raw.version_reason, pluralize(len(raw.subjects), "subject"))
+    logger.info("%s: TotalSegmentator %s, %s (known by %s)", source, raw.version, pluralize(len(raw.subjects), "subject"), raw.version_reason)
     chosen = raw.choose_structures(structures, among=published_structures() if split == "published" else None)
     if not chosen:
         raise DatasetError(f"{source}: no subject has a mask of TotalSegmentator {raw.version}; expected sXXXX/segmentations/STRUCTURE{ENDING}")

@@ -164,7 +164,8 @@ def _prepared(job: FoldJob, device: torch.device, number: int = 0) -> Adaptation
     trainable = prepare_(network, job.preset, job.task, settings, generator, len(job.support_ids))
     network.to(device)
     settings, why = fit_adaptation(settings, job.preset, this_machine(str(device)))  # not recorded: the numbers do not depend on it
-    logger.info("%s, fold %d: %s", job.task.name, job.fold, why)
+    saves = settings.micro_batch is not None or settings.recompute_activations
+    logger.log(logging.INFO if saves else logging.DEBUG, "%s, fold %d: %s", job.task.name, job.fold, why)
     if settings.recompute_activations:
         recompute_activations_(network, job.preset.architecture)
     require_space(job.folder, (CHECKPOINT_BYTES + ADAPTER_BYTES) * trainable.parameter_count, f"adapting {job.task.name}")
@@ -187,7 +188,8 @@ def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progres
             log.add(epoch)
             bar.set_postfix(loss=f"{epoch.loss:.3f}", rank=sum(epoch.effective_rank.values()))
             bar.update()
-            if progress and bar.disable and time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+            last = epoch.epoch + 1 == job.settings.max_epochs  # a line of its own follows
+            if progress and bar.disable and not last and time.monotonic() - told >= SECONDS_BETWEEN_LINES:
                 told = time.monotonic()
                 epochs, number = job.settings.max_epochs, epoch.epoch + 1
                 left = duration((told - begun) / (number - done) * (epochs - number))

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arena_pipeline.cli import common
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COUNTS_SHOWN = ("absent", "missed", "false_positive", "not_annotated", "in_support")  # where there are any
 
 DESCRIPTION = """\
 Scores predicted segmentations against reference segmentations: Dice, IoU, NSD at 1 and 2 mm, HD95 and volume error per case and
@@ -49,14 +55,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    import pandas as pd  # seconds to import, with what the stage imports: not for -h
-
-    from arena_pipeline.stages.evaluate import evaluate
+    from arena_pipeline.stages.evaluate import evaluate  # imports pandas, which takes seconds: not for -h
 
     result = evaluate(**common.keywords(args))
-    with pd.option_context("display.width", None, "display.max_columns", None, "display.max_rows", None):
-        print(result.table.to_string(float_format=lambda value: f"{value:.3f}", na_rep="-"))
+    print(_shown(result.table).to_string(float_format=lambda value: f"{value:.3f}", na_rep="-"))
     print(f"\n{result.protocol}")
     if result.missing:
         print(f"without a prediction, left out: {', '.join(result.missing)}")
     print(f"per case: {result.csv_file}\nsummary:  {result.summary_file}")
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without what says nothing: counts that are all 0, and means without false positives where there are none; metrics.csv has all."""
+    empty = [name for name in COUNTS_SHOWN if name in table and not table[name].any()]
+    return table.drop(columns=[*empty, *(["Dice_present"] if "false_positive" in empty else [])])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import textwrap
 from typing import TYPE_CHECKING
 
 from arena_pipeline.cli import common
-from arena_pipeline.words import listed
+from arena_pipeline.words import listed, pluralize
 
 if TYPE_CHECKING:
     from arena_pipeline.fingerprint.models import Level
-    from arena_pipeline.planning import Plans, TaskPlan
+    from arena_pipeline.planning import TaskPlan
     from arena_pipeline.stages.plan import WrittenPlans
 
 DESCRIPTION = """\
@@ -20,7 +20,7 @@ the reason of every decision to plans.json, which may be edited. arena_plan_and_
 
   arena_plan -d 101"""
 
-SHOWN_TASKS = 20
+LINE_WIDTH = 120
 SHOWN_FINDINGS: dict[Level, int] = {"warning": 10, "fixed": 3, "info": 5}
 
 
@@ -54,11 +54,14 @@ def print_planned(planned: WrittenPlans) -> None:
     from arena_pipeline.fingerprint.findings import in_words
 
     plans = planned.plans
-    print(f"{plans.dataset_name}, adapted from {plans.foundation} ({plans.reasons['foundation']})")
-    adaptable = [task for task in plans.tasks if task.max_shots]
-    _print_columns([_words(plans, task) for task in adaptable[:SHOWN_TASKS]])
-    if len(adaptable) > SHOWN_TASKS:
-        print(f"  and {len(adaptable) - SHOWN_TASKS} more tasks")
+    print(f"{plans.dataset_name}, adapted from {plans.foundation}")
+    groups: dict[str, list[str]] = {}
+    for task in plans.tasks:
+        if task.max_shots:
+            groups.setdefault(_words(task), []).append(task.name)
+    for words, names in groups.items():
+        print(f"  {words}")
+        print(textwrap.fill(", ".join(names), LINE_WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
     if skipped := [task.name for task in plans.tasks if not task.max_shots]:
         print(f"  not adaptable, no usable training case: {listed(skipped)}")
     for line in in_words(planned.findings, SHOWN_FINDINGS):
@@ -68,23 +71,10 @@ def print_planned(planned: WrittenPlans) -> None:
         print(f"the plans that were there are kept as {planned.backup}")
 
 
-def _words(plans: Plans, task: TaskPlan) -> tuple[str, ...]:
-    name = task.name if plans.objective == "binary" else f"{task.name} ({len(task.structures)} structures)"
+def _words(task: TaskPlan) -> str:
+    """The decisions for a task; tasks with the same ones are listed together."""
     kept = sum(task.keep_largest.values())
-    largest = (
-        ("keeps the largest component" if kept else "keeps all components") if len(task.structures) == 1 else f"largest component kept of {kept}"
-    )
-    return (
-        name,
-        f"{task.kind} structure{'s' if len(task.structures) > 1 else ''}",
-        "decoder trained" if task.train_decoder else "decoder frozen",
-        f"{task.head} head",
-        largest,
-        f"up to {task.max_shots} shot{'s' if task.max_shots > 1 else ''}",
-    )
-
-
-def _print_columns(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    several = len(task.structures) > 1
+    largest = f"largest component kept of {kept}" if several else "keeps the largest component" if kept else "keeps all components"
+    decoder, shots = "decoder trained" if task.train_decoder else "decoder frozen", pluralize(task.max_shots, "shot")
+    return f"{task.kind}{f', {len(task.structures)} structures' if several else ''}: {decoder}, {task.head} head, {largest}, up to {shots}"

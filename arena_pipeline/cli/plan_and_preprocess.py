@@ -38,11 +38,12 @@ def _plan_and_preprocess(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess  # torch takes seconds to import: not for -h
 
     prepared = plan_and_preprocess(**common.keywords(args))
-    for dataset_id, (planned, stored) in zip(args.dataset_ids, prepared, strict=True):
+    for number, (dataset_id, (planned, stored)) in enumerate(zip(args.dataset_ids, prepared, strict=True)):
+        print(end="\n" if number else "")
         print_planned(planned)
         print(f"{pluralize(len(stored.written), 'case')} preprocessed, {len(stored.cases) - len(stored.written)} were there: {stored.folder}")
         shots = max(task.max_shots for task in planned.plans.tasks)
-        print(f"next: arena_adapt -d {dataset_id} -shots {min(USUAL_SHOTS, shots)}{_repeated(args)}\n")
+        print(f"next: arena_adapt -d {dataset_id} -shots {min(USUAL_SHOTS, shots)}{_repeated(args)}")
 
 
 def _repeated(args: argparse.Namespace) -> str:

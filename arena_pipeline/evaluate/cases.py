@@ -140,7 +140,7 @@ def match_labels(predicted: dict[str, int], description: DatasetJson, structures
     if len(unpredicted) == len(wanted):
         raise DatasetError(f"no structure of the dataset ({', '.join(wanted)}) is predicted", advice=f"the predictions have: {', '.join(predicted)}")
     if unpredicted:
-        logger.warning("not predicted, so not evaluated: %s", ", ".join(unpredicted))
+        logger.info("not predicted, so not evaluated: %s", listed(unpredicted, NAMES_SHOWN))
     return {name: LabelPair(description.labels[name], predicted[name]) for name in wanted if name in predicted}
 
 

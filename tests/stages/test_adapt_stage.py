@@ -145,7 +145,7 @@ def test_plans_that_adapters_need_are_kept_and_told(ready: Workspace, caplog: py
     kept = model / f"plans_{read_adapter(fold_folder(model, 'spleen', 0)).record.plans_sha256[:12]}.json"
     assert "will no longer be used, or are replaced: spleen, fold 0. Moving the folder away" in told and kept.name in told
     assert kept.read_bytes() == older
-    assert [text.split(", loss")[0] for text in caplog.messages if ": epoch " in text] == [f"liver, fold 0: epoch {n} of 2" for n in (1, 2)]
+    assert [text.split(", loss")[0] for text in caplog.messages if ": epoch " in text] == ["liver, fold 0: epoch 1 of 2"]
     copy = model.rename(model.with_name("copy"))
     (copy / kept.name).rename(copy / "plans.json")
     assert [task.record.task for task in load_model(copy).tasks] == ["liver", "spleen"]
@@ -182,7 +182,7 @@ def test_a_small_machine_saves_memory_says_so_and_makes_the_same_adapter(
 ) -> None:
     caplog.set_level("INFO")
     first = read_adapter(fold_folder(run(ready), "liver", 0))
-    assert "all 1 patches of a volume fit at once" in caplog.text
+    assert "of a volume" not in caplog.text, "where all patches fit, there is nothing to say"
     monkeypatch.setattr(stage, "this_machine", lambda device: Machine(memory_bytes=int(1.2 * 2**30), device_memory_bytes=None, cores=2))
     again = read_adapter(fold_folder(run(ready, overwrite=True), "liver", 0))
     assert "so activations are computed twice" in caplog.text

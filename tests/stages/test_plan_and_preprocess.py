@@ -184,8 +184,8 @@ def test_the_command_prints_a_summary(prepared_for: Workspace, tiny_dataset: Mak
     status = command.main(["-d", "901", "-w", str(prepared_for.root), "-np", "1", "-npfp", "1", "-device", "cpu"])
     printed = capsys.readouterr().out
     assert status == 0
-    assert "adapted from monai_btcv (monai_btcv is the most preferred" in printed
-    assert "liver   base structure  decoder frozen  pretrained head  keeps the largest component  up to 3 shots" in printed
+    assert "adapted from monai_btcv\n" in printed
+    assert "  base: decoder frozen, pretrained head, keeps the largest component, up to 3 shots\n    liver, spleen\n" in printed
     assert "3 cases preprocessed, 0 were there" in printed
     assert f"next: arena_adapt -d 901 -shots 3 -w '{prepared_for.root}'" in printed  # this path has a space
     assert plan_command.main(["-d", "901", "-w", str(prepared_for.root), "-device", "cpu"]) == 0
