@@ -27,15 +27,32 @@ class LogOddsHead(PointwiseConvolution):
         return logits[:, :1] - logits[:, 1:].logsumexp(dim=1, keepdim=True)
 
 
-def takes_log_odds(preset: FoundationPreset, activation: str, kind: str) -> bool:
-    """Whether a task with this activation, and a `kind` of head ("pretrained" or "new"), has a `LogOddsHead`."""
+class MarginHead(PointwiseConvolution):
+    """A softmax head as that of one structure, by nnU-Net's decision: its lead over the highest of all other rows, above 0 where it has the highest.
+
+    The structure's row is the first. Where one other row matters the sigmoid is the softmax's p, as a `LogOddsHead`'s is everywhere.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = super().forward(features)
+        return logits[:, :1] - logits[:, 1:].amax(dim=1, keepdim=True)
+
+
+def one_against_rest(preset: FoundationPreset) -> type[LogOddsHead] | type[MarginHead]:
+    """What a binary task makes of a softmax head. nnU-Net's foundations decide by the highest channel, and so do their tasks, which then say
+    at first what the foundation says, and the same when nnU-Net runs them."""
+    return LogOddsHead if preset.scheme.nnunet is None else MarginHead
+
+
+def keeps_all_rows(preset: FoundationPreset, activation: str, kind: str) -> bool:
+    """Whether a task with this activation, and a `kind` of head ("pretrained" or "new"), keeps all rows of a softmax head (`one_against_rest`)."""
     return preset.head == "softmax" and kind == "pretrained" and activation == "sigmoid"
 
 
 def empty_head(preset: FoundationPreset, channels: int, activation: str, kind: str, out_channels: int) -> nn.Conv3d:
     """The head of a task, to be filled with trained weights; (rows, channels, 1, 1, 1)."""
-    if takes_log_odds(preset, activation, kind):
-        return LogOddsHead(channels, preset.architecture.out_channels, kernel_size=1)
+    if keeps_all_rows(preset, activation, kind):
+        return one_against_rest(preset)(channels, preset.architecture.out_channels, kernel_size=1)
     return PointwiseConvolution(channels, out_channels, kernel_size=1)
 
 
@@ -54,7 +71,7 @@ def pretrained_head(
     """A head whose logits start as the foundation's for these structures.
 
     From a sigmoid head each structure takes its row as it is, and a softmax task's background row is new. From a softmax
-    head a softmax task also takes the background's row, and a binary task all rows, as a `LogOddsHead`.
+    head a softmax task also takes the background's row, and a binary task all rows (`one_against_rest`).
 
     Raises:
         FoundationError: the foundation has no usable head, or never saw one of the structures.
@@ -76,7 +93,7 @@ def pretrained_head(
     if softmax or preset.head == "sigmoid":
         target = new_head(source.in_channels, len(structures) + softmax, generator)
     else:
-        target = LogOddsHead(source.in_channels, source.out_channels, kernel_size=1)
+        target = one_against_rest(preset)(source.in_channels, source.out_channels, kernel_size=1)
     target.to(source.weight.device)
     with torch.no_grad():
         for parameter, pretrained in ((target.weight, source.weight), (cast(Tensor, target.bias), cast(Tensor, source.bias))):

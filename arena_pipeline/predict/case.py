@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy import special
 
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Image
@@ -56,7 +57,7 @@ class Task:
         return {name: self.channels[name] for name in sorted(self.structures, key=lambda one: self.structures[one])}
 
 
-LEAST_PROBABILITY = np.float32(1e-30)  # whose logarithm is taken
+LEAST_PROBABILITY, MOST_PROBABILITY = np.float32(1e-30), np.float32(1 - 2**-24)  # whose logits are taken
 
 
 @dataclass(frozen=True)
@@ -158,19 +159,18 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
         require_memory(working_parts(volume.shape, grid.native_shape, settings.scheme.patch_size_voxels, task.out_channels, bool(extras.probability)))
         probabilities = _mean_over_folds(task, volume, settings, extras)
         _set_aside_(probabilities, outside, task.activation)
-        # nnU-Net interpolates logits on the way back: of one voxel they differ from log-probabilities by the same number for all channels.
-        by_logits = task.activation == "softmax" and settings.scheme.nnunet is not None
+        by_logits = settings.scheme.nnunet is not None  # nnU-Net interpolates logits on the way back
         if by_logits:
-            np.log(np.maximum(probabilities, LEAST_PROBABILITY, out=probabilities), out=probabilities)
+            _to_logits_(probabilities, task.activation, settings.threshold)
         if maximum is None:
-            rival = probabilities[0] if task.activation == "softmax" else settings.threshold
+            rival = probabilities[0] if task.activation == "softmax" else 0.0 if by_logits else settings.threshold
             maximum = RunningMaximum(grid, rival, settings.workers, dtype)
         for label, channel in _in_label_order(task, last):
             maximum.add(label, probabilities[channel])
         if task is in_order[-1]:
             maximum.finish()
         if by_logits:
-            np.exp(probabilities, out=probabilities)
+            _to_probabilities_(probabilities, task.activation, settings.threshold)
         _hand_out(task, probabilities, grid, settings.threshold, extras)
         del probabilities
     if maximum is None:
@@ -179,6 +179,24 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     if highest > last:
         segmentation[segmentation > last] = 0
     return segmentation
+
+
+def _to_logits_(probabilities: np.ndarray, activation: Activation, threshold: float) -> None:
+    """In place. Of a softmax the logarithms, which differ from the logits of a voxel by one number; else logits, 0 at the threshold."""
+    if activation == "softmax":
+        np.log(np.maximum(probabilities, LEAST_PROBABILITY, out=probabilities), out=probabilities)
+    else:
+        special.logit(np.clip(probabilities, LEAST_PROBABILITY, MOST_PROBABILITY, out=probabilities), out=probabilities)
+        probabilities -= np.float32(special.logit(threshold))
+
+
+def _to_probabilities_(logits: np.ndarray, activation: Activation, threshold: float) -> None:
+    """The way back, in place."""
+    if activation == "softmax":
+        np.exp(logits, out=logits)
+    else:
+        logits += np.float32(special.logit(threshold))
+        special.expit(logits, out=logits)
 
 
 def _mean_over_folds(task: Task, volume: np.ndarray, settings: CaseSettings, extras: Extras) -> np.ndarray:

@@ -96,12 +96,12 @@ def licence_notice(manifest: Manifest, preset: FoundationPreset) -> str:
     """LICENCE.txt."""
     data = manifest.data_licence or "not said; ask who exported the model"
     return (
-        f"The adapters in this package derive from the foundation {preset.name} ({preset.title}).\n"
-        f"Its licence holds for them and for what derives from them:\n\n    {manifest.licence}\n\n"
+        f"This model derives from the foundation {preset.name} ({preset.title}).\n"
+        f"Its licence holds for it and for what derives from it:\n\n    {manifest.licence}\n\n"
         f"The foundation comes from: {preset.weights.origin}\n"
         f"Cite: {preset.citation}\n\n"
         f"Licence of the scans and segmentations that the model was adapted on: {data}\n\n"
-        f"The package holds no scans, no segmentations and no names of cases.\n"
+        f"With it come no scans, no segmentations and no names of cases.\n"
     )
 
 

@@ -49,30 +49,39 @@ def _finish(
     package: ArchiveWriter, model: AdaptedModel, preset: FoundationPreset, records: Sequence[AdapterRecord], summary: EvaluationSummary | None
 ) -> Manifest:
     """The rest of the package. The manifest comes last: it has the checksums of all else."""
+    manifest = manifest_of(model, preset, records)
+    plans = Plans.read(model.path / PLANS)
+    package.add(PLANS, _json(_nameless(plans, list(manifest.folds))))
+    package.add(LABELS, _json(LabelMap.of(plans.labels, {"model": plans.dataset_name, "foundation": preset.name, "licence": preset.licence})))
+    package.add(LICENCE, licence_notice(manifest, preset).encode())
+    package.add(CARD, model_card(manifest, preset, records, summary, told_of_model(model.path)).encode())
+    manifest = manifest.model_copy(update={"files": dict(package.files)})
+    package.add(MANIFEST, _json(manifest))
+    return manifest
+
+
+def manifest_of(model: AdaptedModel, preset: FoundationPreset, records: Sequence[AdapterRecord]) -> Manifest:
+    """What is said of a model that is given away; `records` are those of all its folds. No files are listed yet.
+
+    Raises:
+        PackageError: a text of the preset or of the dataset's licence names a case.
+    """
     plans = Plans.read(model.path / PLANS)
     cases = set(_case_names(plans, records))
     for text in (preset.title, preset.licence, preset.citation, preset.weights.origin):
         _refuse_cases(f"the preset of {preset.name}", text, cases)
-    exported = {task.record.task: tuple(sorted(task.folds)) for task in model.tasks}
-    package.add(PLANS, _json(_nameless(plans, list(exported))))
-    package.add(LABELS, _json(LabelMap.of(plans.labels, {"model": plans.dataset_name, "foundation": preset.name, "licence": preset.licence})))
-    manifest = Manifest(
+    return Manifest(
         arena_version=__version__,
         dataset_name=plans.dataset_name,
         foundation=preset.name,
         foundation_sha256=records[0].foundation_sha256,
         method=records[0].settings.method,
         shots=records[0].shots,
-        folds=exported,
+        folds={task.record.task: tuple(sorted(task.folds)) for task in model.tasks},
         data_licence=_data_licence(model.path, cases),
         licence=records[0].licence,
         files={},
     )
-    package.add(LICENCE, licence_notice(manifest, preset).encode())
-    package.add(CARD, model_card(manifest, preset, records, summary, told_of_model(model.path)).encode())
-    manifest = manifest.model_copy(update={"files": dict(package.files)})
-    package.add(MANIFEST, _json(manifest))
-    return manifest
 
 
 def _nameless(plans: Plans, tasks: Sequence[str]) -> Plans:

@@ -39,7 +39,7 @@ def unpack(archive: Archive, manifest: Manifest, preset: FoundationPreset, targe
         PackageError: a model is there already.
         ArenaError: something in the package is not what it should be; nothing stays then.
     """
-    with _folder_of(target, overwrite) as folder:
+    with folder_in_place(target, overwrite) as folder:
         for name, facts in manifest.files.items():
             archive.extract(name, folder / name, facts)
         archive.extract(MANIFEST, folder / MANIFEST)
@@ -75,7 +75,7 @@ def read_package_manifest(archive: Archive) -> Manifest:
 
 
 @contextmanager
-def _folder_of(target: Path, overwrite: bool) -> Iterator[Path]:
+def folder_in_place(target: Path, overwrite: bool) -> Iterator[Path]:
     """A new folder beside `target` that takes its place if the block succeeds, and vanishes otherwise."""
     made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     try:

@@ -1,4 +1,4 @@
-"""arena_export_model: an adapted model as one file that can be given away."""
+"""arena_export_model: an adapted model as one file that can be given away, or as folders that nnU-Net runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import PackageError
-from arena_pipeline.foundations import load_preset
+from arena_pipeline.foundations import load_preset, weights_file
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, choose_model, load_model
 from arena_pipeline.records import stage
 from arena_pipeline.share.card import EvaluationSummary
 from arena_pipeline.share.export import write_package
+from arena_pipeline.share.nnunet import NnunetFolder, write_nnunet_folders
 from arena_pipeline.share.package import Manifest
 from arena_pipeline.workspace import Workspace
 
@@ -60,3 +61,30 @@ def export_model(
     evaluation = None if summary is None else EvaluationSummary.read(summary, known)
     with stage("export"):
         return Export(output, write_package(output, model, preset, evaluation))
+
+
+@plain_arguments
+def export_nnunet(
+    dataset_id: int,
+    nnunet: Path,
+    workspace: Workspace,
+    *,
+    shots: int | None = None,
+    method: str = DEFAULT_METHOD,
+    foundation: str | None = None,
+    folds: Sequence[int] | None = None,
+    structures: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> list[NnunetFolder]:
+    """Writes the model as nnU-Net v2 model folders into `nnunet`, one per task; for the rest see `export_model`.
+
+    Raises:
+        AdapterError: no such model or several, or one that is damaged.
+        PackageError: its foundation's licence or network does not allow it, or a folder is there already.
+    """
+    command = shlex.join(["arena_export_model", "--nnunet", str(nnunet), *workspace.options])
+    model = load_model(choose_model(workspace, command, dataset_id, shots, foundation, method), folds, structures)
+    preset = load_preset(model.foundation, workspace.foundations)
+    with stage("export"):
+        weights = weights_file(preset, workspace.installed_foundation(preset.name))
+        return write_nnunet_folders(nnunet, model, preset, weights, overwrite)
