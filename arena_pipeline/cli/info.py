@@ -60,6 +60,12 @@ def _print_foundations(report: WorkspaceReport) -> None:
     print("\nfoundations")
     for foundation in report.foundations:
         _print_foundation(foundation, is_default=foundation.name == report.default_foundation)
+    if report.found_models:
+        print("\nmodels of TotalSegmentator on this machine, not installed as foundations")
+    for model in report.found_models:
+        print(f"  {model.folder.parent.name}, {model.folder.name}")
+        print(f"    problem: {model.problem}" if model.problem else f"    {pluralize(model.structures, 'structure')}; licence {model.licence}")
+        _print_next(model.next_command)
 
 
 def _print_foundation(foundation: FoundationState, is_default: bool) -> None:

@@ -15,6 +15,7 @@ from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations.presets import OWN_NAME, FoundationPreset, Weights, preset_names
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.model.nnunet_plans import architecture_of, configuration_of, scheme_of, structures_of
+from arena_pipeline.workspace import Workspace
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 HOMES = ("TOTALSEG_WEIGHTS_PATH", "TOTALSEG_HOME_DIR")
@@ -41,6 +42,17 @@ class NnunetModel:
     configuration: str
     trainer: str
     choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model folder of TotalSegmentator's that is not installed. `problem` is what keeps it from being used."""
+
+    folder: Path
+    structures: int
+    licence: str
+    problem: str | None
+    next_command: str | None
 
 
 def read_nnunet_folder(folder: Path, name: str | None = None, fold: str | None = None) -> NnunetModel:
@@ -99,12 +111,26 @@ def is_totalsegmentator(folder: Path) -> bool:
     return ".totalsegmentator" in folder.parts or "totalsegmentator" in folder.parent.name.lower() or any(home in folder.parents for home in homes)
 
 
+def found_models(workspace: Workspace) -> Iterator[FoundModel]:
+    """TotalSegmentator's own models on this machine that are not foundations of the workspace."""
+    installed = preset_names(workspace.foundations)
+    for folder in found_model_folders():
+        try:
+            preset = read_nnunet_folder(folder).preset
+        except FoundationError as error:
+            yield FoundModel(folder, 0, "unknown", error.found, None)
+            continue
+        if preset.name not in installed:
+            command = workspace.command("arena_install_foundation", str(folder))
+            yield FoundModel(folder, len(preset.structures), preset.licence, None, command)
+
+
 def found_model_folders() -> list[Path]:
-    """The dataset folders of TotalSegmentator on this machine, sorted."""
+    """TotalSegmentator's own models on this machine, sorted: folders to install as foundations."""
     places = [Path(os.environ[HOMES[0]])] if os.environ.get(HOMES[0]) else []
     home = Path(os.environ.get(HOMES[1]) or Path.home() / ".totalsegmentator")
     places.append(home / "nnunet" / "results")
-    return sorted({folder for place in places if place.is_dir() for folder in place.glob("Dataset*") if any(_configurations(folder))})
+    return sorted({model for place in places for dataset in place.glob("Dataset*") for model in _configurations(dataset)})
 
 
 def _configurations(folder: Path) -> Iterator[Path]:

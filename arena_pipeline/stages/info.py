@@ -14,6 +14,7 @@ from arena_pipeline.foundations.selection import planned_foundation
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.model.attempts import read_failed_attempts
+from arena_pipeline.model.nnunet_folder import FoundModel, found_models
 from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.dataset import changed_files
 from arena_pipeline.share.package import is_installed
@@ -102,6 +103,7 @@ class WorkspaceReport:
     default_foundation: str
     datasets: tuple[DatasetState, ...]
     models: tuple[ModelState, ...]
+    found_models: tuple[FoundModel, ...] = ()
 
 
 def info(workspace: Workspace) -> WorkspaceReport:
@@ -114,6 +116,7 @@ def info(workspace: Workspace) -> WorkspaceReport:
         default_foundation=default,
         datasets=tuple(_dataset(workspace, name, default) for name in workspace.dataset_names()),
         models=tuple(_models(workspace)),
+        found_models=tuple(found_models(workspace)),
     )
 
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from arena_pipeline.cli import info as command
+from arena_pipeline.cli import install_foundation as install_command
 from arena_pipeline.foundations import load_preset, preset_names
 from arena_pipeline.model.attempts import Attempt, write_failed_attempts
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
@@ -234,3 +236,23 @@ def test_short_trials_missing_folds_and_failed_verification_are_told(
     assert "adapted: liver, folds 0, 1 (2 to 20 epochs)" in told
     assert "not adapted: liver, fold 2" in told
     assert "verification failed with 1 error, the first: " in told and "labelsTr/case_0.nii.gz: not a NIfTI file" in told
+
+
+def test_models_of_totalsegmentator_are_found_with_their_commands(
+    default_workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path / "home"))
+    results, model = tmp_path / "home" / "nnunet" / "results", "nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres"
+    fixture = Path(__file__).parents[1] / "fixtures" / "nnunet" / "plain"
+    for dataset in ("Dataset291_TotalSegmentator_part1_organs", "Dataset300_second_stage"):
+        shutil.copytree(fixture, results / dataset / model)
+    plans = json.loads((fixture / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
+    (results / "Dataset300_second_stage" / model / "plans.json").write_text(json.dumps(plans))
+    organs, cascade = info(default_workspace).found_models
+    assert (organs.structures, organs.next_command) == (3, f"arena_install_foundation {results / 'Dataset291_TotalSegmentator_part1_organs' / model}")
+    assert cascade.next_command is None and "second stage of a cascade" in str(cascade.problem)
+    assert organs.next_command and install_command.main(shlex.split(organs.next_command)[1:]) == 0
+    assert command.main([]) == 0
+    printed = capsys.readouterr().out.partition("models of TotalSegmentator on this machine")[2]
+    assert "Dataset300_second_stage" in printed and "Dataset291" not in printed.partition("datasets")[0]
