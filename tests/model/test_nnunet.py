@@ -71,6 +71,26 @@ def test_preprocessed_array_is_that_of_nnunet(kind: str, tmp_path: Path) -> None
     assert difference.max() < 1e-3 * (high - low)
 
 
+VARIANTS = {  # those of tests/fixtures/make_nnunet.py
+    "zscore": ("SimpleITKIO", "ZScoreNormalization", False),
+    "masked": ("NibabelIO", "ZScoreNormalization", True),
+    "none": ("NibabelIOWithReorient", "NoNormalization", False),
+    "reorient": ("SimpleITKIOWithReorient", "CTNormalization", False),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_other_readers_and_normalizations_are_those_of_nnunet(name: str, tmp_path: Path) -> None:
+    reader, scheme, masked = VARIANTS[name]
+    folder, expected = model_folder("plain", tmp_path), np.load(FIXTURES / "plain" / "variants.npz")
+    edited(folder / "plans.json", lambda plans: plans.update(image_reader_writer=reader))
+    edited(folder / "plans.json", of_configuration({"normalization_schemes": [scheme], "use_mask_for_norm": [masked]}))
+    volume, _ = preprocess_image(read_image(FIXTURES / "plain" / "case.nii.gz"), read_nnunet_folder(folder).preset.scheme)
+    low, high = expected[f"{name}_range"]
+    assert volume.shape == expected[name].shape
+    assert np.abs(volume - (low + expected[name].astype(np.float64) / 65535 * (high - low))).max() < 1e-3 * (high - low)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_segmentation_is_that_of_nnunet_in_999_of_1000_voxels(kind: str, tmp_path: Path) -> None:
     expected = np.load(FIXTURES / kind / "expected.npz")
