@@ -6,7 +6,7 @@ PY := .venv/bin/python
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types layers licences audit wheel niivue benchmarks arena_mini nnunet_env nnunet_fixtures clean
+.PHONY: help install demo test lint types layers licences audit wheel niivue benchmarks arena_mini unet_mini nnunet_env nnunet_fixtures clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z_]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -60,6 +60,15 @@ arena_mini: $(INSTALLED)  ## the weights of the embedded foundation anew, into p
 		--loss dice_balanced_ce --steps 2400 --learning_rate 0.003 --cooldown_steps 600
 	@$(PY) -m arena_pipeline.cli.pretrain -o pretraining/3 --phantoms 300 --phantom_seed 0 --seed 2 -pretrained_weights pretraining/2/arena_mini.safetensors \
 		--steps 1200 --learning_rate 0.002 --warmup_steps 50 --cooldown_steps 1000
+
+# Convolutions in the place of attention, on the same phantoms with the same steps. Install it with: arena_install_foundation
+# pretraining/unet/3/unet_mini.json pretraining/unet/3/unet_mini.safetensors
+unet_mini: $(INSTALLED)  ## a small U-Net pre-trained as arena_mini is, into pretraining/unet/
+	@$(PY) -m arena_pipeline.cli.pretrain -foundation benchmarks/unet_mini.json -o pretraining/unet/1 --phantoms 300
+	@$(PY) -m arena_pipeline.cli.pretrain -foundation benchmarks/unet_mini.json -o pretraining/unet/2 --phantoms 300 --phantom_seed 0 --seed 1 \
+		-pretrained_weights pretraining/unet/1/unet_mini.safetensors --loss dice_balanced_ce --steps 2400 --learning_rate 0.003 --cooldown_steps 600
+	@$(PY) -m arena_pipeline.cli.pretrain -foundation benchmarks/unet_mini.json -o pretraining/unet/3 --phantoms 300 --phantom_seed 0 --seed 2 \
+		-pretrained_weights pretraining/unet/2/unet_mini.safetensors --steps 1200 --learning_rate 0.002 --warmup_steps 50 --cooldown_steps 1000
 
 # nnU-Net needs a torchvision that does not go with every torch: it has an environment of its own, .venv-nnunet, which no test needs.
 nnunet_env:  ## .venv-nnunet with nnunetv2, for the fixtures alone

@@ -132,7 +132,7 @@ class _Structures:
         self.clipped = count_labels(segmentation[clipped], len(voxels))
         order = nib.io_orientation(geometry.affine)
         x, y, z = (geometry.spacing_mm[axis] for axis in ras_axes(geometry))
-        coarse = resample_nearest(nib.apply_orientation(segmentation, order), (x, y, z), job.scheme.spacing_mm)
+        coarse = resample_nearest(nib.apply_orientation(segmentation, order), (x, y, z), job.scheme.spacing_xyz_mm)
         self.left = count_labels(coarse, len(voxels))
 
     def measured(self) -> dict[str, StructureMeasurement]:

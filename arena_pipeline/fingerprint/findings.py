@@ -70,15 +70,15 @@ def split_sentences(raw: RawDataset) -> list[str]:
 
 def _grid_findings(measurements: Mapping[str, CaseMeasurement], scheme: Scheme) -> list[Finding]:
     facts = {case: measured.facts for case, measured in measurements.items()}
-    patch_mm = np.multiply(scheme.patch_size_voxels, scheme.spacing_mm)
-    factors = {case: max(np.divide(f.spacing_mm, scheme.spacing_mm)) for case, f in facts.items()}
+    patch_mm = np.array(scheme.patch_size_mm)
+    factors = {case: max(np.divide(f.spacing_mm, scheme.spacing_xyz_mm)) for case, f in facts.items()}
     findings = []
     coarse = [case for case, factor in factors.items() if factor > COARSE_FACTOR]
     if coarse:
         worst = max(coarse, key=lambda case: factors[case])
         sentence = (
             f"{_cases(coarse, facts)} up-sampled by more than {COARSE_FACTOR:g} (most: {worst}, from {_mm(facts[worst].spacing_mm)} to "
-            f"{_mm(scheme.spacing_mm)}, factor {factors[worst]:.1f}): the network sees interpolated slices; use thinner ones if there are any"
+            f"{_mm(scheme.spacing_xyz_mm)}, factor {factors[worst]:.1f}): the network sees interpolated slices; use thinner ones if there are any"
         )
         findings.append(Finding(level="warning", case=None, sentence=sentence))
     small = [case for case, f in facts.items() if any(np.array(f.field_of_view_mm) < patch_mm)]
@@ -108,7 +108,7 @@ def _structure_findings(structures: Mapping[str, StructureFacts], preset: Founda
     volumes = {name: facts.median_volume_ml for name, facts in structures.items() if facts.median_volume_ml is not None}
     clipped = [name for name, facts in structures.items() if facts.clipped_share is not None and facts.clipped_share > MUCH_CLIPPED]
     low, high = preset.scheme.window_hu
-    window, spacing = f"{low:g} to {high:g} HU", _mm(preset.scheme.spacing_mm)
+    window, spacing = f"{low:g} to {high:g} HU", _mm(preset.scheme.spacing_xyz_mm)
     shown = {name: facts for name, facts in structures.items() if facts.non_empty}
     groups: list[tuple[Level, list[str], str]] = [
         (

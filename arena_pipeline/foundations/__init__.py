@@ -16,6 +16,7 @@ from arena_pipeline.foundations.presets import (
     preset_names,
     read_preset,
     weights_file,
+    with_weights,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "preset_names",
     "read_preset",
     "weights_file",
+    "with_weights",
 ]

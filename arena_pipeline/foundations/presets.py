@@ -54,6 +54,21 @@ class Scheme(Frozen):
         return self
 
     @property
+    def spacing_xyz_mm(self) -> tuple[float, float, float]:
+        """The spacing along the oriented image's x, y and z."""
+        return self._along_xyz(self.spacing_mm)
+
+    @property
+    def patch_size_mm(self) -> tuple[float, float, float]:
+        """Of the patch, along the oriented image's x, y and z."""
+        x, y, z = (size * mm for size, mm in zip(self._along_xyz(self.patch_size_voxels), self.spacing_xyz_mm, strict=True))
+        return x, y, z
+
+    def _along_xyz(self, triple: tuple[float, float, float]) -> tuple[float, float, float]:
+        axes = (0, 1, 2) if self.nnunet is None else self.nnunet.axes
+        return triple[axes.index(0)], triple[axes.index(1)], triple[axes.index(2)]
+
+    @property
     def overlap(self) -> float:
         """Of neighbouring windows in prediction, as a share of the patch: nnU-Net's, or that of the published evaluation."""
         return 0.25 if self.nnunet is None else 0.5
@@ -209,13 +224,19 @@ def weights_file(preset: FoundationPreset, installed: Path) -> Path:
     return path
 
 
-def choose_foundation(installed_root: Path) -> tuple[str, str]:
-    """The foundation used when none is named, and why: of those with weights, the highest `preference`."""
+def with_weights(installed_root: Path) -> list[tuple[int, str]]:
+    """(preference, name) of the foundations whose weights are here."""
     available = []
     for name in preset_names(installed_root):
         preset = load_preset(name, installed_root)
         if preset.weights.packaged is not None or (installed_root / name / "weights.safetensors").is_file():
             available.append((preset.preference, name))
+    return available
+
+
+def choose_foundation(installed_root: Path) -> tuple[str, str]:
+    """The foundation used when none is named, and why: of those with weights, the highest `preference`."""
+    available = with_weights(installed_root)
     if not available:
         raise FoundationError("no foundation has weights", advice="the packaged one is missing, reinstall arena-pipeline")
     name = max(available)[1]

@@ -124,7 +124,7 @@ def _with_room(case: str, source: ImageSource, job: PredictionJob) -> Prediction
     setup, settings = job.setup, job.setup.settings
     channels = max(task.out_channels for task in setup.tasks)
     patch = settings.scheme.patch_size_voxels
-    parts = case_parts(read_geometry(source), settings.scheme.spacing_mm, patch, channels, job.extra.save_probabilities)
+    parts = case_parts(read_geometry(source), settings.scheme.spacing_xyz_mm, patch, channels, job.extra.save_probabilities)
     free = free_memory_bytes()
     logger.debug("%s: at most %s; %s are free", case, in_words(parts), memory_size(free))
     if settings.window_batch == 1 or sum(parts.values()) + settings.window_batch * setup.window_bytes <= free:

@@ -71,7 +71,7 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
 
 def _check_memory(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], scheme: Scheme) -> None:
     """A wrong voxel size, 50 mm for 0.5, makes a volume of a million times the voxels."""
-    size = [resampled_size(n, old, new) for n, old, new in zip(shape, spacing_mm, scheme.spacing_mm, strict=True)]
+    size = [resampled_size(n, old, new) for n, old, new in zip(shape, spacing_mm, scheme.spacing_xyz_mm, strict=True)]
     needed = 4 * math.prod(size)
     if needed > memory_bytes():
         spacing, there = " x ".join(f"{mm:.3g}" for mm in spacing_mm), memory_bytes() / 2**30

@@ -195,5 +195,5 @@ def _sizes(job: PreprocessingJob) -> tuple[int, int]:
         geometry = read_geometry(job.case.image)
     except ArenaError:
         return 0, 0
-    resampled = math.prod(size * old / new for size, old, new in zip(geometry.shape, geometry.spacing_mm, job.scheme.spacing_mm, strict=True))
-    return case_bytes(geometry.shape, geometry.spacing_mm, job.scheme.spacing_mm), int(STORED_BYTES_PER_VOXEL * resampled)
+    resampled = math.prod(size * old / new for size, old, new in zip(geometry.shape, geometry.spacing_mm, job.scheme.spacing_xyz_mm, strict=True))
+    return case_bytes(geometry.shape, geometry.spacing_mm, job.scheme.spacing_xyz_mm), int(STORED_BYTES_PER_VOXEL * resampled)

@@ -14,7 +14,7 @@ from arena_pipeline.model.architectures.base import Architecture, Layout, Shape,
 from arena_pipeline.model.architectures.swin_unetr import SwinUnetr
 from arena_pipeline.model.architectures.unet import PlainUNet, ResidualUNet
 
-__all__ = ["FAMILIES", "AnyArchitecture", "Architecture", "Layout", "Shape", "SwinUnetr", "Target", "layer_label"]
+__all__ = ["FAMILIES", "FIRST_FAMILY", "AnyArchitecture", "Architecture", "Layout", "Shape", "SwinUnetr", "Target", "layer_label"]
 
 FAMILIES: dict[str, type[Architecture]] = {"swin_unetr": SwinUnetr, "plain_unet": PlainUNet, "residual_unet": ResidualUNet}
 FIRST_FAMILY = "swin_unetr"  # of presets without `family`, which were written when there was one

@@ -68,7 +68,7 @@ def _opened(folder: Path, identifier: str) -> StoredCase:
 class PatchSteps(Dataset):
     """Item i is batch i of the run, or the patches of it at `places`.
 
-    `datasets` are lists of volumes; every patch draws its dataset uniformly, then a volume of it.
+    `datasets` are lists of volumes; every patch draws its dataset uniformly, then a volume of it. `unit`: intensities are those of [0, 1].
     """
 
     def __init__(
@@ -77,12 +77,14 @@ class PatchSteps(Dataset):
         patch_size: tuple[int, int, int],
         settings: PretrainSettings,
         places: range | None = None,
+        unit: bool = True,
     ) -> None:
         self.datasets = datasets
         self.patch_size = patch_size
         self.settings = settings
         self.places = range(settings.batch_size) if places is None else places
         self.transform = augmentation(patch_size)
+        self.unit = unit
 
     def __len__(self) -> int:
         return self.settings.steps
@@ -104,7 +106,9 @@ class PatchSteps(Dataset):
             target[stored == label] = value
         with _global_generators(rng):
             done = self.transform(data=image[None, None], seg=target[None, None])
-        image, target = done["data"][0, 0].clip(0, 1).astype(np.float32), np.rint(done["seg"][0, 0]).astype(np.int64)
+        image, target = done["data"][0, 0].astype(np.float32), np.rint(done["seg"][0, 0]).astype(np.int64)
+        if self.unit:
+            np.clip(image, 0, 1, out=image)
         return image, target, np.array(volume.annotated)
 
     def _centre(self, volume: PretrainingVolume, rng: np.random.Generator) -> np.ndarray:

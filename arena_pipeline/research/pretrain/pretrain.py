@@ -22,6 +22,7 @@ from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.io.lock import all_locked, locked
 from arena_pipeline.io.workers import loader_death_as_worker_died
+from arena_pipeline.model.architectures import FIRST_FAMILY
 from arena_pipeline.model.device import to_device
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.records import note, stage, versions
@@ -92,7 +93,8 @@ def pretrain_foundation(
             volumes[PHANTOMS] = phantom_volumes(output / PHANTOMS, preset, range(phantoms))
         check_annotations(preset, volumes)
         settings = make_settings(preset.head, sum(map(len, volumes.values())), changes or {})
-        batches = PatchSteps(list(volumes.values()), preset.scheme.patch_size_voxels, settings, processes.places(settings.batch_size))
+        places, unit = processes.places(settings.batch_size), preset.scheme.nnunet is None
+        batches = PatchSteps(list(volumes.values()), preset.scheme.patch_size_voxels, settings, places, unit)
         if processes.is_first:
             with stage("preprocess"), all_locked([workspace.preprocessed_dataset(raw.folder.name) for raw in raws]):
                 for raw in raws:
@@ -124,7 +126,7 @@ def _store(
         remove_unfinished(folder)
     phantom_seed, start = origin
     wanted = Description(
-        preset=preset.model_dump(mode="json", exclude={"weights": True, "adaptation": True, "architecture": {"family"}, "scheme": {"nnunet"}}),
+        preset=_identity(preset),
         settings=settings,
         phantoms=len(volumes.get(PHANTOMS, ())),
         phantom_seed=phantom_seed,
@@ -137,6 +139,16 @@ def _store(
             seed = settings.seed if phantom_seed is None else phantom_seed
             make_phantoms(output / PHANTOMS, preset, range(wanted.phantoms), seed, workers)
     warn_of_empty_structures(preset, volumes)
+
+
+def _identity(preset: FoundationPreset) -> dict[str, Any]:
+    """What its pre-training depends on. Keys that presets did not have at first are left out where they say what held then."""
+    content = preset.model_dump(mode="json", exclude={"weights", "adaptation"})
+    if preset.architecture.family == FIRST_FAMILY:
+        del content["architecture"]["family"]
+    if preset.scheme.nnunet is None:
+        del content["scheme"]["nnunet"]
+    return content
 
 
 class Description(Frozen):

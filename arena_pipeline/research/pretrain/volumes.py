@@ -53,7 +53,7 @@ def phantom_volumes(folder: Path, preset: FoundationPreset, indices: range) -> V
 def store_phantom(folder: Path, scheme: Scheme, seed: int, index: int) -> None:
     """Makes phantom `index` on the scheme's own grid and stores it as a preprocessed case."""
     rng = np.random.default_rng((seed, index))
-    phantom = make_phantom(rng, scheme.spacing_mm, variation=float(rng.uniform(*VARIATION)))
+    phantom = make_phantom(rng, scheme.spacing_xyz_mm, variation=float(rng.uniform(*VARIATION)))
     image, grid = preprocess_image(phantom.image, scheme)
     write_case(folder, _name(index), image, preprocess_segmentation(phantom.segmentation, grid), grid, rng)
 

@@ -27,6 +27,7 @@ from arena_pipeline.research.pretrain.patches import PatchSteps, single_threaded
 from arena_pipeline.research.pretrain.pretrain import pretrain_foundation
 from arena_pipeline.research.pretrain.settings import PretrainSettings
 from arena_pipeline.research.pretrain.volumes import make_phantoms, phantom_volumes
+from arena_pipeline.stages.install_foundation import install_foundation
 from arena_pipeline.workspace import Workspace
 
 CHANGES = {"steps": 4, "learning_rate": 1e-3, "warmup_steps": 1, "batch_size": 2, "averaging": 0.9, "seed": 3}
@@ -161,3 +162,20 @@ def test_shipped_weights_are_those_the_preset_names() -> None:
         assert path.stat().st_size <= 16_000_000
         assert file_sha256(path) == preset.weights.sha256
         load_foundation_network(preset, path)
+
+
+@pytest.mark.timeout(300)
+def test_a_small_unet_is_pretrained_and_told_from_other_schemes(own_preset: Callable[..., Path], tmp_path: Path, workspace: Workspace) -> None:
+    lists = {"features_per_stage": [4, 8], "kernel_sizes": [[3, 3, 3]] * 2, "strides": [[1, 1, 1], [2, 2, 2]]}
+    architecture = {"family": "plain_unet", "out_channels": 3, **lists, "blocks_per_stage": [1, 1], "decoder_convolutions": [1]}
+    scheme = {"spacing_mm": [12, 10, 10], "window_hu": [-175, 250], "patch_size_voxels": [16, 32, 32], "nnunet": {"mean_hu": 40, "std_hu": 80}}
+    preset = own_preset("softmax", architecture=architecture, scheme=scheme)
+    options = {"phantoms": 1, "changes": CHANGES | {"steps": 2}, "device": "cpu", "workers": 0}
+    weights = pretrain_foundation(str(preset), tmp_path / "run", workspace, **options)
+    installed = install_foundation(str(weights.with_suffix(".json")), weights, workspace).record.preset
+    assert installed.architecture.family == "plain_unet" and installed.scheme.spacing_xyz_mm == (10, 10, 12)
+    images = StoredCase.open(tmp_path / "run" / "phantoms", "phantom_00000").image()
+    assert images.min() == pytest.approx((-175 - 40) / 80) and images.max() == pytest.approx((250 - 40) / 80)
+    own_preset("softmax", architecture=architecture, scheme=scheme | {"nnunet": {"mean_hu": 41, "std_hu": 80}})
+    with pytest.raises(FoundationError, match=r"differing: preset\)"):
+        pretrain_foundation(str(preset), tmp_path / "run", workspace, **options)
