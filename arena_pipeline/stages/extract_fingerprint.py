@@ -34,8 +34,8 @@ def extract_fingerprint(
     Raises:
         ArenaError: an unknown dataset or foundation, or cases that can't be used, all of them named; no fingerprint is written then.
     """
-    preset, _ = pick_foundation(workspace, foundation)
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
+    preset, _ = pick_foundation(workspace, foundation, names)
     fingerprints = []
     for name in names:
         with locked(workspace.preprocessed_dataset(name)):

@@ -69,7 +69,7 @@ def plan(
         ArenaError: an unknown dataset or foundation, no fingerprint or an old one, no weights, or no usable training case for any structure.
     """
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
-    basis = planning_basis(workspace, foundation, device, objective)
+    basis = planning_basis(workspace, foundation, device, objective, names)
     planned = []
     for name in names:
         with locked(workspace.preprocessed_dataset(name)):
@@ -89,13 +89,15 @@ class PlanningBasis:
     objective: Objective | None
 
 
-def planning_basis(workspace: Workspace, foundation: str | None, device: str, objective: Objective | None) -> PlanningBasis:
-    """Arguments as of `plan`.
+def planning_basis(
+    workspace: Workspace, foundation: str | None, device: str, objective: Objective | None, datasets: Sequence[str] = ()
+) -> PlanningBasis:
+    """Arguments as of `plan`; `datasets` are their names, whose structures may decide for a foundation.
 
     Raises:
         ArenaError: an unknown foundation or device, or no weights.
     """
-    preset, reason = pick_foundation(workspace, foundation)
+    preset, reason = pick_foundation(workspace, foundation, datasets)
     weights = file_sha256(weights_file(preset, workspace.installed_foundation(preset.name)))
     return PlanningBasis(preset, reason, weights, this_machine(str(pick_device(device))), objective)
 
