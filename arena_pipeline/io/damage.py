@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import struct
 import zipfile
@@ -19,12 +20,13 @@ from arena_pipeline.io.itk import read_itk
 ZIP_END = struct.Struct("<4s4H2IH")  # signature, two disks, members here and in all, size and place of their list, length of a comment
 DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile)
 """What zipfile, and numpy on top of it, raise for an archive with wrong bytes; RuntimeError where one seems to say that it is encrypted."""
+GZIP_BLOCK = 2**20  # bytes read at once
 PIXELS = Tag("PixelData")
 LAST_TAGS = (PIXELS, Tag("ApprovalStatus"))  # of a DICOM-SEG, of an RTSTRUCT
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with an .npz or .png file, by its checksums, or with a .dcm or .nrrd file, by reading it, in words; None for a whole one."""
+    """What is wrong with an .npz, .png or .gz file, by its checksums, or with a .dcm or .nrrd file, by reading it, in words; None for a whole one."""
     try:
         fault = IN_FILES[path.suffix](path)
     except (*DAMAGED, SyntaxError, ImageError) as error:
@@ -62,4 +64,10 @@ def _in_dicom(path: Path) -> str | None:
     return None
 
 
-IN_FILES: dict[str, Callable[[Path], object]] = {".png": _in_png, ".npz": _in_zip, ".dcm": _in_dicom, ".nrrd": read_itk}
+def _in_gzip(path: Path) -> None:
+    with gzip.open(path) as file:
+        while file.read(GZIP_BLOCK):
+            pass
+
+
+IN_FILES: dict[str, Callable[[Path], object]] = {".png": _in_png, ".npz": _in_zip, ".gz": _in_gzip, ".dcm": _in_dicom, ".nrrd": read_itk}
