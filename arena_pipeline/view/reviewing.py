@@ -14,9 +14,9 @@ from arena_pipeline.io.geometry import Geometry
 from arena_pipeline.io.images import check_same_grid, grid_difference, labels_present, read_geometry, read_image, read_segmentation
 from arena_pipeline.view.cases import ShownCase
 from arena_pipeline.view.corrections import CORRECTIONS, Correction
-from arena_pipeline.view.facts import MOST_STRUCTURES, CaseFacts, ReviewFacts, structure_facts
-from arena_pipeline.view.volumes import ShownGrid, packed_ct, packed_labels
-from arena_pipeline.view.writing import Neighbours, Shown, notes, read_disagreement
+from arena_pipeline.view.facts import MOST_STRUCTURES, ReviewFacts
+from arena_pipeline.view.volumes import ShownGrid
+from arena_pipeline.view.writing import Neighbours, Shown, put_together
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,9 @@ class ReviewedCase:
             segmentation = _annotated_over(segmentation, there.array, [raw.json.labels[name] for name in known])
             annotated = [name for name in raw.json.structures if name in known or name in annotated]
             state = _state(raw.json, self.shown.name)
+        facts = ReviewFacts(dataset=raw.folder.name, annotated=tuple(annotated), state=state)
         grid = ShownGrid.of(image.geometry, most_bytes=None)
-        colours = {name: self.shown.colour_of(name, label) for name, label in raw.json.structures.items()}
-        reasons = {line.structure: line.reasons for line in self.shown.lines if line.check}
-        disagreement = read_disagreement(self.shown, image.geometry, grid)
-        facts = CaseFacts(
-            shape=grid.shape,
-            voxel_ml=image.geometry.voxel_volume_ml,
-            structures=structure_facts(segmentation, image.geometry, grid, raw.json.structures, colours, reasons),
-            disagreement=None if disagreement is None else disagreement[0],
-            notes=notes(self.shown, grid),
-            previous=neighbours.previous,
-            next=neighbours.next,
-            review=ReviewFacts(dataset=raw.folder.name, annotated=tuple(annotated), state=state),
-        )
-        volumes = {"ct": packed_ct(image.array, grid), "labels": packed_labels(segmentation, grid)}
-        return Shown(facts, volumes if disagreement is None else volumes | {"disagreement": disagreement[1]})
+        return put_together(self.shown, image, grid, (segmentation, raw.json.structures), neighbours, facts)
 
     def correction(self, upload: Path, structures: Sequence[str], changed: bool) -> Correction:
         """What a browser has sent as a NIfTI file in RAS, checked before it is believed: grid, type, labels.

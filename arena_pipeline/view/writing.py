@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import check_same_grid, read_image
+from arena_pipeline.predict.outputs import case_files
 from arena_pipeline.view.cases import ShownCase
-from arena_pipeline.view.facts import NOT_A_DEVICE, CaseFacts, RangeFact, steps_note, structure_facts
+from arena_pipeline.view.facts import NOT_A_DEVICE, CaseFacts, RangeFact, ReviewFacts, steps_note, structure_facts
 from arena_pipeline.view.volumes import ShownGrid, packed_ct, packed_labels, packed_map
 
-DISAGREEMENT = "uncertainty/{}_disagreement.nii.gz"  # beside the segmentation, of arena_predict --save_uncertainty
 FAINTEST = 0.02  # of the strongest disagreement: below it is clear
 
 
@@ -38,29 +38,41 @@ def show_case(case: ShownCase, neighbours: Neighbours) -> Shown:
         ArenaError: a file can't be read, or the segmentation is on another grid.
     """
     image, segmentation, labels = case.read()
-    grid = ShownGrid.of(image.geometry)
+    return put_together(case, image, ShownGrid.of(image.geometry), (segmentation, labels), neighbours)
+
+
+def put_together(
+    case: ShownCase,
+    image: Image,
+    grid: ShownGrid,
+    segmented: tuple[np.ndarray, Mapping[str, int]],
+    neighbours: Neighbours,
+    review: ReviewFacts | None = None,
+) -> Shown:
+    """The facts and the packed volumes. `segmented`: integers (x, y, z) on the CT's grid, and structure -> integer."""
+    segmentation, labels = segmented
     colours = {name: case.colour_of(name, value) for name, value in labels.items()}
     reasons = {line.structure: line.reasons for line in case.lines if line.check}
-    structures = structure_facts(segmentation, image.geometry, grid, labels, colours, reasons)
     volumes = {"ct": packed_ct(image.array, grid)} | ({"labels": packed_labels(segmentation, grid)} if labels else {})
-    disagreement = read_disagreement(case, image.geometry, grid)
+    disagreement = _read_disagreement(case, image.geometry, grid)
     if disagreement is not None:
         volumes["disagreement"] = disagreement[1]
     facts = CaseFacts(
         shape=grid.shape,
         voxel_ml=grid.geometry.voxel_volume_ml,
-        structures=structures,
+        structures=structure_facts(segmentation, image.geometry, grid, labels, colours, reasons),
         disagreement=None if disagreement is None else disagreement[0],
-        notes=notes(case, grid),
+        notes=_notes(case, grid),
         previous=neighbours.previous,
         next=neighbours.next,
+        review=review,
     )
     return Shown(facts, volumes)
 
 
-def read_disagreement(case: ShownCase, geometry: Geometry, grid: ShownGrid) -> tuple[RangeFact, bytes] | None:
-    """How far the folds disagree, voxel by voxel, where arena_predict has left that beside the segmentation."""
-    file = None if case.segmentation is None else case.segmentation.parent / DISAGREEMENT.format(case.name)
+def _read_disagreement(case: ShownCase, geometry: Geometry, grid: ShownGrid) -> tuple[RangeFact, bytes] | None:
+    """How far the folds disagree, voxel by voxel, where arena_predict --save_uncertainty has left that."""
+    file = None if case.segmentation is None else case_files(case.segmentation.parent, case.name).disagreement
     if file is None or not file.is_file():
         return None
     found = read_image(file, warn=False)
@@ -69,7 +81,7 @@ def read_disagreement(case: ShownCase, geometry: Geometry, grid: ShownGrid) -> t
     return RangeFact(low=FAINTEST * highest, high=max(highest, FAINTEST)), packed_map(found.array, grid)
 
 
-def notes(case: ShownCase, grid: ShownGrid) -> tuple[str, ...]:
+def _notes(case: ShownCase, grid: ShownGrid) -> tuple[str, ...]:
     """For the end of the page."""
     spacing = " x ".join(f"{mm:.3g}" for mm in grid.geometry.spacing_mm)
     lines = [NOT_A_DEVICE, steps_note(grid), f"{' x '.join(map(str, grid.shape))} voxels of {spacing} mm, the patient's right on the left."]
@@ -79,6 +91,4 @@ def notes(case: ShownCase, grid: ShownGrid) -> tuple[str, ...]:
 
 def structures_in_words(volumes: Mapping[str, float]) -> str:
     """Structure -> volume in ml, for the list of all cases."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {ml:.0f} ml" if ml >= 10 else f"{name.replace('_', ' ')} {ml:.2g} ml" for name, ml in volumes.items() if ml > 0
-    )
+    return ", ".join(f"{name} {ml:.0f} ml" if ml >= 10 else f"{name} {ml:.2g} ml" for name, ml in volumes.items() if ml > 0).replace("_", " ")

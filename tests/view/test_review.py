@@ -107,7 +107,7 @@ def test_what_is_accepted_is_a_training_case_with_its_origin(server: ReviewServe
     raw = RawDataset.open(dataset)
     assert set(raw.training) == {"a", "case_0", "case_1"} and raw.json.numTraining == 3 and raw.json.annotated == {"a": ("liver",)}
     entry = (raw.json.model_extra or {})["corrections"]["a"]
-    assert entry["made_by"] == "results/Dataset901_Tiny/arena_mini/arena_3shots, arena_mini" and entry["changed_by_hand"] is False
+    assert entry["made_by"] == "Dataset901_Tiny/arena_mini/arena_3shots, arena_mini" and entry["changed_by_hand"] is False
     assert audit_dataset(dataset, 0).usable
     assert "-shots 3 --structures liver" in answer["command"] and "-foundation arena_mini" in answer["command"]
 

@@ -68,6 +68,7 @@ def test_what_the_page_says_is_true(browser: Browser, predicted: Path, workspace
     x, y, z = browser.run("voxel()")
     assert labels[x, y, z] == 2
     assert browser.run("element('place').textContent") == f"Slice {z + 1} of {SHAPE[1]}, {hu[x, y, z]} HU, spleen"
+    assert browser.run("element('doubt').click(), [element('disagreement').hidden, nv.volumes[1].opacity]") == [False, 0.7]
     browser.key("ArrowUp")
     browser.key("3")
     assert browser.run("[voxel()[2], nv.volumes[0].cal_max]") == [z + 1, 1300]
@@ -77,6 +78,7 @@ def test_what_the_page_says_is_true(browser: Browser, predicted: Path, workspace
         assert browser.run("document.documentElement.scrollWidth") <= 390
     finally:
         browser.resize(900, 620)
+    assert browser.console == []
 
 
 def test_a_request_to_elsewhere_is_refused_by_the_page_itself(browser: Browser, predicted: Path, workspace: Workspace) -> None:

@@ -230,7 +230,7 @@ async function open() {
   element("hide_all").onclick = () => showAll(false);
   nv.onLocationChange = showPlace;
   addEventListener("resize", () => requestAnimationFrame(thinCross)); // after NiiVue's own
-  nv.scene.volScaleMultiplier = 1.3;
+  nv.scene.volScaleMultiplier = 1.1;
   nv.setRenderAzimuthElevation(160, 15); // from the front, a little from the patient's left
   setView(matchMedia("(max-width: 760px)").matches ? "Axial" : "All");
   const first = facts.structures.find(({ reasons, at }) => reasons && at) ?? facts.structures.find(({ at }) => at);
