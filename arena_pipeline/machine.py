@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import psutil
 
@@ -15,6 +16,7 @@ from arena_pipeline.words import memory_size
 
 logger = logging.getLogger(__name__)
 
+Half = Literal["bf16", "fp16"]
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?|mps")
 FREE_SHARE = 0.8
 """Of the free memory that workers may take: other programs go on meanwhile."""
@@ -28,11 +30,13 @@ class Machine:
         memory_bytes: main memory that a command may use.
         device_memory_bytes: memory of the accelerator, or None where the network runs on the CPU.
         cores: processor cores that a command may use.
+        half: see `faster_half`.
     """
 
     memory_bytes: int
     device_memory_bytes: int | None
     cores: int
+    half: Half | None = None
 
 
 def this_machine(device: str = "cpu") -> Machine:
@@ -40,7 +44,7 @@ def this_machine(device: str = "cpu") -> Machine:
 
     Memory is the total, not what is free at this moment, so that plans do not depend on what else happens to run.
     """
-    return Machine(memory_bytes(), _device_memory_bytes(device), usable_cores())
+    return Machine(memory_bytes(), _device_memory_bytes(device), usable_cores(), faster_half(device))
 
 
 def check_device_name(name: str) -> None:
@@ -95,6 +99,17 @@ def limit_workers(wanted: int, bytes_each: int, stage: str) -> int:
 
 def _affordable(bytes_each: int) -> int:
     return max(1, int(FREE_SHARE * free_memory_bytes()) // max(1, bytes_each))
+
+
+def faster_half(device: str) -> Half | None:
+    """In which 16 bits a network computes faster on `device` than in float32: bfloat16 on a GPU with tensor cores for it, float16 on one that has
+    them for that alone, None elsewhere: a CPU has hardly any use for it, an Apple GPU was not tried."""
+    if not device.startswith("cuda"):
+        return None
+    import torch  # only here: planning for the CPU need not wait for it
+
+    major, _ = torch.cuda.get_device_capability(torch.device(device))
+    return "bf16" if major >= 8 else "fp16" if major == 7 else None
 
 
 def _device_memory_bytes(device: str) -> int | None:

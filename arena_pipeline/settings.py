@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+PrecisionName = Literal["auto", "fp32", "bf16"]
 LossName = Literal["dice", "dice_ce"]
 MethodName = Literal["arena", "arena_gradient", "arena_adamw", "lora", "adalora", "bitfit", "affine_ln", "linear_probe", "fft", "scratch"]
 
@@ -34,6 +35,7 @@ class AdaptationSettings(Frozen):
         micro_batch: patches run at once; None: decided when the adaptation runs. Gradients are those of the full batch.
         recompute_activations: always forget most activations and compute them again in the backward pass: less memory, more time, the same numbers;
             if False, only where not even one patch is sure to fit otherwise and `micro_batch` is None.
+        precision: of the network; "auto": bf16 on a GPU that computes faster so, else fp32. Weights, logits and the loss are always float32.
         intensity_shift, intensity_shift_probability: uniform shift of the [0, 1] intensities.
         stop_window: epochs between the two losses compared by early stopping; 0 switches it off.
         stop_improvement: relative improvement at or below which it stops.
@@ -55,6 +57,7 @@ class AdaptationSettings(Frozen):
     patches_per_volume: int = Field(6, ge=1)
     micro_batch: int | None = Field(None, ge=1)
     recompute_activations: bool = False
+    precision: PrecisionName = "auto"
     intensity_shift: float = Field(0.10, ge=0)
     intensity_shift_probability: float = Field(0.20, ge=0, le=1)
     stop_window: int = Field(20, ge=0)

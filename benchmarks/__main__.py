@@ -6,7 +6,7 @@ import argparse
 import subprocess
 import sys
 
-BENCHMARKS = ("crops", "resample", "export", "metrics", "network", "activations", "memory", "foundation", "verdicts", "scale", "trained")
+BENCHMARKS = ("crops", "resample", "export", "metrics", "network", "step", "activations", "memory", "foundation", "verdicts", "scale", "trained")
 
 
 def main() -> int:

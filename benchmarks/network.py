@@ -5,16 +5,12 @@
     peak memory       one step of an adaptation (update and decoder trained, one 96^3 patch) at feature_size 48, window 7:
                       resident memory above that of the ready network, each in a process of its own
 MONAI's network is measured as it comes, channels first, and channels last as ours is; the ratios are to the better of the two. All have the
-same weights and take turns, so that whatever else the machine does falls on all; their largest difference is printed.
-
-On a GPU: a full-size step (six 96^3 patches at feature_size 48) and a volume of 80 windows, in single precision as every command computes,
-and under bfloat16 autocast.
+same weights and take turns, so that whatever else the machine does falls on all; their largest difference is printed. A GPU: benchmarks.step.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import subprocess
 import sys
 import threading
@@ -30,7 +26,7 @@ from torch import Tensor, nn
 from arena_pipeline.adapt.loop import accumulate_gradients
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.architectures import SwinUnetr
-from arena_pipeline.model.device import pick_device, to_device
+from arena_pipeline.model.device import to_device
 from arena_pipeline.model.low_rank import add_updates_, arena_matrices
 from arena_pipeline.model.recompute import recompute_activations_
 
@@ -173,55 +169,14 @@ def compare_memory() -> str:
     return "\n".join([*rows, *(f"| {name} | {size / 2**30:.2f} GiB | {size / monai:.2f} |" for name, size in found.items())])
 
 
-def compare_full_size(device: torch.device, rounds: int, architecture: SwinUnetr = FULL, patches: int = 6, windows: int = 80, size: int = 96) -> str:
-    """A step and a volume's windows on a GPU, from arrays in main memory to gradients, and to logits there."""
-    columns = (f"step of {patches} patches", f"{windows} windows", "peak memory")
-    rows = _header(f"{_name(device)}, feature_size {architecture.feature_size}, {size}^3", columns)
-    for name, bfloat16 in itertools.product(("MONAI", "ours"), (False, True)):
-        network = adaptable(name, architecture).to(device)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        images, segmentations = patches_of(patches, size)
-        volume = torch.rand(windows, 1, size, size, size).split(4)
-
-        def step() -> None:
-            accumulate_gradients(network, images, segmentations)  # noqa: B023
-            _wait(device)
-
-        def predict() -> None:
-            with torch.inference_mode():
-                for window in volume:  # noqa: B023
-                    network(window.to(device)).float().cpu()  # noqa: B023
-
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            best = _take_turns({"step": step, "windows": predict}, rounds)
-        peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB" if device.type == "cuda" else "-"
-        rows.append(f"| {name}, {'bfloat16' if bfloat16 else 'float32'} | {best['step']:.3f} s | {best['windows']:.2f} s | {peak} |")
-    return "\n".join(rows)
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--skip_memory", action="store_true", help="the full-size steps take a minute or more each")
-    options.add_argument("-device", default="cpu", help="cuda: the full-size step and windows there, instead of what a CPU does")
     options.add_argument("--one_step", choices=tuple(NETWORKS), help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.one_step:
         print(step_memory(args.one_step))
-        return
-    device = pick_device(args.device)
-    if device.type != "cpu":
-        print(compare_full_size(device, args.rounds))
         return
     print(compare_forward(args.rounds), compare_steps(args.rounds), sep="\n\n")
     if not args.skip_memory:

@@ -145,9 +145,9 @@ def _shortened(value: Any) -> str:
 
 
 def _copied(value: Any) -> Any:
-    """The same values in memory of their own, off the device."""
+    """The same values in memory of their own; on the device, since most are never written and a step need not wait for them."""
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return value.detach().clone()
     if isinstance(value, dict):
         return {name: _copied(entry) for name, entry in value.items()}
     return type(value)(_copied(entry) for entry in value) if isinstance(value, (list, tuple)) else value

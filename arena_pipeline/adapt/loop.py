@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,12 +18,16 @@ from arena_pipeline.adapt.batches import SupportVolume
 from arena_pipeline.adapt.loss import task_loss
 from arena_pipeline.adapt.schedule import cosine_factor, has_converged
 from arena_pipeline.adapt.trainable import Trainable
+from arena_pipeline.ahead import one_ahead
 from arena_pipeline.errors import LossNotFinite
 from arena_pipeline.model.out_of_memory import FittingBatch, telling_out_of_memory
+from arena_pipeline.model.precision import Precision
 from arena_pipeline.settings import AdaptationSettings, LossName
 
 logger = logging.getLogger(__name__)
 
+Drawn = tuple[tuple[Tensor, Tensor], Mapping[str, Any]]
+"""Images and segmentations of one iteration, and the generator's state behind them."""
 CONVERGED = "the smoothed training loss has stopped improving"
 COMPLETED = "the schedule is complete"
 
@@ -58,8 +63,14 @@ class Adaptation:
         rng: np.random.Generator,
     ) -> None:
         self.network, self.trainable, self.support = network.eval(), trainable, support
-        self.settings, self.patch_size, self.rng = settings, patch_size, rng
-        self.optimizer = torch.optim.AdamW([{"params": params, "lr": rate, "base": rate} for rate, params in trainable.groups], weight_decay=0)
+        self.settings, self.patch_size = settings, patch_size
+        self._rng, self._drawn = rng, rng.bit_generator.state  # the generator may be ahead; its state behind the last batch that was used
+        self.device = next(network.parameters()).device
+        self.precision = Precision.of(settings.precision, self.device)
+        self.scaler = self.precision.scaler
+        unmoved = [(0.0, trainable.gates)] if self.scaler.is_enabled() and trainable.gates else []  # so that their gradients are unscaled too
+        groups = [{"params": params, "lr": rate, "base": rate} for rate, params in (*trainable.groups, *unmoved)]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0)
         self.epochs: list[Epoch] = []
         self.micro_batch = FittingBatch(settings.micro_batch or settings.patches_per_volume)
 
@@ -69,11 +80,12 @@ class Adaptation:
         Raises:
             LossNotFinite: it is NaN or infinite.
         """
-        while (reason := self._stop_reason()) is None:
-            epoch = self._epoch(len(self.epochs))
-            _check_finite(epoch)
-            self.epochs.append(epoch)
-            on_epoch(epoch)
+        with closing(one_ahead(self._draw())) as batches:
+            while (reason := self._stop_reason()) is None:
+                epoch = self._epoch(len(self.epochs), batches)
+                _check_finite(epoch)
+                self.epochs.append(epoch)
+                on_epoch(epoch)
         return History(tuple(self.epochs), reason)
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,7 +93,8 @@ class Adaptation:
         return {
             "trainable": self.trainable.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": json.dumps(self.rng.bit_generator.state),
+            "scaler": self.scaler.state_dict(),
+            "rng": json.dumps(self._drawn),
             "epochs": [asdict(epoch) for epoch in self.epochs],
         }
 
@@ -93,7 +106,8 @@ class Adaptation:
         """
         self.trainable.load_state_dict(state["trainable"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.scaler.load_state_dict(state.get("scaler", {}))
+        self._drawn = json.loads(state["rng"])
         self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
 
     def _stop_reason(self) -> str | None:
@@ -102,59 +116,80 @@ class Adaptation:
             return CONVERGED
         return COMPLETED if done >= self.settings.max_epochs else None
 
-    def _epoch(self, index: int) -> Epoch:
+    def _epoch(self, index: int, batches: Iterator[Drawn]) -> Epoch:
         factor = cosine_factor(index, self.settings.max_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * factor
         rate = self.trainable.rate * factor
         losses = []
-        for position, volume in enumerate(self.rng.permutation(len(self.support))):
-            batch = self.support[volume].patches(self.patch_size, self.settings, self.rng)
-            losses.append(_iterate(self.network, self.trainable, self.optimizer, batch, self.micro_batch, self.settings.loss))
+        for position in range(len(self.support)):
+            batch, self._drawn = next(batches)
+            losses.append(self._iterate(batch))
             self.trainable.after_step_(index * len(self.support) + position, rate)
-        return Epoch(index, float(np.mean(losses)), rate, self.trainable.effective_rank())
+        return Epoch(index, float(torch.stack(losses).cpu().double().mean()), rate, self.trainable.effective_rank())
 
+    def _draw(self) -> Iterator[Drawn]:
+        """The batches of all epochs to come."""
+        self._rng.bit_generator.state = self._drawn
+        while True:
+            for volume in self._rng.permutation(len(self.support)):
+                images, segmentations = self.support[volume].patches(self.patch_size, self.settings, self._rng)
+                if self.device.type == "cuda":
+                    images, segmentations = images.pin_memory(), segmentations.pin_memory()
+                yield (images, segmentations), self._rng.bit_generator.state
 
-def _iterate(
-    network: nn.Module,
-    trainable: Trainable,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor],
-    micro_batch: FittingBatch,
-    loss_name: LossName,
-) -> float:
-    """One forward and backward over the patches, and AdamW's step; returns the task's loss before it, without a method's penalty."""
+    def _iterate(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """One forward and backward over the patches, and AdamW's step; returns the task's loss before it, without a method's penalty."""
 
-    def attempt(size: int) -> float:
-        network.zero_grad(set_to_none=True)  # those of an attempt that failed half-way too
-        return accumulate_gradients(network, *batch, size, loss_name)
+        def attempt(size: int) -> Tensor:
+            self.network.zero_grad(set_to_none=True)  # those of an attempt that failed half-way too
+            return accumulate_gradients(self.network, *batch, size, self.settings.loss, self.precision)
 
-    loss = micro_batch.run(attempt)
-    with telling_out_of_memory("the optimizer's step"):
-        penalty = trainable.penalty()
-        if penalty is not None:
-            penalty.backward()
-        optimizer.step()
-    return loss
+        loss = self.micro_batch.run(attempt)
+        with telling_out_of_memory("the optimizer's step"):
+            penalty = self.trainable.penalty()
+            if penalty is not None:
+                self.scaler.scale(penalty).backward()
+            if self.scaler.is_enabled():
+                self._unscale_()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return loss
+
+    def _unscale_(self) -> None:
+        """Brings the gradients back to size. Where one has overflowed, AdamW will not step; the methods' own steps see it as 0."""
+        self.scaler.unscale_(self.optimizer)
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.nan_to_num_(0, 0, 0)
 
 
 def accumulate_gradients(
-    network: nn.Module, images: Tensor, segmentations: Tensor, micro_batch: int | None = None, loss_name: LossName = "dice"
-) -> float:
-    """Adds the gradients of the batch's loss, run `micro_batch` patches at a time, and returns that loss.
+    network: nn.Module,
+    images: Tensor,
+    segmentations: Tensor,
+    micro_batch: int | None = None,
+    loss_name: LossName = "dice",
+    precision: Precision | None = None,
+) -> Tensor:
+    """Adds the gradients of the batch's loss, run `micro_batch` patches at a time, and returns that loss, a scalar on the device.
 
     No layer mixes patches (the norms are of instances), and the loss is a mean over them: the parts, each weighted with its
     share of the patches, add up to the full batch's gradients.
     """
     device = next(network.parameters()).device
     size = micro_batch or len(images)
-    total = 0.0
+    precision, losses = precision or Precision(device), []
     for image, segmentation in zip(images.split(size), segmentations.split(size), strict=True):
-        image = image.to(device, memory_format=torch.channels_last_3d)
-        loss = task_loss(network(image), segmentation.to(device), loss_name) * (len(image) / len(images))
-        loss.backward()
-        total += float(loss.detach())
-    return total
+        image = image.to(device, memory_format=torch.channels_last_3d, non_blocking=True)
+        truth = segmentation.to(device, non_blocking=True)
+        with precision.autocast():
+            logits = network(image)
+        loss = task_loss(logits.float() if precision.half else logits, truth, loss_name) * (len(image) / len(images))
+        precision.scaler.scale(loss).backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def _check_finite(epoch: Epoch) -> None:

@@ -103,7 +103,8 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
             _draw(job, adaptation)
         return attempt
     record = _record(job, identity, adaptation.trainable, history, measured)
-    record = record.model_copy(update={"seconds": round(checkpoints.seconds, 3), "attempts": (*failed, attempt)})
+    facts = {"seconds": round(checkpoints.seconds, 3), "attempts": (*failed, attempt), "precision": adaptation.precision.name}
+    record = record.model_copy(update=facts)
     write_adapter(job.folder, Adapter(record, adaptation.trainable.tensors()))
     checkpoints.remove()
     discard_failed_attempts(job.folder)

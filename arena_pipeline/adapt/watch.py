@@ -47,19 +47,19 @@ def support_dice(adaptation: Adaptation) -> tuple[np.ndarray, np.ndarray]:
     for volume in adaptation.support:
         for _ in range(DRAWS):
             images, segmentations = volume.patches(adaptation.patch_size, settings, rng)
-            counts.append(adaptation.micro_batch.run(lambda size, i=images, s=segmentations: _counts(adaptation.network, i, s, size)))  # type: ignore[misc]
+            counts.append(adaptation.micro_batch.run(lambda size, i=images, s=segmentations: _counts(adaptation, i, s, size)))  # type: ignore[misc]
     overlap, found, there, voxels = np.sum(counts, axis=0)
     with np.errstate(invalid="ignore"):
         return np.where(there > 0, 2 * overlap / (found + there), np.nan), np.where(there > 0, 2 * there / (voxels + there), np.nan)
 
 
 @torch.no_grad()
-def _counts(network: torch.nn.Module, images: Tensor, segmentations: Tensor, size: int) -> np.ndarray:
+def _counts(adaptation: Adaptation, images: Tensor, segmentations: Tensor, size: int) -> np.ndarray:
     """(4, structures) voxels, of those annotated: found and there, found, there, all."""
-    device = next(network.parameters()).device
-    total = np.zeros(0)
+    device, total = adaptation.device, np.zeros(0)
     for image, segmentation in zip(images.split(size), segmentations.split(size), strict=True):
-        logits, truth = network(image.to(device, memory_format=torch.channels_last_3d)), segmentation.to(device)
+        with adaptation.precision.autocast():
+            logits, truth = adaptation.network(image.to(device, memory_format=torch.channels_last_3d)), segmentation.to(device)
         found = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
         structures = range(1, max(logits.shape[1], 2))
         known = truth != UNKNOWN

@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     text = "go on with folds that were interrupted or killed, from their last epoch that was saved"
     unfinished.add_argument("--continue", dest="continue_unfinished", action="store_true", help=text)
     common.add_device(options)
+    common.add_precision(options)
     common.add_jobs_at_once(options, "folds")
     return common.run(_adapt, options.parse_args(argv), "arena_adapt")
 

@@ -97,6 +97,14 @@ def add_device(options: argparse.ArgumentParser) -> None:
     options.add_argument("-device", "--device", default="auto", metavar="DEVICE", help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps")
 
 
+def add_precision(options: argparse.ArgumentParser) -> None:
+    """-precision: of the network, or None for what the plans say, in `args.precision`."""
+    from arena_pipeline.settings import PrecisionName  # as above
+
+    text = "numbers that the network computes in: %(choices)s (default: as planned, auto: bf16 on a GPU that has it, else fp32)"
+    options.add_argument("-precision", choices=get_args(PrecisionName), metavar="NAME", help=text)
+
+
 def add_workers(options: argparse.ArgumentParser, flag: str = "-np") -> None:
     """-np: number of worker processes, 0 for none, or None for what the machine suggests, in `args.workers`."""
     options.add_argument(flag, dest="workers", type=whole_number, metavar="N", help=f"{WORKERS_HELP} (default: chosen from cores and memory)")

@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("-num_parts", type=common.positive_int, default=1, metavar="N", help="split the cases between N runs ...")
     options.add_argument("-part_id", type=int, default=0, metavar="P", help="... of which this is number P, from 0")
     common.add_device(options)
+    common.add_precision(options)
     common.add_jobs_at_once(options, "CTs")
     args = options.parse_args(argv)
     if args.step_size is not None and not 0 < args.step_size <= 1:

@@ -21,7 +21,7 @@ DESCRIPTION = """Pre-trains a foundation's network, on annotated datasets of the
 A structure counts in the cases where it is annotated. What is not given below is as in the recipe for the foundation's head: FSEFT's for
 a sigmoid, arena_mini's for a softmax. Interrupted, the same command goes on where it stood."""
 
-SETTINGS = ("steps", "epochs", "loss", "batch_size", "learning_rate", "warmup_steps", "cooldown_steps", "averaging", "seed", "autocast")
+SETTINGS = ("steps", "epochs", "loss", "batch_size", "learning_rate", "warmup_steps", "cooldown_steps", "averaging", "seed", "precision")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "safetensors of an earlier pre-training of the same network to start from (default: random weights)"
     options.add_argument("-pretrained_weights", type=Path, metavar="FILE", help=text)
     common.add_device(options)
-    options.add_argument("--autocast", action="store_true", help="run the network in bfloat16 where torch thinks it safe; not measured here")
+    common.add_precision(options)
     text = "processes that make the volumes; all but one of them then draw the patches"
     options.add_argument("-np", dest="workers", type=common.whole_number, default=2, metavar="N", help=text)
     return options

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -12,16 +14,35 @@ from torch import Tensor, nn
 from arena_pipeline.errors import AdapterError, FoundationError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.filestate import SourceFile
-from arena_pipeline.model.adapter import Adapter, AdapterRecord
+from arena_pipeline.model.adapter import Adapter, AdapterRecord, read_adapter
 from arena_pipeline.model.adapter_checks import network_faults
 from arena_pipeline.model.architectures import Target
-from arena_pipeline.model.device import to_device
+from arena_pipeline.model.device import free_bytes, to_device
+from arena_pipeline.model.front import SharedFront
 from arena_pipeline.model.low_rank import merged_weight
 from arena_pipeline.model.task_head import empty_head, head, set_head_
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.words import listed
 
 logger = logging.getLogger(__name__)
+
+
+HELD_SHARE = 0.25
+"""Of the free memory that adapters may take which are kept ready."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyAdapter:
+    """What takes the place of the network's own, on its device.
+
+    Attributes:
+        values: parameter -> its value with the adapter merged, those of the head apart.
+        front: modules of the architecture's front that give what the foundation's give.
+    """
+
+    head: nn.Conv3d
+    values: dict[str, Tensor]
+    front: frozenset[str]
 
 
 class AdaptedNetwork:
@@ -33,7 +54,8 @@ class AdaptedNetwork:
     def __init__(self, preset: FoundationPreset, weights_path: Path, device: torch.device, file: SourceFile | None = None) -> None:
         self.preset, self.device, self._path = preset, device, weights_path
         self._file = SourceFile.of(weights_path) if file is None else file
-        self._replaced: dict[str, Tensor] = {}
+        self._replaced: tuple[str, ...] = ()
+        self._ready: dict[Path, ReadyAdapter] = {}
 
     @property
     def sha256(self) -> str:
@@ -48,31 +70,74 @@ class AdaptedNetwork:
         return to_device(load_foundation_network(self.preset, self._path), self.device).requires_grad_(False)
 
     @cached_property
-    def _foundation_head(self) -> nn.Conv3d:
+    def held(self) -> int:
+        """So many adapters are kept ready, and changing between them costs nothing: as would fit in HELD_SHARE of the memory if each changed all."""
+        return max(1, int(HELD_SHARE * free_bytes(self.device)) // sum(tensor.nbytes for tensor in self._own.values()))
+
+    @cached_property
+    def _own_head(self) -> nn.Conv3d:
         return head(self.network, self.preset.architecture)
 
     @cached_property
+    def _own(self) -> dict[str, Tensor]:
+        return {name: parameter.data for name, parameter in self.network.named_parameters()}
+
+    @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(parameter.shape) for name, parameter in self.network.named_parameters()}
+        return {name: tuple(tensor.shape) for name, tensor in self._own.items()}
 
     @cached_property
     def _targets(self) -> dict[str, Target]:
         return self.preset.architecture.targets(self._shapes)
 
+    @cached_property
+    def _front(self) -> SharedFront:
+        return SharedFront(self.network, self.preset.architecture)
+
     def __reduce__(self) -> tuple[object, ...]:
         return AdaptedNetwork, (self.preset, self._path, self.device, self._file)
 
-    def select(self, adapter: Adapter | None) -> nn.Module:
+    def select(self, adapter: Adapter | Path | None) -> nn.Module:
         """The network with this adapter merged, in eval mode; None: the foundation as it is. Valid until the next call.
+
+        Args:
+            adapter: the folder of one, too, which is read and checked once while it is among the last `held`.
 
         Raises:
             AdapterError: the adapter was made for another foundation, or its tensors do not fit.
         """
-        self._restore()
-        if adapter is not None:
-            self._check(adapter)
-            self._apply(adapter)
+        self._put_on(self._held(adapter) if isinstance(adapter, Path) else None if adapter is None else self.prepared(adapter))
         return self.network
+
+    def _held(self, folder: Path) -> ReadyAdapter:
+        if folder not in self._ready:
+            while len(self._ready) >= self.held:
+                self._ready.pop(next(iter(self._ready)))
+            self._ready[folder] = self.prepared(read_adapter(folder))
+        return self._ready[folder]
+
+    def window(self) -> AbstractContextManager[None]:
+        """Around calls on one and the same input: what is the same for all adapters is computed once."""
+        return self._front.shared()
+
+    def prepared(self, adapter: Adapter) -> ReadyAdapter:
+        """The adapter merged, on the network's device; see `select`."""
+        self._check(adapter)
+        architecture, values = self.preset.architecture, dict[str, Tensor]()
+        for layer, tensors in adapter.updates().items():
+            if all(not len(tensor) for name, tensor in tensors.items() if name.endswith(".A")):
+                continue  # no direction is left: the weight is the foundation's
+            target = self._targets[layer]
+            weight = self._own[target.parameter]
+            values[target.parameter] = merged_weight(weight, target, {part: tensor.to(weight.device) for part, tensor in tensors.items()})
+        task_head = self._empty_head(adapter.record).requires_grad_(False)
+        for name, tensor in adapter.weights().items():
+            if name.startswith(f"{architecture.head}."):
+                task_head.get_parameter(name.rpartition(".")[2]).copy_(tensor)
+            else:
+                values[name] = tensor
+        values = {name: _laid_out(value, self._own[name].device) for name, value in values.items()}
+        return ReadyAdapter(to_device(task_head, self._own_head.weight.device), values, self._front.unchanged(values))  # type: ignore[arg-type]
 
     def _check(self, adapter: Adapter) -> None:
         record = adapter.record
@@ -89,33 +154,23 @@ class AdaptedNetwork:
                 f"the adapter is damaged, adapt this fold again"
             )
 
-    def _apply(self, adapter: Adapter) -> None:
-        task_head = self._empty_head(adapter.record).to(self._foundation_head.weight.device)
-        set_head_(self.network, self.preset.architecture, task_head.requires_grad_(False))
-        for layer, tensors in adapter.updates().items():
-            target = self._targets[layer]
-            weight = self.network.get_parameter(target.parameter)
-            on_device = {part: tensor.to(weight.device) for part, tensor in tensors.items()}
-            self._replace(target.parameter, merged_weight(weight, target, on_device))
-        for name, tensor in adapter.weights().items():
-            self._replace(name, tensor)
-
     def _empty_head(self, record: AdapterRecord) -> nn.Conv3d:
-        return empty_head(self.preset, self._foundation_head.in_channels, record.activation, record.head, record.out_channels)
+        return empty_head(self.preset, self._own_head.in_channels, record.activation, record.head, record.out_channels)
 
-    def _replace(self, name: str, value: Tensor) -> None:
-        parameter = self.network.get_parameter(name)
-        self._replaced[name] = parameter.data
-        layout = torch.channels_last_3d if value.ndim == 5 else torch.preserve_format
-        parameter.data = value.to(parameter.device, memory_format=layout)
-
-    def _restore(self) -> None:
-        for name, value in self._replaced.items():
-            if not name.startswith(f"{self.preset.architecture.head}."):
-                self.network.get_parameter(name).data = value
-        self._replaced.clear()
-        set_head_(self.network, self.preset.architecture, self._foundation_head)
+    def _put_on(self, adapter: ReadyAdapter | None) -> None:
+        own, own_head = self._own, self._own_head
+        for name in self._replaced:
+            self.network.get_parameter(name).data = own[name]
+        set_head_(self.network, self.preset.architecture, own_head if adapter is None else adapter.head)
+        self._replaced = () if adapter is None else tuple(adapter.values)
+        for name in self._replaced:
+            self.network.get_parameter(name).data = adapter.values[name]  # type: ignore[union-attr]
+        self._front.sharing = frozenset() if adapter is None else adapter.front
 
     @staticmethod
     def _name(adapter: Adapter) -> str:
         return f"adapter {adapter.record.dataset_name}/{adapter.record.task}/fold_{adapter.record.fold}"
+
+
+def _laid_out(value: Tensor, device: torch.device) -> Tensor:
+    return value.to(device, memory_format=torch.channels_last_3d if value.ndim == 5 else torch.preserve_format)

@@ -45,6 +45,7 @@ class AdapterRecord(Frozen):
         trained_parameters: while adapting; `saved_parameters`: in the file.
         epochs, stop_reason, final_loss, seconds: how the adaptation ended.
         attempts: every start of the adaptation, with its seed, rates and Dice on its own support set; the last is this adapter. () in older records.
+        precision: that the network was adapted in; None in older records, where it was float32.
         peak_memory_mib: while adapting: of the tensors on a CUDA device, else of the process; None in records of version 0.1.
         versions: of the packages that matter. licence: of the foundation, which holds for what derives from it.
     """
@@ -78,6 +79,7 @@ class AdapterRecord(Frozen):
     final_loss: float
     seconds: float
     attempts: tuple[Attempt, ...] = ()
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
     peak_memory_mib: float | None = None
     versions: dict[str, str]
     licence: str

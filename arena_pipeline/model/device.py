@@ -9,7 +9,7 @@ from torch import nn
 
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.io.parallel import on_gpus_of_cluster
-from arena_pipeline.machine import check_device_name
+from arena_pipeline.machine import check_device_name, free_memory_bytes
 
 
 def pick_device(name: str) -> torch.device:
@@ -22,7 +22,7 @@ def pick_device(name: str) -> torch.device:
     """
     check_device_name(name)
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return _made_fast(torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"))
     kind, _, number = name.partition(":")
     if kind == "cuda" and not torch.cuda.is_available():
         built = "finds no CUDA GPU" if torch.version.cuda else "was built without CUDA; the README says how a GPU machine installs"
@@ -33,7 +33,19 @@ def pick_device(name: str) -> torch.device:
         raise ArenaError(f"device {name}: torch finds no Apple GPU; use -device cpu or auto")
     if kind == "cuda" and number:
         torch.cuda.set_device(int(number))
-    return torch.device(name)
+    return _made_fast(torch.device(name))
+
+
+def _made_fast(device: torch.device) -> torch.device:
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # patches have one size: the algorithm that was fastest once is so for all
+        torch.set_float32_matmul_precision("high")  # TF32, as torch computes convolutions in anyway
+    return device
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free at this moment where networks on `device` lie."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory_bytes()
 
 
 def device_of_jobs(name: str) -> torch.device:

@@ -76,14 +76,15 @@ class LowRankUpdate(nn.Module):
             yield block, cast(LowRankMatrix, matrix)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """W0 + B diag(v) A in the rows of each block."""
-        parts, row = [], 0
-        for block, matrix in self.matrices():
-            first, last = self.target.rows_of(block)
-            parts += [weight.new_zeros(first - row, self.target.columns), matrix()]
-            row = last
-        parts.append(weight.new_zeros(self.target.rows - row, self.target.columns))
-        return weight + torch.cat(parts).reshape(weight.shape)
+        """W0 + B diag(v) A in the rows of each block; under autocast too in the weight's own precision."""
+        with torch.autocast(weight.device.type, enabled=False):
+            parts, row = [], 0
+            for block, matrix in self.matrices():
+                first, last = self.target.rows_of(block)
+                parts += [weight.new_zeros(first - row, self.target.columns), matrix()]
+                row = last
+            parts.append(weight.new_zeros(self.target.rows - row, self.target.columns))
+            return weight + torch.cat(parts).reshape(weight.shape)
 
 
 MatricesOf = Callable[[Target, int, torch.Generator | None], dict[str, LowRankMatrix]]

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.model.architectures import Architecture
-from arena_pipeline.model.architectures.channels_last import PointwiseConvolution
+from arena_pipeline.model.architectures.channels_last import HeadConvolution
 
 BACKGROUND_CHANNEL = 0  # of a softmax head, pre-trained or of a multi-class task
 
 
-class LogOddsHead(PointwiseConvolution):
+class LogOddsHead(HeadConvolution):
     """A softmax head as that of one structure: (batch, channels, x, y, z) -> (batch, 1, x, y, z), its log-odds against all other rows.
 
     The structure's row is the first. The sigmoid of log(p / (1 - p)) is the softmax's p, so that a task starts from what the foundation
@@ -27,7 +27,7 @@ class LogOddsHead(PointwiseConvolution):
         return logits[:, :1] - logits[:, 1:].logsumexp(dim=1, keepdim=True)
 
 
-class MarginHead(PointwiseConvolution):
+class MarginHead(HeadConvolution):
     """A softmax head as that of one structure, by nnU-Net's decision: its lead over the highest of all other rows, above 0 where it has the highest.
 
     The structure's row is the first. Where one other row matters the sigmoid is the softmax's p, as a `LogOddsHead`'s is everywhere.
@@ -53,12 +53,12 @@ def empty_head(preset: FoundationPreset, channels: int, activation: str, kind: s
     """The head of a task, to be filled with trained weights; (rows, channels, 1, 1, 1)."""
     if keeps_all_rows(preset, activation, kind):
         return one_against_rest(preset)(channels, preset.architecture.out_channels, kernel_size=1)
-    return PointwiseConvolution(channels, out_channels, kernel_size=1)
+    return HeadConvolution(channels, out_channels, kernel_size=1)
 
 
 def new_head(channels: int, out_channels: int, generator: torch.Generator | None = None) -> nn.Conv3d:
     """Xavier-uniform weights (out_channels, channels, 1, 1, 1), zero bias."""
-    convolution = PointwiseConvolution(channels, out_channels, kernel_size=1)
+    convolution = HeadConvolution(channels, out_channels, kernel_size=1)
     with torch.no_grad():
         nn.init.xavier_uniform_(convolution.weight, generator=generator)
         nn.init.zeros_(cast(Tensor, convolution.bias))

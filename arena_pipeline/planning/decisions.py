@@ -10,7 +10,7 @@ from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, Objective
 from arena_pipeline.io.label_names import BACKGROUND
 from arena_pipeline.machine import Machine
-from arena_pipeline.planning.fitting import fit_adaptation, fit_windows
+from arena_pipeline.planning.fitting import fit_adaptation, fit_windows, precision_reason
 from arena_pipeline.planning.models import MULTICLASS_TASK, InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.planning.tasks import plan_task
 
@@ -48,6 +48,7 @@ def make_plans(
     tasks = _tasks(chosen, fingerprint, preset, dataset, reasons)
     here = fit_adaptation(preset.adaptation, preset, machine)[1]
     reasons["adaptation.micro_batch"] = f"where it is null, arena_adapt decides it by the memory of its own machine; on the one that planned: {here}"
+    reasons["adaptation.precision"] = precision_reason(machine)
     channels = max((task.out_channels for task in tasks), default=1)
     inference = _inference(preset, machine, channels, reasons)
     reasons["folds_of_all"] = FOLDS_OF_ALL_REASON
@@ -107,4 +108,5 @@ def _inference(preset: FoundationPreset, machine: Machine, channels: int, reason
     decided = "where it is null, arena_predict decides it by the memory of its own machine"
     reasons["inference.window_batch"] = f"{decided}; on the one that planned: {windows}, {here}"
     reasons["inference.threshold"] = "the published threshold of binary tasks; not used by multi-class tasks"
+    reasons["inference.precision"] = precision_reason(machine)
     return inference

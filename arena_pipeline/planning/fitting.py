@@ -8,7 +8,7 @@ from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.machine import Machine
 from arena_pipeline.planning import memory
 from arena_pipeline.planning.models import InferencePlan
-from arena_pipeline.settings import AdaptationSettings
+from arena_pipeline.settings import AdaptationSettings, PrecisionName
 
 GIB = 2**30
 MOST_WINDOWS_ON_DEVICE = 4
@@ -20,11 +20,13 @@ def fit_adaptation(settings: AdaptationSettings, preset: FoundationPreset, machi
     if settings.micro_batch is not None:
         return settings, f"{settings.micro_batch} patches at once, as planned"
     patches, recompute, doubt = settings.patches_per_volume, settings.recompute_activations, ""
-    estimate = f"about {memory.training_patch_bytes(preset, recompute) / GIB:.1f} GiB per patch in {memory_words(machine)}"
-    fitting = memory.training_patches_that_fit(preset, machine, recompute)
+    half = _computes_in_half(settings.precision, machine)
+    estimate = f"about {memory.training_patch_bytes(preset, recompute, half) / GIB:.1f} GiB per patch in {memory_words(machine)}"
+    fitting = memory.training_patches_that_fit(preset, machine, recompute, half)
     if not fitting and not recompute:
-        recompute, fitting = True, memory.training_patches_that_fit(preset, machine, recompute=True)
-        doubt = f"; one alone is not sure to fit, so activations are computed twice (about {memory.training_patch_bytes(preset, True) / GIB:.1f} GiB)"
+        recompute, fitting = True, memory.training_patches_that_fit(preset, machine, True, half)
+        twice = memory.training_patch_bytes(preset, True, half) / GIB
+        doubt = f"; one alone is not sure to fit, so activations are computed twice (about {twice:.1f} GiB)"
     if not fitting:
         doubt += "; even so it is not sure to fit: a smaller foundation or a device with more memory may be needed"
     if fitting >= patches and not doubt:
@@ -39,11 +41,21 @@ def fit_windows(inference: InferencePlan, preset: FoundationPreset, machine: Mac
     """Windows that the network sees at once, and why."""
     if inference.window_batch is not None:
         return inference.window_batch, "as planned"
-    on_cpu = machine.device_memory_bytes is None
+    on_cpu, half = machine.device_memory_bytes is None, _computes_in_half(inference.precision, machine)
     most = MOST_WINDOWS_ON_CPU if on_cpu else MOST_WINDOWS_ON_DEVICE
-    windows = max(1, min(most, memory.windows_that_fit(preset, machine, out_channels)))
+    windows = max(1, min(most, memory.windows_that_fit(preset, machine, out_channels, half)))
     limit = f"more than {most} are no faster on a {'CPU' if on_cpu else 'GPU'}" if windows == most else "more may not fit"
     return windows, f"in {memory_words(machine)}; {limit}"
+
+
+def _computes_in_half(precision: PrecisionName, machine: Machine) -> bool:
+    return precision == "bf16" or (precision == "auto" and machine.half is not None)
+
+
+def precision_reason(machine: Machine) -> str:
+    """What `auto` means on this machine."""
+    here = machine.half or "fp32"
+    return f"auto: bf16 on a GPU that has units for it (fp16 with scaled gradients on an older one), else fp32; on the machine that planned: {here}"
 
 
 def memory_words(machine: Machine) -> str:

@@ -12,6 +12,8 @@ WEIGHT_BYTES = 4
 """float32."""
 TRAINED_PARAMETER_BYTES = 16
 """A weight, its gradient and AdamW's two moments, float32."""
+HALF_SHARE = 0.65
+"""Of what activations take in float32, in 16 bits: more than half, since the head and the loss keep float32. A guess; no GPU has measured it."""
 DEVICE_SHARE = 0.8
 """Of an accelerator's memory: the rest is for the driver, fragmentation and the display."""
 MAIN_SHARE = 0.5
@@ -31,15 +33,15 @@ def network_memory_bytes(machine: Machine) -> int:
     return int(DEVICE_SHARE * machine.device_memory_bytes)
 
 
-def training_patch_bytes(preset: FoundationPreset, recompute: bool = False) -> int:
-    """Activations and gradients of one patch."""
-    return preset.architecture.training_bytes(preset.scheme.patch_size_voxels, recompute)
+def training_patch_bytes(preset: FoundationPreset, recompute: bool = False, half: bool = False) -> int:
+    """Activations and gradients of one patch; `half`: of a network that computes in 16 bits."""
+    return int(preset.architecture.training_bytes(preset.scheme.patch_size_voxels, recompute) * (HALF_SHARE if half else 1))
 
 
-def training_patches_that_fit(preset: FoundationPreset, machine: Machine, recompute: bool = False) -> int:
+def training_patches_that_fit(preset: FoundationPreset, machine: Machine, recompute: bool = False, half: bool = False) -> int:
     """Patches of one micro-batch beside a network whose weights are all trained; 0 where not even one is sure to fit."""
     network = TRAINED_PARAMETER_BYTES * preset.architecture.parameters
-    return max(0, network_memory_bytes(machine) - network) // training_patch_bytes(preset, recompute)
+    return max(0, network_memory_bytes(machine) - network) // training_patch_bytes(preset, recompute, half)
 
 
 def adaptation_bytes(preset: FoundationPreset, patches: int) -> int:
@@ -47,15 +49,15 @@ def adaptation_bytes(preset: FoundationPreset, patches: int) -> int:
     return TRAINED_PARAMETER_BYTES * preset.architecture.parameters + patches * training_patch_bytes(preset)
 
 
-def window_bytes(preset: FoundationPreset) -> int:
+def window_bytes(preset: FoundationPreset, half: bool = False) -> int:
     """Activations of one window in prediction."""
-    return preset.architecture.window_bytes(preset.scheme.patch_size_voxels)
+    return int(preset.architecture.window_bytes(preset.scheme.patch_size_voxels) * (HALF_SHARE if half else 1))
 
 
-def windows_that_fit(preset: FoundationPreset, machine: Machine, out_channels: int) -> int:
+def windows_that_fit(preset: FoundationPreset, machine: Machine, out_channels: int, half: bool = False) -> int:
     """Windows that the network can predict at once; 0 where not even one is sure to fit."""
     network = WEIGHT_BYTES * preset.architecture.parameters
-    window = window_bytes(preset) + PROBABILITY_BYTES * out_channels * math.prod(preset.scheme.patch_size_voxels)
+    window = window_bytes(preset, half) + PROBABILITY_BYTES * out_channels * math.prod(preset.scheme.patch_size_voxels)
     return max(0, network_memory_bytes(machine) - network) // window
 
 

@@ -14,7 +14,7 @@ from arena_pipeline.io.dataset import Objective
 from arena_pipeline.io.json_files import read_model, similar
 from arena_pipeline.io.label_names import check_structure_names
 from arena_pipeline.model.architectures import Architecture
-from arena_pipeline.settings import AdaptationSettings, Frozen
+from arena_pipeline.settings import AdaptationSettings, Frozen, PrecisionName
 from arena_pipeline.words import listed
 
 MULTICLASS_TASK = "multiclass"
@@ -73,11 +73,13 @@ class InferencePlan(Frozen):
         overlap: of neighbouring windows, as a share of the patch.
         window_batch: windows that the network sees at once; None: decided by the machine that predicts.
         threshold: probability above which a voxel belongs to a binary task's structure.
+        precision: of the network, as in AdaptationSettings.
     """
 
     overlap: float = Field(0.25, ge=0, lt=1)
     window_batch: int | None = Field(None, ge=1)
     threshold: float = Field(0.5, gt=0, lt=1)
+    precision: PrecisionName = "auto"
 
 
 class WorkersPlan(Frozen):

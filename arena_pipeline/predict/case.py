@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
-from scipy import special
+from torch import Tensor
 
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Image
 from arena_pipeline.model.out_of_memory import FittingBatch
+from arena_pipeline.model.precision import Precision
 from arena_pipeline.predict.export import RunningMaximum, restore_probability
 from arena_pipeline.predict.fold_agreement import FoldDecisions
+from arena_pipeline.predict.logits import as_interpolated
 from arena_pipeline.predict.memory import require_memory, working_parts
 from arena_pipeline.predict.uncertainty import Uncertainty, boundary_entropy
-from arena_pipeline.predict.windows import Activation, Network, Windows, mean_over_networks
+from arena_pipeline.predict.windows import Activation, Box, Bundle, Network, Windows, means_over_bundles
 from arena_pipeline.preprocess.body import fill_slices
 from arena_pipeline.preprocess.case import preprocess_image
 from arena_pipeline.preprocess.grid import GridMap
+from arena_pipeline.settings import PrecisionName
 
 logger = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 ChannelSink = Callable[[str, np.ndarray], None]
+
+
+class SharedNetwork(Protocol):
+    """One network that takes on adapters: `held` are ready at once, and within `window` what is the same for all is computed once."""
+
+    @property
+    def held(self) -> int: ...
+
+    def window(self) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +52,7 @@ class Task:
         channels: structure -> output channel; the background of a softmax is channel 0.
         networks: one per fold: each call makes that fold's network ready, (batch, 1, x, y, z) -> logits.
         competitors: structure -> output channel of those that take part in the argmax but are not written.
+        shared: the network that all of them are, with one adapter after the other.
     """
 
     name: str
@@ -45,6 +61,7 @@ class Task:
     activation: Activation
     networks: tuple[Callable[[], Network], ...]
     competitors: dict[str, int] = field(default_factory=dict)
+    shared: SharedNetwork | None = None
 
     @property
     def out_channels(self) -> int:
@@ -57,9 +74,6 @@ class Task:
         return {name: self.channels[name] for name in sorted(self.structures, key=lambda one: self.structures[one])}
 
 
-LEAST_PROBABILITY, MOST_PROBABILITY = np.float32(1e-30), np.float32(1 - 2**-24)  # whose logits are taken
-
-
 @dataclass(frozen=True)
 class CaseSettings:
     """How a volume is predicted.
@@ -70,6 +84,8 @@ class CaseSettings:
         window_batch: windows run at once.
         threshold: what a structure of independent (sigmoid) tasks must exceed.
         workers: threads of the preprocessing and of the export.
+        precision: of the networks.
+        tasks_at_once, networks_at_once: that see a window together: what is the same for all adapters is computed once, and more is in memory.
         fitting: the windows that the device has room for.
     """
 
@@ -79,6 +95,9 @@ class CaseSettings:
     window_batch: int = 1
     threshold: float = 0.5
     workers: int = 1
+    precision: PrecisionName = "auto"
+    tasks_at_once: int = 1
+    networks_at_once: int = 1
     fitting: FittingBatch = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +105,8 @@ class CaseSettings:
 
     def windows(self, activation: Activation) -> Windows:
         """How the windows run. All share `fitting`, so that what the device can't do is tried once."""
-        return Windows(self.scheme.patch_size_voxels, self.overlap, activation, self.fitting, self.device, even=self.scheme.nnunet is not None)
+        precision, even = Precision.of(self.precision, self.device), self.scheme.nnunet is not None
+        return Windows(self.scheme.patch_size_voxels, self.overlap, activation, self.fitting, self.device, even, precision)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,25 +136,6 @@ class Prediction:
     grid: GridMap
 
 
-def mean_probabilities(maps: Iterable[np.ndarray]) -> np.ndarray:
-    """The voxelwise mean of equally shaped float32 arrays, made one by one; at most two are held."""
-    total: np.ndarray | None = None
-    count = 0
-    for probabilities in maps:
-        count += 1
-        if total is None:
-            total = probabilities
-        elif total.shape != probabilities.shape:
-            raise ValueError(f"probabilities of shapes {total.shape} and {probabilities.shape} can't be averaged")
-        else:
-            total += probabilities
-    if total is None:
-        raise ValueError("no probabilities to average")
-    if count > 1:
-        total /= count
-    return total
-
-
 def predict_case(image: Image, tasks: Sequence[Task], settings: CaseSettings, extras: Extras = Extras()) -> Prediction:
     """The segmentation of one CT (in HU); see `predict_volume`."""
     volume, grid = preprocess_image(image, settings.scheme, settings.workers)
@@ -145,7 +146,7 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     """The segmentation, on the CT's own grid, of a volume preprocessed by `settings.scheme`.
 
     Either one softmax task, whose background competes, or any number of sigmoid tasks, merged by the highest probability
-    above the threshold. All tasks share the preprocessed volume; a task's probabilities are freed before the next.
+    above the threshold. All tasks share the preprocessed volume; a task's probabilities are freed before the next but those of `tasks_at_once`.
     """
     if len(tasks) != 1 and any(task.activation == "softmax" for task in tasks):
         raise ValueError("a softmax task can't be merged with others")
@@ -155,24 +156,22 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     maximum: RunningMaximum | None = None
     outside = ~fill_slices(volume > 0) if settings.scheme.outside_body == "set_aside" else None
     in_order = sorted(tasks, key=lambda one: min(one.structures.values()))
-    for task in in_order:
-        require_memory(working_parts(volume.shape, grid.native_shape, settings.scheme.patch_size_voxels, task.out_channels, bool(extras.probability)))
-        probabilities = _mean_over_folds(task, volume, settings, extras)
-        _set_aside_(probabilities, outside, task.activation)
-        by_logits = settings.scheme.nnunet is not None  # nnU-Net interpolates logits on the way back
-        if by_logits:
-            _to_logits_(probabilities, task.activation, settings.threshold)
-        if maximum is None:
-            rival = probabilities[0] if task.activation == "softmax" else 0.0 if by_logits else settings.threshold
-            maximum = RunningMaximum(grid, rival, settings.workers, dtype)
-        for label, channel in _in_label_order(task, last):
-            maximum.add(label, probabilities[channel])
-        if task is in_order[-1]:
-            maximum.finish()
-        if by_logits:
-            _to_probabilities_(probabilities, task.activation, settings.threshold)
-        _hand_out(task, probabilities, grid, settings.threshold, extras)
-        del probabilities
+    for tasks_here in _groups(in_order, settings.tasks_at_once):
+        channels, keeps = sum(task.out_channels for task in tasks_here), bool(extras.probability)
+        require_memory(working_parts(volume.shape, grid.native_shape, settings.scheme.patch_size_voxels, channels, keeps))
+        means = _means_over_folds(tasks_here, volume, settings, extras)
+        for task in tasks_here:
+            probabilities = means.pop(0)
+            _set_aside_(probabilities, outside, task.activation)
+            with as_interpolated(probabilities, task.activation, settings.threshold, settings.scheme.nnunet is not None):
+                if maximum is None:
+                    maximum = RunningMaximum(grid, _rival(task, probabilities, settings), settings.workers, dtype)
+                for label, channel in _in_label_order(task, last):
+                    maximum.add(label, probabilities[channel])
+                if task is in_order[-1]:
+                    maximum.finish()
+            _hand_out(task, probabilities, grid, settings.threshold, extras)
+            del probabilities
     if maximum is None:
         raise ValueError("no task to predict")
     segmentation = maximum.segmentation
@@ -181,36 +180,57 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     return segmentation
 
 
-def _to_logits_(probabilities: np.ndarray, activation: Activation, threshold: float) -> None:
-    """In place. Of a softmax the logarithms, which differ from the logits of a voxel by one number; else logits, 0 at the threshold."""
-    if activation == "softmax":
-        np.log(np.maximum(probabilities, LEAST_PROBABILITY, out=probabilities), out=probabilities)
-    else:
-        special.logit(np.clip(probabilities, LEAST_PROBABILITY, MOST_PROBABILITY, out=probabilities), out=probabilities)
-        probabilities -= np.float32(special.logit(threshold))
+def _rival(task: Task, probabilities: np.ndarray, settings: CaseSettings) -> np.ndarray | float:
+    """What a structure must exceed, in what is interpolated."""
+    return probabilities[0] if task.activation == "softmax" else 0.0 if settings.scheme.nnunet is not None else settings.threshold
 
 
-def _to_probabilities_(logits: np.ndarray, activation: Activation, threshold: float) -> None:
-    """The way back, in place."""
-    if activation == "softmax":
-        np.exp(logits, out=logits)
-    else:
-        logits += np.float32(special.logit(threshold))
-        special.expit(logits, out=logits)
+def _groups(tasks: Sequence[Task], at_once: int) -> Iterator[list[Task]]:
+    """Neighbours of equally many channels, `at_once` at most."""
+    for _, alike in itertools.groupby(tasks, key=lambda task: task.out_channels):
+        group = list(alike)
+        yield from (group[first : first + at_once] for first in range(0, len(group), at_once))
 
 
-def _mean_over_folds(task: Task, volume: np.ndarray, settings: CaseSettings, extras: Extras) -> np.ndarray:
-    windows = settings.windows(task.activation)
-    if (extras.fold_dice is None and extras.uncertainty is None) or len(task.networks) == 1:
-        return mean_over_networks(_folds(task), volume, windows)
-    decisions = FoldDecisions(volume.shape, task.structures_by_channel, task.activation, settings.threshold)
-    probabilities = mean_over_networks(_folds(task), volume, windows, decisions.add)
-    if extras.fold_dice is not None:
-        extras.fold_dice(decisions.mean_pairwise_dice())
-    if extras.uncertainty is not None:
-        for name in task.structures_by_channel:
-            extras.uncertainty.add_disagreement(decisions.disagreement(name))
-    return probabilities
+def _means_over_folds(tasks: Sequence[Task], volume: np.ndarray, settings: CaseSettings, extras: Extras) -> list[np.ndarray]:
+    """Each task's probabilities, (channels, x, y, z)."""
+    windows = settings.windows(tasks[0].activation)
+    wanted = extras.fold_dice is not None or extras.uncertainty is not None
+    several = [number for number, task in enumerate(tasks) if len(task.networks) > 1 and wanted]
+    decisions = {n: FoldDecisions(volume.shape, tasks[n].structures_by_channel, tasks[n].activation, settings.threshold) for n in several}
+
+    def watch(task: int, fold: int, box: Box, probabilities: np.ndarray) -> None:
+        if task in decisions:
+            decisions[task].add(fold, box, probabilities)
+
+    means = means_over_bundles(_bundles(tasks, settings.networks_at_once), volume, windows, watch if decisions else None)
+    for number, found in decisions.items():
+        if extras.fold_dice is not None:
+            extras.fold_dice(found.mean_pairwise_dice())
+        if extras.uncertainty is not None:
+            for name in tasks[number].structures_by_channel:
+                extras.uncertainty.add_disagreement(found.disagreement(name))
+    return means
+
+
+def _bundles(tasks: Sequence[Task], at_once: int) -> Iterator[Bundle]:
+    """The networks of all tasks, fold by fold, `at_once` at most in each bundle."""
+    networks = [(number, make_ready) for number, task in enumerate(tasks) for make_ready in task.networks]
+    shared = tasks[0].shared
+    at_once = at_once if shared is None else min(at_once, shared.held)
+    window = nullcontext if shared is None else shared.window
+    for first in range(0, len(networks), at_once):
+        numbers, makers = zip(*networks[first : first + at_once], strict=True)
+        logger.debug("%s: networks %d to %d of %d", tasks[0].name, first + 1, first + len(makers), len(networks))
+        yield Bundle(makers[0]() if len(makers) == 1 else _beside_each_other(makers, window), numbers)
+
+
+def _beside_each_other(makers: Sequence[Callable[[], Network]], window: Callable[[], AbstractContextManager[None]]) -> Network:
+    def run(patches: Tensor) -> Tensor:
+        with window():
+            return torch.cat([make_ready()(patches).float() for make_ready in makers], dim=1)
+
+    return run
 
 
 def _set_aside_(probabilities: np.ndarray, outside: np.ndarray | None, activation: Activation) -> None:
@@ -247,13 +267,6 @@ def _winner(probabilities: np.ndarray) -> np.ndarray:
     for x in range(len(winner)):
         winner[x] = probabilities[:, x].argmax(axis=0)
     return winner
-
-
-def _folds(task: Task) -> Iterator[Network]:
-    """Each fold's network, ready when it is asked for; the one before is no longer."""
-    for number, make_ready in enumerate(task.networks):
-        logger.debug("%s: network %d of %d", task.name, number + 1, len(task.networks))
-        yield make_ready()
 
 
 def _in_label_order(task: Task, last: int) -> Iterator[tuple[int, int]]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from arena_pipeline.errors import ImageError
-from arena_pipeline.predict.case import BACKGROUND, mean_probabilities
+from arena_pipeline.predict.case import BACKGROUND
 from arena_pipeline.predict.probabilities import Description, ProbabilityFile
-
-__all__ = ["ensemble_segmentation", "mean_probabilities"]
 
 
 def ensemble_segmentation(case: str, files: Sequence[ProbabilityFile]) -> np.ndarray:
@@ -48,6 +46,25 @@ def _channels(description: Description, stored: Sequence[str]) -> Iterator[tuple
     for name in stored:
         if name != BACKGROUND and name not in description.labels:
             yield -1, name
+
+
+def mean_probabilities(maps: Iterable[np.ndarray]) -> np.ndarray:
+    """The voxelwise mean of equally shaped float32 arrays, made one by one; at most two are held."""
+    total: np.ndarray | None = None
+    count = 0
+    for probabilities in maps:
+        count += 1
+        if total is None:
+            total = probabilities
+        elif total.shape != probabilities.shape:
+            raise ValueError(f"probabilities of shapes {total.shape} and {probabilities.shape} can't be averaged")
+        else:
+            total += probabilities
+    if total is None:
+        raise ValueError("no probabilities to average")
+    if count > 1:
+        total /= count
+    return total
 
 
 def _common_description(case: str, files: Sequence[ProbabilityFile]) -> Description:

@@ -27,7 +27,7 @@ class FoldDecisions:
         self._folds: list[np.ndarray] = []
 
     def add(self, fold: int, box: Box, probabilities: np.ndarray) -> None:
-        """A part of one fold's probabilities, (channels, x, y, z), at `box`; folds come one after the other, from 0."""
+        """A part of one fold's probabilities, (channels, x, y, z), at `box`; a fold's first part comes after that of the fold before, from 0."""
         if fold == len(self._folds):
             self._folds.append(np.zeros(self._shape, np.uint8 if len(probabilities) <= 256 else np.uint16))
         if self._activation == "softmax":

@@ -17,7 +17,7 @@ from arena_pipeline.io.labels import count_labels
 from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.predict.case import Extras, predict_case
 from arena_pipeline.predict.labels import LabelMap
-from arena_pipeline.predict.memory import case_parts, in_words
+from arena_pipeline.predict.memory import case_parts, in_words, most_that_fit
 from arena_pipeline.predict.outputs import case_files, remove_case
 from arena_pipeline.predict.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.predictors import Setup
@@ -32,6 +32,9 @@ from arena_pipeline.records import stage
 from arena_pipeline.words import memory_size
 
 logger = logging.getLogger(__name__)
+
+SHARE_TOGETHER = 0.5
+"""Of the free memory that may be taken for the sake of speed."""
 
 
 @dataclass(frozen=True)
@@ -120,17 +123,28 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
 
 
 def _with_room(case: str, source: ImageSource, job: PredictionJob) -> PredictionJob:
-    """Says what the case will take, and runs one window at a time where the memory that is free would not take more."""
-    setup, settings = job.setup, job.setup.settings
-    channels = max(task.out_channels for task in setup.tasks)
-    patch = settings.scheme.patch_size_voxels
-    parts = case_parts(read_geometry(source), settings.scheme.spacing_xyz_mm, patch, channels, job.extra.save_probabilities)
-    free = free_memory_bytes()
-    logger.debug("%s: at most %s; %s are free", case, in_words(parts), memory_size(free))
-    if settings.window_batch == 1 or sum(parts.values()) + settings.window_batch * setup.window_bytes <= free:
+    """Says what the case will take, after deciding what is done at once: as many tasks, then networks, as half of the free memory takes, and one
+    window at a time where even so little is free."""
+    setup, settings, geometry = job.setup, job.setup.settings, read_geometry(source)
+    channels, free = max(task.out_channels for task in setup.tasks), free_memory_bytes()
+
+    def parts(tasks: int, networks: int) -> dict[str, int]:
+        scheme, keeps = settings.scheme, job.extra.save_probabilities
+        return case_parts(geometry, scheme.spacing_xyz_mm, scheme.patch_size_voxels, channels * tasks, keeps, channels * networks)
+
+    tasks = most_that_fit(settings.tasks_at_once, lambda n: sum(parts(n, 1).values()) <= SHARE_TOGETHER * free)
+    wanted = min(settings.networks_at_once, tasks * max(len(task.networks) for task in setup.tasks))
+    networks = most_that_fit(wanted, lambda n: sum(parts(tasks, n).values()) <= SHARE_TOGETHER * free)
+    taken = parts(tasks, networks)
+    logger.debug("%s: at most %s; %s are free", case, in_words(taken), memory_size(free))
+    windows = settings.window_batch
+    if windows > 1 and sum(taken.values()) + windows * setup.window_bytes > free:
+        logger.warning("%s: one window at a time instead of %d: little memory is free", case, windows)
+        windows = 1
+    if (windows, tasks, networks) == (settings.window_batch, settings.tasks_at_once, settings.networks_at_once):
         return job
-    logger.warning("%s: one window at a time instead of %d: little memory is free", case, settings.window_batch)
-    return replace(job, setup=replace(setup, settings=replace(settings, window_batch=1)))
+    changed = replace(settings, window_batch=windows, tasks_at_once=tasks, networks_at_once=networks)
+    return replace(job, setup=replace(setup, settings=changed))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
@@ -25,13 +25,19 @@ COMPONENT_BYTES = 10
 
 
 def case_parts(
-    geometry: Geometry, scheme_spacing_mm: tuple[float, float, float], patch: Sequence[int], channels: int, keeps_probabilities: bool
+    geometry: Geometry,
+    scheme_spacing_mm: tuple[float, float, float],
+    patch: Sequence[int],
+    channels: int,
+    keeps_probabilities: bool,
+    summed_channels: int | None = None,
 ) -> dict[str, int]:
     """Bytes of each part, at the moment when most is held, for a volume that is all patient: what is cropped away comes off.
 
     Args:
         channels: outputs of the network, the background among them.
         keeps_probabilities: whether they are handed out on the native grid.
+        summed_channels: of all networks that see a window together; None: as many as `channels`.
     """
     native = math.prod(geometry.shape)
     header = geometry.header
@@ -40,23 +46,33 @@ def case_parts(
     spacing = effective_spacing(geometry.spacing_mm, scheme_spacing_mm)
     shape = [resampled_size(n, old, new) for n, old, new in zip(geometry.shape, geometry.spacing_mm, spacing, strict=True)]
     parts = {"CT": held * native, "preprocessed": FLOAT * math.prod(shape)}
-    parts |= working_parts(shape, geometry.shape, patch, channels, keeps_probabilities)
+    parts |= working_parts(shape, geometry.shape, patch, channels, keeps_probabilities, summed_channels)
     # Before and after, when there are no probabilities, something else may be larger: reading floats, or cleaning the segmentation.
     elsewhere = native * max(stored + FLOAT, held + 1 + COMPONENT_BYTES)
     return parts if sum(parts.values()) >= elsewhere else {"reading, components": elsewhere}
 
 
 def working_parts(
-    shape: Sequence[int], native_shape: Sequence[int], patch: Sequence[int], channels: int, keeps_probabilities: bool
+    shape: Sequence[int],
+    native_shape: Sequence[int],
+    patch: Sequence[int],
+    channels: int,
+    keeps_probabilities: bool,
+    summed_channels: int | None = None,
 ) -> dict[str, int]:
     """Bytes beyond the CT and its preprocessed volume of `shape`."""
     voxels, native = math.prod(shape), math.prod(native_shape)
     layer = min(1.0, min(edge / length for edge, length in zip(patch, shape, strict=True)))
-    sums = int(SUMS_COPIES * FLOAT * channels * voxels * layer)
+    sums = int(SUMS_COPIES * FLOAT * (summed_channels or channels) * voxels * layer)
     kept = KEPT_BYTES if keeps_probabilities else 0
     # Several channels are one task, after which the highest probabilities are gone; other tasks of one channel may follow.
     export = (max(EXPORT_BYTES, SEGMENTATION_BYTES + kept) if channels > 1 else EXPORT_BYTES + kept) * native
     return {f"probabilities of {pluralize(channels, 'channel')}": FLOAT * channels * voxels, "windows or export": max(sums, export)}
+
+
+def most_that_fit(wanted: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `wanted` that `fits`; 1 where none does."""
+    return next((number for number in range(wanted, 1, -1) if fits(number)), 1)
 
 
 def in_words(parts: Mapping[str, int]) -> str:

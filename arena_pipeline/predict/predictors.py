@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.machine import this_machine
 from arena_pipeline.model.adapted import AdaptedNetwork
-from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter, read_adapter_record
+from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter_record
 from arena_pipeline.model.model_folder import AdaptedModel
 from arena_pipeline.planning import InferencePlan, Plans
 from arena_pipeline.planning.fitting import fit_windows
@@ -65,6 +65,7 @@ def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspa
     keep = {name: flag for task in model.tasks for name, flag in model.keep_largest.items() if name in task.record.structures}
     channels = max(task.out_channels for task in tasks)
     settings = case_settings(preset.model_copy(update={"scheme": model.scheme}), model.inference, model.export_workers, device, channels)
+    settings = replace(settings, tasks_at_once=len(tasks), networks_at_once=sum(len(task.networks) for task in tasks))
     support_ids, volumes = _support(model)
     return Setup(tasks, settings, _labels(tasks), keep, source, _window_bytes(preset, device), support_ids, volumes)
 
@@ -87,7 +88,7 @@ def adapted_task(record: AdapterRecord, folds: Sequence[Path], network: AdaptedN
     written = {name: label for name, label in record.structures.items() if structures is None or name in structures}
     others = {name: channel for name, channel in channels.items() if name not in written}
     networks = tuple(_ready(network, folder) for folder in folds)
-    return Task(record.task, written, channels, record.activation, networks, others)
+    return Task(record.task, written, channels, record.activation, networks, others, network)
 
 
 def _ready(network: AdaptedNetwork, folder: Path) -> Callable[[], Network]:
@@ -95,7 +96,7 @@ def _ready(network: AdaptedNetwork, folder: Path) -> Callable[[], Network]:
 
 
 def _select(network: AdaptedNetwork, folder: Path) -> Network:
-    return network.select(read_adapter(folder))
+    return network.select(folder)
 
 
 def zero_shot_setup(structures: Sequence[str], workspace: Workspace, foundation: str | None, dataset_name: str | None, device: torch.device) -> Setup:
@@ -192,4 +193,4 @@ def case_settings(preset: FoundationPreset, inference: InferencePlan, workers: i
     windows, why = fit_windows(inference, preset, machine, out_channels)
     logger.info("windows at once: %d (%s)", windows, why)
     threads = machine.cores if workers is None else min(workers, machine.cores)
-    return CaseSettings(preset.scheme, device, inference.overlap, windows, inference.threshold, threads)
+    return CaseSettings(preset.scheme, device, inference.overlap, windows, inference.threshold, threads, inference.precision)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,12 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arena_pipeline.ahead import one_ahead
 from arena_pipeline.model.out_of_memory import FittingBatch
+from arena_pipeline.model.precision import Precision
 
 Activation = Literal["sigmoid", "softmax"]
 Network = Callable[[Tensor], Tensor]
 Box = tuple[slice, ...]
-Watch = Callable[[int, Box, np.ndarray], None]
+Watch = Callable[[int, int, Box, np.ndarray], None]
 SIGMA_SHARE = 0.125  # of the patch's edge
 PIECE_VOXELS = 32  # along x: what is finished is handed out in pieces, since the activation copies its input more than once
 NNUNET_LEAST_IMPORTANCE = 6e-9  # the least number of half precision, where the largest weight is 10
@@ -38,6 +41,7 @@ class Windows:
     Attributes:
         overlap: share of the patch that neighbouring windows have in common, in [0, 1).
         batch: windows run at once.
+        precision: of the networks; None: float32.
         even: steps of one length and weights as nnU-Net has them, instead of a shorter last step.
     """
 
@@ -47,6 +51,7 @@ class Windows:
     batch: FittingBatch
     device: torch.device
     even: bool = False
+    precision: Precision | None = None
 
 
 def axis_starts(shape: Sequence[int], patch: Sequence[int], overlap: float, even: bool = False) -> list[list[int]]:
@@ -78,39 +83,65 @@ def importance(patch: Sequence[int], even: bool = False) -> Tensor:
     return weights.clamp(min=NNUNET_LEAST_IMPORTANCE if even else LEAST_IMPORTANCE)
 
 
-def mean_over_networks(
-    networks: Iterator[Network] | Sequence[Network], volume: np.ndarray, windows: Windows, watch: Watch | None = None
-) -> np.ndarray:
-    """The mean of several networks' probabilities, (channels, x, y, z) float32; however many they are, it is in memory once.
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """Networks that see every window together.
 
-    `watch` is called with every part of every network's own probabilities: number of the network from 0, box, (channels, x, y, z).
+    Attributes:
+        network: (batch, 1, *patch_size) -> their logits beside each other on the channels' axis, equally many of each.
+        means: per network the number of the mean that its probabilities count in.
     """
-    total: np.ndarray | None = None
-    count = 0
-    for network in networks:
-        count += 1
-        for box, slab in probability_slabs(network, volume, windows):
-            if watch is not None:
-                watch(count - 1, box, slab)
-            if total is None:
-                total = np.zeros((len(slab), *volume.shape), np.float32)
-            if len(slab) != len(total):
-                raise ValueError(f"probabilities of {len(total)} and {len(slab)} channels can't be averaged")
-            total[(slice(None), *box)] += slab
-    if total is None:
+
+    network: Network
+    means: tuple[int, ...]
+
+
+def mean_over_networks(networks: Iterable[Network], volume: np.ndarray, windows: Windows, watch: Watch | None = None) -> np.ndarray:
+    """The mean of several networks' probabilities, (channels, x, y, z) float32, one after the other; see `means_over_bundles`."""
+    return means_over_bundles((Bundle(network, (0,)) for network in networks), volume, windows, watch)[0]
+
+
+def means_over_bundles(bundles: Iterable[Bundle], volume: np.ndarray, windows: Windows, watch: Watch | None = None) -> list[np.ndarray]:
+    """The means of the probabilities of several networks, each (channels, x, y, z) float32; however many they are, each mean is in memory once.
+
+    `watch` is called with every part of every network's own probabilities: number of the mean, of the network in it from 0, box, (channels, x, y, z).
+    """
+    totals, counts = dict[int, np.ndarray](), Counter[int]()
+    for bundle in bundles:
+        numbers = []
+        for mean in bundle.means:
+            numbers.append(counts[mean])
+            counts[mean] += 1
+        slabs = probability_slabs(bundle.network, volume, windows, len(bundle.means))
+        # a GPU goes on with the next windows while the last ones are fetched and added; a CPU's cores are busy with the windows anyway
+        for box, slab in one_ahead(slabs) if windows.device.type == "cuda" else slabs:
+            for mean, number, part in zip(bundle.means, numbers, np.split(slab, len(bundle.means)), strict=True):
+                if watch is not None:
+                    watch(mean, number, box, part)
+                if mean not in totals:
+                    totals[mean] = np.zeros((len(part), *volume.shape), np.float32)
+                _add_(totals[mean], box, part)
+    if not totals:
         raise ValueError("no probabilities to average")
-    if count > 1:
-        total /= count
-    return total
+    for mean in (mean for mean, count in counts.items() if count > 1):
+        totals[mean] /= counts[mean]
+    return [totals[mean] for mean in sorted(totals)]
+
+
+def _add_(total: np.ndarray, box: Box, part: np.ndarray) -> None:
+    if len(part) != len(total):
+        raise ValueError(f"probabilities of {len(total)} and {len(part)} channels can't be averaged")
+    total[(slice(None), *box)] += part
 
 
 @torch.inference_mode()
-def probability_slabs(network: Network, volume: np.ndarray, windows: Windows) -> Iterator[tuple[Box, np.ndarray]]:
+def probability_slabs(network: Network, volume: np.ndarray, windows: Windows, networks: int = 1) -> Iterator[tuple[Box, np.ndarray]]:
     """Probabilities of a whole volume, part by part.
 
     Args:
         network: (batch, 1, *patch_size) -> logits (batch, channels, *patch_size), on the windows' device, in eval mode.
         volume: (x, y, z) float32, preprocessed; zero-padded on both sides where it is smaller than the patch.
+        networks: whose logits `network` gives beside each other, each with a softmax of its own.
 
     Yields:
         disjoint boxes that make up the volume, and each one's (channels, x, y, z) float32 in [0, 1].
@@ -126,7 +157,8 @@ def probability_slabs(network: Network, volume: np.ndarray, windows: Windows) ->
         part = logits[(slice(None), *inside)]
         x, y, z = (begin + where.start - before for begin, where, before in zip(begins, inside, offset, strict=True))
         for piece in part.split(PIECE_VOXELS, dim=1) if part.numel() else ():
-            probabilities = torch.softmax(piece, dim=0) if windows.activation == "softmax" else torch.sigmoid(piece)
+            softmax = windows.activation == "softmax"
+            probabilities = torch.softmax(piece.unflatten(0, (networks, -1)), dim=1).flatten(0, 1) if softmax else torch.sigmoid(piece)
             box = tuple(slice(start, start + length) for start, length in zip((x, y, z), piece.shape[1:], strict=True))
             x += piece.shape[1]
             yield box, probabilities.cpu().numpy()
@@ -153,7 +185,7 @@ def _finished_logits(network: Network, volume: Tensor, windows: Windows, along: 
     for first, following in itertools.pairwise([*starts[along], volume.shape[along]]):
         layer = volume.narrow(along, first, patch[along])
         for boxes in _batches([_box(start, patch) for start in itertools.product(*across)], windows.batch.size or 1):
-            outputs = _run(network, torch.stack([layer[box] for box in boxes])[:, None].to(windows.device), windows.batch) * importances
+            outputs = _run(network, _on(windows.device, torch.stack([layer[box] for box in boxes])[:, None]), windows) * importances
             if not sums.ndim:
                 home = _room_for(outputs.shape[1] * int(np.prod(depth)) * 4, windows.device)
                 sums, weights = torch.zeros((outputs.shape[1], *depth), device=home), torch.zeros(depth, device=home)
@@ -166,9 +198,15 @@ def _finished_logits(network: Network, volume: Tensor, windows: Windows, along: 
             _shift_(held, axis, finished)
 
 
-def _run(network: Network, inputs: Tensor, batch: FittingBatch) -> Tensor:
-    """The network on all inputs, as many at once as the device has room for."""
-    return batch.run(lambda size: torch.cat([network(part).float() for part in inputs.split(size)]))
+def _run(network: Network, inputs: Tensor, windows: Windows) -> Tensor:
+    """The network on all inputs, as many at once as the device has room for; logits in float32."""
+    with (windows.precision or Precision(windows.device)).autocast():
+        return windows.batch.run(lambda size: torch.cat([network(part).float() for part in inputs.split(size)]))
+
+
+def _on(device: torch.device, patches: Tensor) -> Tensor:
+    """The same on the device, on its way there while the one before is computed."""
+    return patches.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else patches
 
 
 def _shift_(tensor: Tensor, axis: int, by: int) -> None:

@@ -37,7 +37,7 @@ from arena_pipeline.planning import Plans
 from arena_pipeline.planning.fitting import fit_adaptation
 from arena_pipeline.planning.memory import adaptation_bytes
 from arena_pipeline.records import note, stage
-from arena_pipeline.settings import MethodName
+from arena_pipeline.settings import MethodName, PrecisionName
 from arena_pipeline.share.package import require_own
 from arena_pipeline.words import duration, pluralize
 from arena_pipeline.workspace import CHECKPOINT, Workspace
@@ -61,6 +61,7 @@ def adapt_dataset(
     rank: int | None = None,
     max_epochs: int | None = None,
     device: str = "auto",
+    precision: PrecisionName | None = None,
     overwrite: bool = False,
     continue_unfinished: bool = False,
     workers: int | None = None,
@@ -83,7 +84,7 @@ def adapt_dataset(
     """
     note("device", str(device_of_jobs(device)))
     planned = read_planned_dataset(dataset_id, workspace, foundation)
-    jobs = planned.jobs(shots, folds, structures, {"method": method, "rank": rank, "max_epochs": max_epochs})
+    jobs = planned.jobs(shots, folds, structures, {"method": method, "rank": rank, "max_epochs": max_epochs, "precision": precision})
     model = workspace.model(jobs[0].plans.dataset_name, jobs[0].preset.name, jobs[0].settings.method, shots)
     to_do = [job for job in jobs if overwrite or not _is_kept(job)]
     failed: list[ArenaError] = []

@@ -21,6 +21,7 @@ from arena_pipeline.io.parallel import Needs, map_jobs, works_here
 from arena_pipeline.io.space import require_writable
 from arena_pipeline.model.device import device_of_jobs
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
+from arena_pipeline.predict.case import CaseSettings
 from arena_pipeline.predict.caveats import tell_doubts, tell_missing_folds, tell_support_cases
 from arena_pipeline.predict.inputs import find_inputs, output_files, record_inputs, take_part, usable_names
 from arena_pipeline.predict.job import Extra, PredictionJob
@@ -31,6 +32,7 @@ from arena_pipeline.predict.predictors import adapted_setup, zero_shot_setup
 from arena_pipeline.predict.review import ReviewLine, ReviewTable
 from arena_pipeline.predict.shared import OF_ALL_CASES, CaseDone, CaseTask, SharedPrediction
 from arena_pipeline.records import note, stage
+from arena_pipeline.settings import PrecisionName
 from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import Workspace
 
@@ -83,6 +85,7 @@ def predict(
     num_parts: int = 1,
     part_id: int = 0,
     device: str = "auto",
+    precision: PrecisionName | None = None,
     workers: int | None = None,
 ) -> PredictionSummary:
     """Writes OUT/CASE.nii.gz for every CT, a preview each, and labels.json with labels.txt beside them.
@@ -100,6 +103,7 @@ def predict(
         rtstruct, slicer: also CASE.rtstruct.dcm, contours for planning systems (of DICOM series only); CASE.seg.nrrd for 3D Slicer.
         continue_prediction: keep segmentations that are there, whole and on the CT's grid, with all else that is asked for.
         step_size: of the sliding window, as a share of the patch; None: 1 - the planned overlap.
+        precision: of the network; None: as planned.
         num_parts, part_id: only every num_parts-th case, from number part_id.
         workers: CTs at once, each in a process of its own; 0 and 1: one after the other in this process; None: one per GPU.
 
@@ -138,8 +142,7 @@ def predict(
                 setup = adapted_setup(model, structures, workspace, target)
                 stored = workspace.cases(model.tasks[0].record.dataset_name, model.foundation)
                 support_ids = tell_support_cases(setup.support_ids, inputs, stored)
-        if step_size is not None:
-            setup = replace(setup, settings=replace(setup.settings, overlap=1 - step_size))
+        setup = replace(setup, settings=_as_asked(setup.settings, step_size, precision))
         label_map = LabelMap.of(setup.labels, setup.source, {name: ids for name, ids in support_ids.items() if name in setup.labels})
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
         needs = Needs("predict", workers, memory_bytes=setup.window_bytes, cores=0, device=device)
@@ -150,6 +153,11 @@ def predict(
             journal.join(len(inputs), (part_id, num_parts), keep)
             record_inputs(out, inputs, Path(input_path))
         return _predict_all(inputs, outputs, SharedPrediction(PredictionJob(out, setup, label_map, extra), journal, keep), needs, refused)
+
+
+def _as_asked(planned: CaseSettings, step_size: float | None, precision: PrecisionName | None) -> CaseSettings:
+    overlap = planned.overlap if step_size is None else 1 - step_size
+    return replace(planned, overlap=overlap, precision=precision or planned.precision)
 
 
 def _begin_or_join(journal: Journal, label_map: LabelMap, cases: Sequence[str], continue_prediction: bool) -> bool:

@@ -87,7 +87,7 @@ def test_micro_batches_give_the_full_batchs_gradients(task: TaskPlan, micro_batc
         loss = accumulate_gradients(network, images, segmentations, size)
         gradients[size] = {name: p.grad.clone() for name, p in network.named_parameters() if p.requires_grad}, loss
     full, parts = gradients[None], gradients[micro_batch]
-    assert parts[1] == pytest.approx(full[1], rel=1e-5)
+    assert float(parts[1]) == pytest.approx(float(full[1]), rel=1e-5)
     assert len(full[0]) > 40
     for name, gradient in full[0].items():
         torch.testing.assert_close(parts[0][name], gradient, atol=1e-6, rtol=1e-3, msg=name)

@@ -183,3 +183,23 @@ def test_values_that_are_not_finite_are_refused(weights: Path, tmp_path: Path) -
     write_adapter(tmp_path, Adapter(adapter.record, adapter.tensors | {"weight.out.conv.conv.bias": torch.tensor([float("nan")])}))
     with pytest.raises(AdapterError, match="not finite"):
         read_adapter(tmp_path)
+
+
+def test_adapters_on_one_window_share_the_front_to_the_bit_and_are_read_once(weights: Path, tmp_path: Path) -> None:
+    """A base and a novel one leave patch embedding, encoder1 and encoder2 as they are; one that trains encoder2 does not."""
+    folders = [tmp_path / name for name in ("base", "novel", "own")]
+    for folder, task in zip(folders, (BASE, NOVEL, BASE), strict=True):
+        write_adapter(folder, adapted(weights, task)[1])
+    own, encoder2 = read_adapter(folders[2]), "encoder2.layer.conv1.conv.weight"
+    write_adapter(folders[2], Adapter(own.record, own.tensors | {f"weight.{encoder2}": 2 * load_file(weights)[encoder2]}))
+    networks, image, calls = AdaptedNetwork(PRESET, weights, torch.device("cpu")), torch.rand(2, 1, 64, 32, 32), dict[str, int]()
+    expected = [networks.select(folder)(image) for folder in folders]
+    for folder in folders:
+        (folder / TENSORS).unlink()
+    for name in ("swinViT.patch_embed.proj", "encoder1.layer.conv1", "encoder2.layer.conv1", "encoder3.layer.conv1"):
+        networks.network.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
+    for _ in range(2):
+        with networks.window():
+            assert all(torch.equal(networks.select(folder)(image), before) for folder, before in zip(folders, expected, strict=True))
+    assert list(calls.values()) == [2, 2, 4, 6]
+    assert not torch.equal(networks.select(folders[0])(1 - image), expected[0])  # outside nothing is kept

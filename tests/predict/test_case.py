@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,8 @@ from torch import Tensor
 
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.predict.case import CaseSettings, Extras, Network, Task, mean_probabilities, predict_case
+from arena_pipeline.predict.case import CaseSettings, Extras, Network, Task, predict_case
+from arena_pipeline.predict.ensemble import mean_probabilities
 
 SCHEME = Scheme(spacing_mm=(2, 2, 2), window_hu=(-175, 250), patch_size_voxels=(16, 16, 16))
 SETTINGS = CaseSettings(SCHEME, torch.device("cpu"), window_batch=2)
@@ -66,6 +70,27 @@ def test_folds_are_averaged_as_probabilities_not_as_logits() -> None:
 
     assert not predict_case(ct(), [folds(9, -2, -2)], SETTINGS).segmentation.any()
     assert predict_case(ct(), [folds(9, -1)], SETTINGS).segmentation.any()
+
+
+@pytest.mark.parametrize(("tasks_at_once", "networks_at_once"), [(1, 2), (2, 1), (2, 3), (3, 9)])
+def test_what_is_done_at_once_changes_nothing(tasks_at_once: int, networks_at_once: int) -> None:
+    """To the bit: segmentation, probabilities and agreement of the folds, of three tasks with three folds each, and of a softmax task."""
+
+    def found(tasks: list[Task], settings: CaseSettings) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, float]]:
+        probabilities, dice = dict[str, np.ndarray](), dict[str, float]()
+        segmentation = predict_case(ct(), tasks, settings, Extras(probabilities.__setitem__, fold_dice=dice.update)).segmentation
+        return segmentation, probabilities, dice
+
+    def folds(hu: float) -> tuple[Callable[[], Network], ...]:
+        return tuple(lambda fold=fold: brighter_than(hu + 7 * fold, 3 + fold) for fold in range(3))
+
+    binary = [Task(f"t{hu}", {f"t{hu}": label}, {f"t{hu}": 0}, "sigmoid", folds(hu)) for label, hu in ((1, 80), (2, 150), (5, 20))]
+    softmax = [Task("all", {"a": 1, "b": 2}, {"a": 1, "b": 2}, "softmax", tuple(lambda f=f: lambda x: three_classes(x * f) for f in (1, 0.9, 0.8)))]
+    for tasks in (binary, softmax):
+        expected, together = found(tasks, SETTINGS), found(tasks, replace(SETTINGS, tasks_at_once=tasks_at_once, networks_at_once=networks_at_once))
+        np.testing.assert_array_equal(together[0], expected[0])
+        np.testing.assert_equal(together[1:], expected[1:])
+        assert len(expected[2]) == sum(len(task.structures) for task in tasks) and expected[0].any()
 
 
 def test_extras_get_native_probabilities_and_preprocessed_masks() -> None:

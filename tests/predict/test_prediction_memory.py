@@ -20,6 +20,7 @@ from arena_pipeline.errors import ArenaError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import read_geometry
+from arena_pipeline.machine import Machine
 from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.predict import predictors
 from arena_pipeline.predict.case import CaseSettings, Task, predict_case
@@ -71,7 +72,7 @@ def test_the_estimate_is_said_before_the_case_and_little_memory_means_one_window
 ) -> None:
     array = np.random.default_rng(7).normal(0, 120, (24, 24, 24)).astype(np.int16)
     scan = write_nifti(tmp_path / "s.nii.gz", array, (8.0, 8.0, 8.0))
-    monkeypatch.setattr(predictors, "ZERO_SHOT_WINDOW_BATCH", 2)
+    monkeypatch.setattr(predictors, "this_machine", lambda device: Machine(2**34, None, 2))  # as the plan saw it
     with caplog.at_level(logging.DEBUG):
         predict(scan, tmp_path / "out", workspace, zero_shot=["liver"], no_previews=True, device="cpu")
     messages = [record.getMessage() for record in caplog.records]

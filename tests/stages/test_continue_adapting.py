@@ -139,7 +139,7 @@ def test_an_interrupt_in_the_middle_of_an_epoch_saves_those_before_it(ready: Wor
     edit_plans(ready, max_epochs=3)
     expected = results(run(ready))
     monkeypatch.setattr(checkpoint, "PAUSE", 10**9)  # the first epoch is written, then none before the interrupt
-    iterate, done = loop._iterate, []
+    iterate, done = loop.Adaptation._iterate, []
 
     def interrupted(*args: object) -> float:
         done.append(iterate(*args))  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def test_an_interrupt_in_the_middle_of_an_epoch_saves_those_before_it(ready: Wor
             raise KeyboardInterrupt
         return done[-1]
 
-    monkeypatch.setattr(loop, "_iterate", interrupted)
+    monkeypatch.setattr(loop.Adaptation, "_iterate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(ready, overwrite=True)
     monkeypatch.undo()

@@ -106,10 +106,10 @@ class Architecture(Frozen, ABC):
 
     @property
     @abstractmethod
-    def front(self) -> tuple[str, ...]:
-        """Modules that see the image alone and hold nothing that an adapter by low-rank updates, head and decoder changes.
+    def front(self) -> dict[str, tuple[str, ...]]:
+        """The first modules, in the order in which they run, each with those of them that it takes its input from; none: the image alone.
 
-        Their outputs for a window are the same for all such adapters.
+        Their outputs for a window are the same for all adapters that change nothing in them. None may change its input in place.
         """
 
     @abstractmethod

@@ -1,6 +1,6 @@
-"""Layers of the network that keep channels last on the CPU, where PyTorch's answer channels first and make every layer after them copy again.
+"""Layers of the network that keep channels last where PyTorch's answer channels first and make every layer after them copy again.
 
-PyTorch's instance norm is also wrong there in one case (seen with 2.13): its gradient for a single image, where the
+On the CPU PyTorch's instance norm is also wrong in one case (seen with 2.13): its gradient for a single image, where the
 gradient that comes in is channels last.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import batch_norm, linear
 
 from arena_pipeline.model.architectures.faster_layers import gives_the_same
 
@@ -27,15 +27,32 @@ class PointwiseConvolution(nn.Conv3d):
         return linear(input.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
+class HeadConvolution(PointwiseConvolution):
+    """The one that gives the logits: under autocast too it computes in its weights' own precision."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.to(self.weight.dtype))
+
+
 class ChannelsLastInstanceNorm(nn.InstanceNorm3d):
-    """torch.nn.InstanceNorm3d without parameters and running statistics; on the CPU its answer is channels last."""
+    """torch.nn.InstanceNorm3d without running statistics, whose answer is channels last."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, C, x, y, z) -> the same, each channel of each image with mean 0 and variance 1; ValueError for a single voxel."""
-        if input.device.type != "cpu" or input[0, 0].numel() == 1:
+        if input.device.type not in ("cpu", "cuda") or input[0, 0].numel() == 1:
             return super().forward(input)
+        if input.device.type == "cuda":
+            return image_by_image(input, self.weight, self.bias, self.eps)
         wide = input if input.dtype == torch.float64 else input.float()
-        return _ChannelsLast.apply(wide.contiguous(memory_format=torch.channels_last_3d), self.eps).to(input.dtype)
+        return _ChannelsLast.apply(wide.contiguous(memory_format=torch.channels_last_3d), self.weight, self.bias, self.eps).to(input.dtype)
+
+
+def image_by_image(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """The norm of instances by the batch norm of each image alone, whose kernels on a GPU know the layout and sum in float32 (Welford)."""
+    images = x.contiguous(memory_format=torch.channels_last_3d).split(1)
+    parts = [batch_norm(image, None, None, weight, bias, training=True, momentum=0.0, eps=eps) for image in images]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class _ChannelsLast(torch.autograd.Function):
@@ -46,30 +63,34 @@ class _ChannelsLast(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
         out = torch.empty_like(x)
         moments = [_moments(image) for image in x]
         for image, normalised, (mean, variance) in zip(x.split(1), out.split(1), moments, strict=True):
-            _normalise(image, mean, variance, None, None, eps, normalised)
-        ctx.save_for_backward(x, *(torch.stack(each) for each in zip(*moments, strict=True)))
+            _normalise(image, mean, variance, weight, bias, eps, normalised)
+        ctx.save_for_backward(x, weight, *(torch.stack(each) for each in zip(*moments, strict=True)))
         ctx.eps = eps
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """The gradient less its mean and less the part along the normalised image, over the deviation."""
-        x, means, variances = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        """For the image the gradient less its mean and less the part along the normalised image, times weight over deviation."""
+        x, weight, means, variances = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        out = torch.empty_like(x)
+        out, sums = torch.empty_like(x), []
         for image, incoming, outgoing, mean, variance in zip(x.split(1), gradient.split(1), out.split(1), means, variances, strict=True):
             inverse = (variance + ctx.eps).rsqrt()
             along, total = _sums(image[0], incoming[0], mean, inverse)
-            voxels = image[0, 0].numel()
-            _normalise(image, mean, variance, -inverse * along / voxels, -inverse * total / voxels, ctx.eps, outgoing)
+            sums.append((along, total))
+            voxels, factor = image[0, 0].numel(), inverse if weight is None else inverse * weight
+            _normalise(image, mean, variance, -factor * along / voxels, -factor * total / voxels, ctx.eps, outgoing)
             rows, parts = _rows(outgoing[0])
-            rows.addcmul_(_rows(incoming[0])[0], inverse.repeat(parts))
-        return out, None
+            rows.addcmul_(_rows(incoming[0])[0], factor.repeat(parts))
+        if weight is None:
+            return out, None, None, None
+        of_weight, of_bias = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
+        return out, of_weight, of_bias, None
 
 
 def _normalise(image: Tensor, mean: Tensor, variance: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, out: Tensor) -> None:
@@ -102,25 +123,25 @@ def _sums(image: Tensor, gradient: Tensor, mean: Tensor, inverse: Tensor) -> tup
 
 
 def keep_channels_last_(network: nn.Module) -> None:
-    """Gives the 1x1x1 convolutions of the network, and its instance norms without parameters and running statistics, the classes above.
+    """Gives the 1x1x1 convolutions of the network, and its instance norms without running statistics, the classes above.
 
     Only the forward methods differ, so the modules change class in place; parameters and names stay.
     """
     norms = gives_the_same("instance norm", _difference)
     for module in network.modules():
-        if norms and type(module) is nn.InstanceNorm3d and not module.affine and not module.track_running_stats:
+        if norms and type(module) is nn.InstanceNorm3d and not module.track_running_stats:
             module.__class__ = ChannelsLastInstanceNorm
         elif type(module) is nn.Conv3d and module.kernel_size == module.stride == (1, 1, 1) and module.groups == 1 and module.padding == (0, 0, 0):
             module.__class__ = PointwiseConvolution
 
 
 def _difference() -> float:
-    """The largest between torch's instance norm and ours, of the answers and of the gradients, for two images."""
-    image, weights = torch.rand(2, 3, 2, 3, 4), torch.rand(2, 3, 2, 3, 4)
-    found = []
-    for norm in (nn.InstanceNorm3d(3), ChannelsLastInstanceNorm(3)):
-        x = image.clone().requires_grad_()
-        answer = norm(x)
-        (answer * weights).sum().backward()
-        found.append(torch.stack((answer.detach(), x.grad if x.grad is not None else torch.full_like(x, torch.nan))))
+    """The largest between torch's instance norm and ours, of the answers and of the gradients, for two images, with and without parameters."""
+    image, weights, found = torch.rand(2, 3, 2, 3, 4), torch.rand(2, 3, 2, 3, 4), []
+    for kind in (nn.InstanceNorm3d, ChannelsLastInstanceNorm):
+        x, norms = image.clone().requires_grad_(), (kind(3, affine=True), kind(3))
+        nn.init.constant_(norms[0].weight, 2)
+        answers = [norm(x) for norm in norms]
+        sum((answer * weights).sum() for answer in answers).backward()
+        found.append(torch.stack((*answers, torch.full_like(x, torch.nan) if x.grad is None else x.grad)).detach())
     return float((found[0] - found[1]).abs().max())

@@ -22,7 +22,7 @@ CHANGED = (AttributeError, TypeError, ValueError, LookupError, RuntimeError)
 def gives_the_same(what: str, difference: Callable[[], float]) -> bool:
     """Whether `difference()`, between the two layers on a small input, is that of rounding; a warning where it isn't, or where it fails."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
             found = difference()
         reason = f"differ by {found:.1e}"
     except CHANGED as error:

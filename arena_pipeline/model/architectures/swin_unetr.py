@@ -65,7 +65,7 @@ class SwinUnetr(Architecture):
         """See `Architecture.build`; every axis of the input must be divisible by `patch_divisor`."""
         from monai.networks.nets import SwinUNETR
 
-        from arena_pipeline.model.architectures.channels_last import keep_channels_last_
+        from arena_pipeline.model.architectures.channels_last import HeadConvolution, keep_channels_last_
         from arena_pipeline.model.architectures.swin_attention import use_fast_attention_
         from arena_pipeline.model.architectures.swin_patch_merging import PATCH_MERGING
 
@@ -81,6 +81,7 @@ class SwinUnetr(Architecture):
         )
         use_fast_attention_(network)
         keep_channels_last_(network)
+        network.get_submodule(self.head).__class__ = HeadConvolution
         return network.eval()
 
     @property
@@ -97,8 +98,9 @@ class SwinUnetr(Architecture):
         return tuple(f"decoder{level}." for level in range(1, 6))
 
     @property
-    def front(self) -> tuple[str, ...]:
-        return (f"{ENCODER}patch_embed", "encoder1")
+    def front(self) -> dict[str, tuple[str, ...]]:
+        """All that does not follow from a Swin block: a fifth of the network's operations."""
+        return {f"{ENCODER}patch_embed": (), "encoder1": (), "encoder2": (f"{ENCODER}patch_embed",)}
 
     def targets(self, shapes: Mapping[str, Shape]) -> dict[str, Target]:
         """The fused projections: ARENA updates their key and their value rows, LoRA all of them."""

@@ -63,10 +63,13 @@ class UNet(Architecture):
     def build(self, out_channels: int | None = None) -> nn.Module:
         """See `Architecture.build`; every axis of the input must be divisible by `patch_divisor`."""
         from arena_pipeline.model.architectures import unet_modules
+        from arena_pipeline.model.architectures.channels_last import keep_channels_last_
 
         values = (self.features_per_stage, self.kernel_sizes, self.strides)
         blocks = (self.blocks_per_stage, self.decoder_convolutions)
-        return unet_modules.UNet(*values, blocks, self.convolution_bias, self.residual, out_channels or self.out_channels).eval()
+        network = unet_modules.UNet(*values, blocks, self.convolution_bias, self.residual, out_channels or self.out_channels)
+        keep_channels_last_(network)
+        return network.eval()
 
     @property
     def head(self) -> str:
@@ -82,9 +85,11 @@ class UNet(Architecture):
         return DECODER
 
     @property
-    def front(self) -> tuple[str, ...]:
-        """Nothing: the very first convolution may carry an update."""
-        return ()
+    def front(self) -> dict[str, tuple[str, ...]]:
+        """The stem, and the stages of the encoder one after the other: adapters whose first ranks have fallen to zero share those."""
+        stages = [f"{ENCODER}stages.{number}" for number in range(len(self.features_per_stage))]
+        chain = [f"{ENCODER}stem", *stages] if self.residual else stages
+        return {name: tuple(chain[:number]) for number, name in enumerate(chain)}
 
     def targets(self, shapes: Mapping[str, Shape]) -> dict[str, Target]:
         """Every convolution of the encoder, as the matrix (out, in kx ky kz)."""

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from arena_pipeline.model.architectures.channels_last import HeadConvolution
+
 Triple = tuple[int, int, int]
 
 
@@ -109,7 +111,7 @@ class Decoder(nn.Module):
         self.stages = nn.ModuleList(
             ConvStack(count, (2 * channels[level], channels[level]), kernels[level], bias=bias) for level, count in zip(upward, blocks, strict=True)
         )
-        self.seg_layers = nn.ModuleDict({str(len(upward) - 1): nn.Conv3d(channels[0], out_channels, 1)})
+        self.seg_layers = nn.ModuleDict({str(len(upward) - 1): HeadConvolution(channels[0], out_channels, 1)})
 
     def forward(self, skips: list[Tensor]) -> Tensor:
         x = skips.pop()

@@ -6,7 +6,7 @@ import csv
 import logging
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.atomic import replace_when_done, write_text
 from arena_pipeline.io.damage import DAMAGED
 from arena_pipeline.io.space import full_disk_as_no_space
-from arena_pipeline.research.pretrain.loss import CROSS_ENTROPY, sigmoid_loss, softmax_loss
+from arena_pipeline.machine import this_machine
+from arena_pipeline.model.out_of_memory import FittingBatch
+from arena_pipeline.model.precision import Precision
+from arena_pipeline.planning import memory
+from arena_pipeline.research.pretrain.loss import CROSS_ENTROPY, Total, sigmoid_loss, softmax_loss
 from arena_pipeline.research.pretrain.patches import Batch, PatchSteps, single_threaded
 from arena_pipeline.research.pretrain.processes import ALONE, Processes
 from arena_pipeline.research.pretrain.settings import PretrainSettings
@@ -31,15 +35,17 @@ CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_STEPS = 100
 GRADIENT_NORM = 12.0
 
-Loss = Callable[[Tensor, Batch], Tensor]
+STEPS_PER_LOOK = 10  # at a GPU's losses, for which it would have to be waited after every step
+
+Loss = Callable[[Tensor, Batch, Total], Tensor]
 
 
-def batch_loss(preset: FoundationPreset, settings: PretrainSettings, processes: Processes = ALONE) -> Loss:
-    """The loss of (logits, batch) for the foundation's head; of several processes, each gets its part of the whole batch's."""
+def batch_loss(preset: FoundationPreset, settings: PretrainSettings) -> Loss:
+    """The loss of (logits, batch) for the foundation's head, in which counts are those of the whole batch, by `total`."""
     cross_entropy = CROSS_ENTROPY[settings.loss]
     if preset.head == "sigmoid":
-        return lambda logits, batch: sigmoid_loss(logits, batch.targets, batch.annotated, cross_entropy != "none", processes.total)
-    return lambda logits, batch: softmax_loss(logits, batch.targets, cross_entropy, processes.total)
+        return lambda logits, batch, total: sigmoid_loss(logits, batch.targets, batch.annotated, cross_entropy != "none", total)
+    return lambda logits, batch, total: softmax_loss(logits, batch.targets, cross_entropy, total)
 
 
 class Pretraining:
@@ -51,26 +57,55 @@ class Pretraining:
         self.settings = settings
         self.processes = processes
         self.device, self.dtype = (parameter := next(network.parameters())).device, parameter.dtype
+        self.precision = Precision.of(settings.precision, self.device)
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.averaged = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+        self.micro_batch = FittingBatch(settings.batch_size)
         self.done = 0
 
-    def step(self, batch: Batch, loss: Loss) -> float:
-        """One step of AdamW; returns the whole batch's loss before it."""
+    def step(self, batch: Batch, loss: Loss) -> Tensor:
+        """One step of AdamW; returns the whole batch's loss before it, on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * rate_factor(self.done, self.settings)
-        self.optimizer.zero_grad(set_to_none=True)
         here = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.autocast):
-            logits = self.network(here.images.to(self.dtype, memory_format=torch.channels_last_3d))
-        part = loss(logits.float() if self.settings.autocast else logits, here)
-        part.backward()
+        if self.processes.size == 1:
+            part = self.micro_batch.run(lambda size: self._accumulate(here, loss, size))
+        else:  # a process that began anew alone would wait for the others for ever
+            part = self._accumulate(here, loss, self.micro_batch.size)
         self.processes.sum_(parameter.grad for parameter in self.network.parameters() if parameter.grad is not None)  # the parts add up
+        self.precision.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
-        self.optimizer.step()
+        self.precision.scaler.step(self.optimizer)
+        self.precision.scaler.update()
         self.done += 1
         self._average_()
-        return float(self.processes.total(part.detach()))
+        return self.processes.total(part)
+
+    def _accumulate(self, batch: Batch, loss: Loss, size: int) -> Tensor:
+        """The gradients of the batch, `size` patches at a time, which add up: what is counted over a batch is counted first."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = [Batch(*tensors) for tensors in zip(*(tensor.split(size) for tensor in batch), strict=True)]
+        losses, totals = list[Tensor](), list[Tensor]()
+        for part in parts:
+            with self.precision.autocast():
+                logits = self.network(part.images.to(self.dtype, memory_format=torch.channels_last_3d))
+            logits = logits.float() if self.precision.half else logits
+            if len(parts) > 1 and not totals:
+                totals = self._totals(parts, loss, logits.detach())
+            value = loss(logits, part, _in_order(totals) if totals else self.processes.total)
+            self.precision.scaler.scale(value).backward()
+            losses.append(value.detach())
+        return torch.stack(losses).sum()
+
+    @torch.no_grad()
+    def _totals(self, parts: Sequence[Batch], loss: Loss, like: Tensor) -> list[Tensor]:
+        """What the loss asks a total of, in its order, over all parts of all processes; the counts do not depend on the logits."""
+        counts = []
+        for part in parts:
+            asked = list[Tensor]()
+            loss(like.new_zeros(1).expand(len(part.images), *like.shape[1:]), part, lambda count, asked=asked: (asked.append(count), count)[1])  # type: ignore[misc]
+            counts.append(asked)
+        return [self.processes.total(torch.stack(each).sum(0)) for each in zip(*counts, strict=True)]
 
     @torch.no_grad()
     def _average_(self) -> None:
@@ -80,17 +115,25 @@ class Pretraining:
             self.averaged[name].lerp_(parameter.detach(), 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "averaged": self.averaged, "done": self.done}
+        states = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.precision.scaler.state_dict()}
+        return states | {"averaged": self.averaged, "done": self.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.scaler.load_state_dict(state.get("scaler", {}))
         self.averaged = state["averaged"]
         self.done = state["done"]
 
     def averaged_state(self) -> dict[str, Tensor]:
         """The network's state dict with the averaged parameters, on the CPU."""
         return {name: tensor.cpu() for name, tensor in {**self.network.state_dict(), **self.averaged}.items()}
+
+
+def _in_order(totals: Sequence[Tensor]) -> Total:
+    """A total that is known already, whatever is counted here."""
+    counted = iter(totals)
+    return lambda count: next(counted)
 
 
 def rate_factor(step: int, settings: PretrainSettings) -> float:
@@ -122,20 +165,32 @@ def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, fold
         pin_memory=run.device.type == "cuda",
         worker_init_fn=single_threaded,
     )
-    loss = batch_loss(preset, settings, run.processes)
+    loss, pending = batch_loss(preset, settings), list[Tensor]()
+    fitting = memory.training_patches_that_fit(preset, this_machine(str(run.device)), half=run.precision.half is not None)
+    run.micro_batch.size = max(1, min(fitting, len(steps.places)))
+    logger.info("%d of %d patches of a step at once", run.micro_batch.size, len(steps.places))
     bar = tqdm(total=settings.steps, initial=run.done, desc=preset.name, unit="step", disable=None if run.processes.is_first else True)
     write = training_log(folder / "training_log.csv", run)
     with bar:
         for batch in loader:
-            value = run.step(batch, loss)
-            if not math.isfinite(value):
-                raise ArenaError(f"foundation {preset.name}: the loss of step {run.done} is {value}; start again with a lower --learning_rate")
-            write(value)
-            bar.set_postfix(loss=f"{value:.3f}")
+            pending.append(run.step(batch, loss))
             bar.update()
-            if run.done % CHECKPOINT_STEPS == 0 or run.done == settings.steps:
+            saved = run.done % CHECKPOINT_STEPS == 0 or run.done == settings.steps
+            if saved or len(pending) == STEPS_PER_LOOK or run.device.type == "cpu":
+                values = torch.stack(pending).tolist()
+                _check_finite(preset, run.done - len(values) + 1, values)
+                write(values)
+                bar.set_postfix(loss=f"{values[-1]:.3f}")
+                pending.clear()
+            if saved:
                 _save(run, checkpoint)
     run.processes.wait()
+
+
+def _check_finite(preset: FoundationPreset, first: int, values: Sequence[float]) -> None:
+    for step, value in enumerate(values, start=first):
+        if not math.isfinite(value):
+            raise ArenaError(f"foundation {preset.name}: the loss of step {step} is {value}; start again with a lower --learning_rate")
 
 
 def _resume_(run: Pretraining, checkpoint: Path) -> None:
@@ -152,15 +207,15 @@ def _save(run: Pretraining, checkpoint: Path) -> None:
             torch.save(run.state_dict(), temporary)
 
 
-def training_log(path: Path, run: Pretraining) -> Callable[[float], None]:
-    """What writes a step's row, after dropping those behind the checkpoint, whose steps run again. Nothing but in the first process."""
+def training_log(path: Path, run: Pretraining) -> Callable[[Sequence[float]], None]:
+    """What writes the rows of the last steps, after dropping those behind the checkpoint, whose steps run again. Nothing but in the first process."""
     if not run.processes.is_first:
         return lambda _: None
     rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     write_text(path, "".join(["step,loss\n", *rows[1 : run.done + 1]]))
 
-    def write(value: float) -> None:
+    def write(values: Sequence[float]) -> None:
         with full_disk_as_no_space(path), path.open("a", newline="", encoding="utf-8") as file:  # closed each time: no checkpoint without its rows
-            csv.writer(file).writerow([run.done, f"{value:.5f}"])
+            csv.writer(file).writerows([run.done - len(values) + number, f"{value:.5f}"] for number, value in enumerate(values, start=1))
 
     return write

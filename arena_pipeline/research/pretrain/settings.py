@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from arena_pipeline.errors import ArenaError
-from arena_pipeline.settings import Frozen
+from arena_pipeline.settings import Frozen, PrecisionName
 
 
 class PretrainSettings(Frozen):
@@ -24,7 +24,7 @@ class PretrainSettings(Frozen):
         foreground_share: share of the patches centred on a labelled voxel.
         averaging: decay per step of the exponential moving average of the weights that is saved; 0 saves the last weights.
         seed: of everything random: the initial weights and every patch of every step.
-        autocast: whether the network runs in bfloat16 where torch thinks it safe.
+        precision: of the network, as in AdaptationSettings. Runs from before it have `autocast`, true for bf16.
     """
 
     steps: int = Field(ge=1)
@@ -37,7 +37,15 @@ class PretrainSettings(Frozen):
     foreground_share: float = Field(0.8, ge=0, le=1)
     averaging: float = Field(0.0, ge=0, lt=1)
     seed: int = Field(0, ge=0)
-    autocast: bool = False
+    precision: PrecisionName = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_runs(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "autocast" in values:
+            rest = {name: value for name, value in values.items() if name != "autocast"}
+            return {"precision": "bf16" if values["autocast"] else "auto"} | rest
+        return values
 
 
 EPOCH_PATCHES = 3  # per volume: FSEFT's crops of a scan

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arena_pipeline.model.architectures.channels_last import ChannelsLastInstanceNorm, PointwiseConvolution, keep_channels_last_
+from arena_pipeline.model.architectures.channels_last import ChannelsLastInstanceNorm, PointwiseConvolution, image_by_image, keep_channels_last_
 
 CHANNELS_LAST = torch.channels_last_3d
 SHAPES = [(1, 3, 4, 6, 2), (2, 12, 32, 32, 32), (3, 5, 7, 5, 3), (1, 96, 2, 2, 2)]
@@ -42,6 +42,33 @@ def test_the_norms_gradient_in_double_precision(shape: tuple[int, ...]) -> None:
     wanted = output_and_gradient(nn.InstanceNorm3d(shape[1]), x, gradient)
     found = output_and_gradient(ChannelsLastInstanceNorm(shape[1]), x.to(memory_format=CHANNELS_LAST), gradient)
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_norm_with_weights_and_biases(frozen: bool) -> None:
+    torch.manual_seed(0)
+    wanted = nn.InstanceNorm3d(5, affine=True, dtype=torch.float64).requires_grad_(not frozen)
+    nn.init.normal_(wanted.weight), nn.init.normal_(wanted.bias)
+    found = copy.deepcopy(wanted)
+    keep_channels_last_(found)
+    x, gradient = torch.randn(2, 3, 5, 4, 6, 2, dtype=torch.float64)
+    torch.testing.assert_close(output_and_gradient(found, x, gradient), output_and_gradient(wanted, x, gradient))
+    for norm in () if frozen else (found, wanted):
+        norm(x).backward(gradient)
+    torch.testing.assert_close([p.grad for p in found.parameters()], [p.grad for p in wanted.parameters()])
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_gpus_way_to_the_norm(affine: bool) -> None:
+    """Its kernels are the GPU's, but what is asked of them is the same here."""
+    torch.manual_seed(0)
+    norm, x = nn.InstanceNorm3d(4, affine=affine), torch.randn(3, 4, 6, 5, 4)
+    found = image_by_image(x, norm.weight, norm.bias, norm.eps)
+    assert found.is_contiguous(memory_format=CHANNELS_LAST)
+    torch.testing.assert_close(found, norm(x), rtol=0, atol=1e-5)
+    half = image_by_image(x.bfloat16(), norm.weight, norm.bias, norm.eps)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), found, rtol=0, atol=0.05)
 
 
 def test_long_sums_keep_their_digits() -> None:
@@ -85,7 +112,6 @@ def test_other_layers_are_left_to_pytorch() -> None:
     x = torch.randn(2, 4, 8, 8, 8)
     network = nn.Sequential(
         nn.InstanceNorm3d(4),
-        nn.InstanceNorm3d(4, affine=True),
         nn.InstanceNorm3d(4, track_running_stats=True),
         nn.Conv3d(4, 4, 1, padding=1),
         nn.Conv3d(4, 4, 1, stride=2),
@@ -93,5 +119,5 @@ def test_other_layers_are_left_to_pytorch() -> None:
     )
     before = copy.deepcopy(network)
     keep_channels_last_(network)
-    assert [type(module) for module in network] == [ChannelsLastInstanceNorm, nn.InstanceNorm3d, nn.InstanceNorm3d, nn.Conv3d, nn.Conv3d, nn.Conv3d]
+    assert [type(module) for module in network] == [ChannelsLastInstanceNorm, nn.InstanceNorm3d, nn.Conv3d, nn.Conv3d, nn.Conv3d]
     torch.testing.assert_close(network(x), before(x), rtol=0, atol=1e-5)

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
+from arena_pipeline.foundations import load_preset
 from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.device import to_device
-from arena_pipeline.research.pretrain.loop import Pretraining
-from arena_pipeline.research.pretrain.loss import sigmoid_loss, softmax_loss
+from arena_pipeline.research.pretrain.loop import Pretraining, batch_loss
+from arena_pipeline.research.pretrain.loss import Total, alone, sigmoid_loss, softmax_loss
 from arena_pipeline.research.pretrain.patches import Batch
 from arena_pipeline.research.pretrain.settings import PretrainSettings
 
@@ -65,13 +66,13 @@ def test_nothing_annotated_costs_nothing() -> None:
 
 
 def test_autocast_runs_the_network_in_half_precision_and_the_loss_in_single() -> None:
-    run = Pretraining(torch.nn.Conv3d(1, 2, 1), PretrainSettings(steps=1, autocast=True))
+    run = Pretraining(torch.nn.Conv3d(1, 2, 1), PretrainSettings(steps=1, precision="bf16"))
     seen = []
     batch = Batch(torch.rand(1, 1, 2, 2, 2), torch.ones(1, 2, 2, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
 
-    def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def loss(logits: torch.Tensor, batch: Batch, total: Total) -> torch.Tensor:
         seen.append((logits.dtype, bool((logits == logits.bfloat16()).all())))
-        return sigmoid_loss(logits, batch.targets, batch.annotated, with_cross_entropy=False)
+        return sigmoid_loss(logits, batch.targets, batch.annotated, False, total)
 
     assert math.isfinite(run.step(batch, loss))
     assert seen == [(torch.float32, True)]
@@ -84,10 +85,30 @@ def test_the_whole_network_runs_under_autocast() -> None:
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     batch = Batch(torch.rand(1, 1, 64, 32, 32), torch.ones(1, 64, 32, 32, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
 
-    def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return sigmoid_loss(logits, batch.targets, batch.annotated, with_cross_entropy=True)
+    def loss(logits: torch.Tensor, batch: Batch, total: Total = alone) -> torch.Tensor:
+        return sigmoid_loss(logits, batch.targets, batch.annotated, True, total)
 
     with torch.no_grad():
         single = float(loss(network(batch.images), batch))
-    assert Pretraining(network, PretrainSettings(steps=2, autocast=True, warmup_steps=0)).step(batch, loss) == pytest.approx(single, rel=1e-2)
+    step = Pretraining(network, PretrainSettings(steps=2, precision="bf16", warmup_steps=0)).step(batch, loss)
+    assert float(step) == pytest.approx(single, rel=1e-2)
     assert all(parameter.isfinite().all() and not torch.equal(parameter, before[name]) for name, parameter in network.named_parameters())
+
+
+@pytest.mark.parametrize("head", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_parts_of_a_batch_give_its_step(head: str, size: int) -> None:
+    """Three patches of which not all have every structure, one by one and two by two: the gradients of all at once."""
+    preset = load_preset("arena_mini").model_copy(update={"head": head})
+    channels = 2 + (head == "softmax")
+    images, targets = torch.rand(3, 1, 4, 4, 4, dtype=torch.float64), torch.randint(0, 3, (3, 4, 4, 4))
+    targets[0] = 0
+    targets[1, targets[1] == 2] = 1
+    batch, found = Batch(images, targets, torch.tensor([[True, True], [True, False], [True, True]])), []
+    for at_once in (3, size):
+        torch.manual_seed(0)
+        run = Pretraining(torch.nn.Conv3d(1, channels, 3, padding=1).double(), PretrainSettings(steps=2, loss="dice_ce", batch_size=3))
+        run.micro_batch.size = at_once
+        value = run.step(batch, batch_loss(preset, run.settings))
+        found.append((float(value), [parameter.grad for parameter in run.network.parameters()]))
+    torch.testing.assert_close(found[1], found[0])

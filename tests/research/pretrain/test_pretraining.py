@@ -107,7 +107,7 @@ def test_a_killed_run_ends_like_one_that_was_not(preset_file: Path, tmp_path: Pa
 
 def test_a_folder_with_another_run_is_refused(preset_file: Path, tiny: FoundationPreset, tmp_path: Path, workspace: Workspace) -> None:
     described = tiny.model_dump(mode="json", exclude={"weights": True, "adaptation": True, "architecture": {"family"}, "scheme": {"nnunet"}})
-    settings = SETTINGS.model_dump(exclude={"autocast"})  # as a run of an older version wrote it
+    settings = SETTINGS.model_dump(exclude={"precision"}) | {"autocast": False}  # as a run of an older version wrote it
     (tmp_path / "run.json").write_text(json.dumps({"preset": described, "settings": settings, "phantoms": 2}), encoding="utf-8")
     with pytest.raises(FoundationError, match=r"holds a run with other settings \(differing: settings\); give another -o"):
         pretrain_foundation(str(preset_file), tmp_path, workspace, phantoms=2, changes=CHANGES | {"seed": 4}, device="cpu")

@@ -1,0 +1,22 @@
+"""What comes next is made while what there is gets used."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+    """The same items in the same order, each made by a thread while the one before is in use; an error comes where its item would.
+
+    A consumer that stops early has had one more item made than it took.
+    """
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="arena-ahead") as thread:
+        made = thread.submit(next, items, end)
+        while (item := made.result()) is not end:
+            made = thread.submit(next, items, end)
+            yield item  # type: ignore[misc]
