@@ -148,6 +148,8 @@ def _identity(preset: FoundationPreset) -> dict[str, Any]:
         del content["architecture"]["family"]
     if preset.scheme.nnunet is None:
         del content["scheme"]["nnunet"]
+    if preset.scheme.outside_body == "kept":
+        del content["scheme"]["outside_body"]
     return content
 
 

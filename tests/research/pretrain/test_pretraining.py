@@ -30,6 +30,7 @@ from arena_pipeline.research.pretrain.volumes import make_phantoms, phantom_volu
 from arena_pipeline.stages.install_foundation import install_foundation
 from arena_pipeline.workspace import Workspace
 
+NEW = {"nnunet", "outside_body"}  # keys of a scheme that older runs did not know
 CHANGES = {"steps": 4, "learning_rate": 1e-3, "warmup_steps": 1, "batch_size": 2, "averaging": 0.9, "seed": 3}
 SETTINGS = PretrainSettings(loss="dice_ce", **CHANGES)  # type: ignore[arg-type]
 # the command with a checkpoint every two steps, which stops before the fourth step and waits to be killed
@@ -106,7 +107,7 @@ def test_a_killed_run_ends_like_one_that_was_not(preset_file: Path, tmp_path: Pa
 
 
 def test_a_folder_with_another_run_is_refused(preset_file: Path, tiny: FoundationPreset, tmp_path: Path, workspace: Workspace) -> None:
-    described = tiny.model_dump(mode="json", exclude={"weights": True, "adaptation": True, "architecture": {"family"}, "scheme": {"nnunet"}})
+    described = tiny.model_dump(mode="json", exclude={"weights": True, "adaptation": True, "architecture": {"family"}, "scheme": NEW})
     settings = SETTINGS.model_dump(exclude={"precision"}) | {"autocast": False}  # as a run of an older version wrote it
     (tmp_path / "run.json").write_text(json.dumps({"preset": described, "settings": settings, "phantoms": 2}), encoding="utf-8")
     with pytest.raises(FoundationError, match=r"holds a run with other settings \(differing: settings\); give another -o"):
