@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import jinja2
@@ -14,20 +14,11 @@ from markupsafe import Markup, escape
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.images import read_image
+from arena_pipeline.research.compare.report import sections
 from arena_pipeline.research.compare.report.about import fact_lines, settings_tables, status_table
 from arena_pipeline.research.compare.report.overlays import Overlay, draw_overlay
 from arena_pipeline.research.compare.report.parts import Section, shots_name
 from arena_pipeline.research.compare.report.plots import picture
-from arena_pipeline.research.compare.report.sections import (
-    Logs,
-    dice_section,
-    difference_section,
-    efficiency_section,
-    loss_section,
-    rank_map_sections,
-    rank_section,
-    short_answers,
-)  # fmt: skip
 from arena_pipeline.research.compare.report.style import styles
 from arena_pipeline.research.compare.report_data import ReportData
 from arena_pipeline.workspace import ComparisonFolder
@@ -51,9 +42,9 @@ def render(data: ReportData) -> str:
     return _template().render(
         title=data.facts.get("title") or "Comparison of methods",
         notes=list(data.facts.get("notes") or ()),
-        answers=short_answers(data.tests),
+        answers=sections.short_answers(data.tests),
         sections=_sections(data),
-        examples=_by_structure(overlays),
+        examples={name: list(own) for name, own in groupby(overlays, key=lambda overlay: overlay.example.structure)},
         examples_title="Examples" if only_best else "Best, median and worst cases",
         only_best=only_best,
         lost_examples=lost,
@@ -80,12 +71,12 @@ def _sections(data: ReportData) -> list[Section]:
     looks = styles(tuple(methods))
     logs = read_logs(data)
     return [
-        dice_section(data.summary, methods, looks, data.facts.get("published_source") or "the paper"),
-        difference_section(data.tests, methods, looks),
-        efficiency_section(data.efficiency, methods, looks),
-        rank_section(data.ranks, methods, looks),
-        loss_section(logs, methods, looks),
-        *rank_map_sections(logs),
+        sections.dice_section(data.summary, methods, looks, data.facts.get("published_source") or "the paper"),
+        sections.difference_section(data.tests, methods, looks),
+        sections.efficiency_section(data.efficiency, methods, looks),
+        sections.rank_section(data.ranks, methods, looks),
+        sections.loss_section(logs, methods, looks),
+        *sections.rank_map_sections(logs),
     ]
 
 
@@ -96,7 +87,7 @@ def _methods(data: ReportData) -> list[str]:
     return list(dict.fromkeys([*asked, *(name for table in tables if len(table) for name in table.method)]))
 
 
-def read_logs(data: ReportData) -> Logs:
+def read_logs(data: ReportData) -> sections.Logs:
     """The training logs of the runs with the default rank, a table per fold; empty logs are left out. In the runs' order of structures."""
     tasks = list(dict.fromkeys(data.runs.task))
     swept = {(row.method, int(row.rank)) for row in data.runs[~data.runs.default_rank.astype(bool)].itertuples()}
@@ -123,10 +114,3 @@ def _overlays(data: ReportData) -> tuple[list[Overlay], list[str]]:
             logger.warning("%s, %s: left out of the report: %s", example.structure, example.case, error)
             lost[place] = f"{example.structure}, {example.which}: {example.case} could not be drawn ({error})."
     return [drawn[place] for place in sorted(drawn)], [lost[place] for place in sorted(lost)]
-
-
-def _by_structure(overlays: Sequence[Overlay]) -> dict[str, list[Overlay]]:
-    groups: dict[str, list[Overlay]] = {}
-    for overlay in overlays:
-        groups.setdefault(overlay.example.structure, []).append(overlay)
-    return groups
