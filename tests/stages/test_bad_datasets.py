@@ -197,7 +197,7 @@ ROWS = [
     Row("complex", save(IMAGE, lambda array: array.astype(np.complex64)), "error", "colour or complex"),
     Row("unknown type", patch(IMAGE, 70, "<h", 4711), "error", "the NIfTI header is invalid"),
     Row("voxels from nowhere", patch(IMAGE, 108, "<f", np.inf), "error", "header is invalid .voxels from byte inf.; export it again"),
-    Row("a pipe", pipe, "error", "a pipe or a device, which would be waited for"),
+    Row("a pipe", pipe, "error", "a pipe or a device, expected a file"),
     Row("a symlink loop", loop(IMAGE), "error", "can't be read .*check the link"),
     Row("a symlink loop of a label", loop(LABEL), "error", "no segmentation .*it is a link that leads nowhere", LABEL),
     # shapes
