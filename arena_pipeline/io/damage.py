@@ -26,7 +26,7 @@ LAST_TAGS = (PIXELS, Tag("ApprovalStatus"))  # of a DICOM-SEG, of an RTSTRUCT
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with an .npz, .png or .gz file, by its checksums, or with a .dcm or .nrrd file, by reading it, in words; None for a whole one."""
+    """What is wrong with an .npz, .pt, .png or .gz file, by its checksums, or with a .dcm or .nrrd file, by reading it, in words; None for a whole one."""
     try:
         fault = IN_FILES[path.suffix](path)
     except (*DAMAGED, SyntaxError, ImageError) as error:
@@ -70,4 +70,11 @@ def _in_gzip(path: Path) -> None:
             pass
 
 
-IN_FILES: dict[str, Callable[[Path], object]] = {".png": _in_png, ".npz": _in_zip, ".gz": _in_gzip, ".dcm": _in_dicom, ".nrrd": read_itk}
+IN_FILES: dict[str, Callable[[Path], object]] = {
+    ".png": _in_png,
+    ".npz": _in_zip,
+    ".pt": _in_zip,
+    ".gz": _in_gzip,
+    ".dcm": _in_dicom,
+    ".nrrd": read_itk,
+}
