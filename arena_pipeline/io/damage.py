@@ -26,7 +26,7 @@ LAST_TAGS = (PIXELS, Tag("ApprovalStatus"))  # of a DICOM-SEG, of an RTSTRUCT
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with an .npz, .pt, .png or .gz file, by its checksums, or with a .dcm or .nrrd file, by reading it, in words; None for a whole one."""
+    """What is wrong with an .npz, .pt, .png or .gz file, by its checksums, or with a .dcm or .nrrd file, by reading it; None for a whole one."""
     try:
         fault = IN_FILES[path.suffix](path)
     except (*DAMAGED, SyntaxError, ImageError) as error:
