@@ -1,6 +1,6 @@
 """What annotating every fifth slice alone costs in Dice, the rest having nnU-Net's `ignore` label: paired with full annotation, same scans and folds.
 
-    python -m benchmarks.sparse_annotation -o FOLDER [-raw DATASET] [--structures NAME ...] [-f 0 1 2] [--one_scan]
+    python -m benchmarks.sparse_annotation -o FOLDER [-raw DATASET] [--structures NAME ...] [-f 0 1 2] [--one_scan] [--max_epochs N]
 
 Without -raw on phantoms of small children that it makes. Every fourth annotated case is a query, annotated in full, and in no support set. With
 --one_scan, one scan in full stands beside them: the effort of five on every fifth slice. Typed again, it goes on where it stopped, and counts what is
@@ -40,6 +40,7 @@ def main() -> None:
     options.add_argument("-raw", type=Path, help="a dataset in the standard layout (default: phantoms)")
     options.add_argument("--structures", nargs="+", help="default: all that have enough cases")
     options.add_argument("-f", dest="folds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--max_epochs", type=int, help="a shorter schedule than the plans'")
     options.add_argument("--one_scan", action="store_true", help="also one scan annotated in full")
     args = options.parse_args()
     workspace = Workspace(args.output)
@@ -49,7 +50,8 @@ def main() -> None:
     for dataset_id, name, shots in ((FULL, "full", [1, SHOTS] if args.one_scan else [SHOTS]), (SPARSE, "sparse", [SHOTS])):
         _make_dataset(source, workspace.raw_dataset(f"Dataset{dataset_id}_{name}"), queries, EVERY if name == "sparse" else 1)
         plan_and_preprocess([dataset_id], workspace, workers=0, fingerprint_workers=0)
-        compared = compare(dataset_id, shots, workspace, methods=["arena"], structures=args.structures, folds=args.folds, workers=0)
+        asked = {"methods": ["arena"], "structures": args.structures, "folds": args.folds, "max_epochs": args.max_epochs}
+        compared = compare(dataset_id, shots, workspace, **asked, workers=0)
         tables.append(compared.data.runs.assign(annotation=name))
     print(report(pd.concat(tables)))
 

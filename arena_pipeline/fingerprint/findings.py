@@ -134,7 +134,7 @@ def _structure_findings(structures: Mapping[str, StructureFacts], preset: Founda
         (
             "warning",
             [f"{name} ({', '.join(facts.vanishing_cases[:NAMED_CASES])})" for name, facts in shown.items() if facts.vanishing_cases],
-            f"not a voxel is left at the foundation's {spacing}, so these are no support cases of it; a foundation with finer voxels shows more",
+            f"not a voxel is left at the foundation's {spacing}, so nothing is learned of it from these; a foundation with finer voxels shows more",
         ),
         (
             "info",

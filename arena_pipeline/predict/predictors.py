@@ -191,6 +191,6 @@ def case_settings(preset: FoundationPreset, inference: InferencePlan, workers: i
     """The settings on this machine. `workers`: threads of the export, no more than the cores that may be used now; None: as many."""
     machine = this_machine(str(device))
     windows, why = fit_windows(inference, preset, machine, out_channels)
-    logger.info("windows at once: %d (%s)", windows, why)
+    logger.debug("windows at once: %d (%s)", windows, why)
     threads = machine.cores if workers is None else min(workers, machine.cores)
     return CaseSettings(preset.scheme, device, inference.overlap, windows, inference.threshold, threads, inference.precision)
