@@ -46,6 +46,11 @@ class Browser:
             self.call(f"{domain}.enable")
         self.resize(width, height)
 
+    @property
+    def process_id(self) -> int:
+        """Of the browser; its page and what draws it are children of it."""
+        return self._process.pid
+
     def __enter__(self) -> Browser:
         return self
 
