@@ -32,7 +32,7 @@ from arena_pipeline.workspace import Workspace, fold_folder
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray")
 
-pytestmark = pytest.mark.timeout(900)  # each worker of theirs loads torch, several at a time on a few cores
+pytestmark = pytest.mark.timeout(450)  # each worker of theirs loads torch, several at a time on a few cores
 
 
 @pytest.fixture(scope="module")
