@@ -6,7 +6,10 @@ import argparse
 import subprocess
 import sys
 
-BENCHMARKS = ("crops", "resample", "export", "metrics", "network", "step", "activations", "memory", "foundation", "verdicts", "scale", "trained")
+BENCHMARKS = (
+    "crops", "resample", "export", "metrics", "windows", "predict", "network",
+    "step", "activations", "memory", "foundation", "verdicts", "scale", "trained",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -1,8 +1,17 @@
-"""Resampling a CT to 1.5 mm against MONAI's Spacing, in one run: python benchmarks/resample.py [--shape 512 512 200].
+"""Resampling a CT to 1.5 mm beside others, in one run: python -m benchmarks.resample [--shape 512 512 200] [--threads 1 2].
 
-The volume is 0.8 x 0.8 x 2.5 mm, float32, already in memory for both. MONAI's Spacing runs as it is by default (float64, all
-threads); `resample_linear` with one thread and with all. Each runs in a fresh process; memory is the process's peak beyond its
-libraries, so the input and the result count. Prints times and memory as ratios, and the largest difference in HU.
+The volume is 0.8 x 0.8 x 2.5 mm, float32, already in memory for all. Each other library at its best setting that gives a float32 volume by linear
+interpolation, and with the same number of threads:
+    ours               resample_linear
+    MONAI, float64     Spacing as it is by default; the others are compared with its values
+    MONAI, float32     Spacing(dtype=float32)
+    F.interpolate      torch.nn.functional.interpolate(mode="trilinear", align_corners=True), which stretches the last voxel onto the volume's end:
+                       its values are not compared
+    SimpleITK          ResampleImageFilter, linear
+    nnU-Net            resample_data_or_seg_to_shape(order=1) in the environment that `make nnunet_env` makes, where it is there;
+                       its voxels lie between the volume's outer edges, so that its values are not compared
+Each runs in fresh processes, in turn, as many times as --rounds says; memory is the process's peak beyond its libraries, so the input and the
+result count.
 """
 
 from __future__ import annotations
@@ -16,31 +25,93 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-try:
-    from benchmarks.volumes import SHAPE, SPACING_MM, torso
-except ImportError:  # started as a file
-    from volumes import SHAPE, SPACING_MM, torso  # type: ignore[import-not-found,no-redef]
+from benchmarks.volumes import SHAPE, SPACING_MM, torso
 
 NEW_MM = (1.5, 1.5, 1.5)
-METHODS = ("monai", "one thread", "all threads")
+NNUNET = Path(".venv-nnunet/bin/python")
+OTHER_GRID = ("F.interpolate", "nnU-Net")
+Resample = Callable[[np.ndarray], Any]
 
 
-def monai() -> Callable[[np.ndarray], np.ndarray]:
+def ours(threads: int) -> Resample:
+    from arena_pipeline.preprocess.resample import resample_linear
+
+    return lambda volume: resample_linear(volume, SPACING_MM, NEW_MM, threads)
+
+
+def monai(threads: int, dtype: type = np.float64) -> Resample:
     import torch
     from monai.data import MetaTensor
     from monai.transforms import Spacing
 
-    spacing = Spacing(NEW_MM)
+    torch.set_num_threads(threads)
+    spacing = Spacing(NEW_MM, dtype=dtype)
     return lambda volume: spacing(MetaTensor(torch.from_numpy(volume)[None], np.diag([*SPACING_MM, 1.0])))[0].numpy()
 
 
-def ours(threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    from arena_pipeline.preprocess.resample import resample_linear
+def monai_float32(threads: int) -> Resample:
+    return monai(threads, np.float32)
 
-    return lambda volume: resample_linear(volume, SPACING_MM, NEW_MM, threads)
+
+def interpolate(threads: int) -> Resample:
+    import torch
+
+    torch.set_num_threads(threads)
+
+    def run(volume: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            whole = torch.from_numpy(volume)[None, None]
+            return torch.nn.functional.interpolate(whole, new_shape(volume.shape), mode="trilinear", align_corners=True)[0, 0].numpy()
+
+    return run
+
+
+def simpleitk(threads: int) -> Resample:
+    import SimpleITK
+
+    resample = SimpleITK.ResampleImageFilter()
+    resample.SetNumberOfThreads(threads)
+    resample.SetInterpolator(SimpleITK.sitkLinear)
+    resample.SetOutputSpacing(NEW_MM)
+
+    def run(volume: np.ndarray) -> np.ndarray:
+        image = SimpleITK.GetImageFromArray(volume.T)
+        image.SetSpacing(SPACING_MM)
+        resample.SetSize(new_shape(volume.shape))
+        return SimpleITK.GetArrayFromImage(resample.Execute(image)).T
+
+    return run
+
+
+def nnunet(threads: int) -> Resample:
+    import torch
+    from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
+
+    torch.set_num_threads(threads)
+    return lambda volume: resample_data_or_seg_to_shape(volume[None], new_shape(volume.shape), SPACING_MM, NEW_MM, is_seg=False, order=1)[0]
+
+
+METHODS: dict[str, Callable[[int], Resample]] = {
+    "ours": ours,
+    "MONAI, float64": monai,
+    "MONAI, float32": monai_float32,
+    "F.interpolate": interpolate,
+    "SimpleITK": simpleitk,
+    "nnU-Net": nnunet,
+}
+
+
+def new_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(round((n - 1) * old / new) + 1 for n, old, new in zip(shape, SPACING_MM, NEW_MM, strict=True))
+
+
+def there() -> list[str]:
+    """The methods whose packages are installed."""
+    return [name for name in METHODS if name != "nnU-Net" or NNUNET.exists()]
 
 
 def status_bytes(field: str) -> int:
@@ -49,55 +120,60 @@ def status_bytes(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure(method: str, folder: Path, repeats: int) -> None:
-    """Prints the best time in seconds and the peak in bytes beyond the libraries; leaves the result in a file."""
+def measure(method: str, folder: Path, threads: int) -> None:
+    """Prints the better time of two in seconds and the peak in bytes beyond the libraries; leaves the result in a file."""
     warnings.simplefilter("ignore")
-    resample = monai() if method == "monai" else ours(1 if method == "one thread" else os.cpu_count() or 1)
+    resample = METHODS[method](threads)
     resample(np.zeros((8, 9, 10), np.float32))  # whatever is loaded on first use
     before = status_bytes("VmRSS")
-    volume = np.load(folder / "volume.npy")
-    seconds = []
-    for _ in range(repeats):
+    volume, seconds, result = np.load(folder / "volume.npy"), [], None
+    for _ in range(2):
+        del result
         started = time.perf_counter()
         result = resample(volume)
         seconds.append(time.perf_counter() - started)
-        if len(seconds) < repeats:
-            del result
     peak = status_bytes("VmHWM") - before
     np.save(folder / f"{method}.npy", result)
     print(min(seconds), peak)
 
 
-def run(shape: tuple[int, int, int], repeats: int) -> str:
+def run(shape: tuple[int, int, int], threads: int, rounds: int) -> str:
     """A markdown table."""
+    found: dict[str, list[tuple[float, int]]] = {name: [] for name in there()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.save(folder / "volume.npy", np.ascontiguousarray(torso(shape)[0].astype(np.float32)))
-        found = {}
-        for method in METHODS:
-            command = [sys.executable, __file__, "--measure", method, name, "--repeats", str(repeats)]
-            seconds, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-            found[method] = float(seconds), int(peak)
-        reference = np.load(folder / "monai.npy")
-        title = f"resampling {' x '.join(map(str, shape))} to {' x '.join(map(str, reference.shape))}"
-        rows = [f"| {title} | time | faster | peak memory | of MONAI's | apart |", "|---|---|---|---|---|---|"]
-        for method, (seconds, peak) in found.items():
-            ratio, share = found["monai"][0] / seconds, peak / found["monai"][1]
-            apart = np.abs(np.load(folder / f"{method}.npy") - reference).max()
-            rows.append(f"| {method} | {seconds:.2f} s | {ratio:.1f} x | {peak / 2**30:.2f} GiB | {share:.2f} | {apart:.4f} HU |")
+        limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
+        for _ in range(rounds):
+            for method, results in found.items():
+                python = str(NNUNET) if method == "nnU-Net" else sys.executable
+                command = [python, "-m", "benchmarks.resample", "--measure", method, name, "--threads", str(threads)]
+                ended = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | limits | {"PYTHONPATH": "."})
+                seconds, peak = ended.stdout.split()[-2:]
+                results.append((float(seconds), int(peak)))
+        reference = np.load(folder / "MONAI, float64.npy")
+        apart = {method: np.abs(np.load(folder / f"{method}.npy") - reference).max() for method in found if method not in OTHER_GRID}
+    title = f"{' x '.join(map(str, shape))} to {' x '.join(map(str, reference.shape))}, {threads} thread(s)"
+    rows = [f"| {title} | time | ours is faster by | peak memory | apart |", "|---|---|---|---|---|"]
+    for method, results in found.items():
+        ratios = [theirs[0] / own[0] for theirs, own in zip(results, found["ours"], strict=True)]
+        seconds, peak = min(results)[0], max(result[1] for result in results)
+        difference = f"{apart[method]:.4f} HU" if method in apart else "-"
+        rows.append(f"| {method} | {seconds:.2f} s | {min(ratios):.1f} to {max(ratios):.1f} x | {peak / 2**30:.2f} GiB | {difference} |")
     return "\n".join(rows)
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     options.add_argument("--shape", type=int, nargs=3, default=SHAPE, help="input (default: 512 512 200)")
-    options.add_argument("--repeats", type=int, default=3, help="of which the best counts (default: 3)")
+    options.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
+    options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--measure", nargs=2, metavar=("METHOD", "FOLDER"), help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.measure:
-        measure(args.measure[0], Path(args.measure[1]), args.repeats)
+        measure(args.measure[0], Path(args.measure[1]), args.threads[0])
     else:
-        print(run(tuple(args.shape), args.repeats))
+        print("\n\n".join(run(tuple(args.shape), threads, args.rounds) for threads in args.threads))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,105 @@
+"""The sliding window beside MONAI's, in one run: python -m benchmarks.windows [--size 128] [--rounds 3] [-device cuda].
+
+The packaged foundation over a volume of noise, windows of 64^3 that overlap by a quarter, the same number at once for both:
+    one network       probability_slabs against monai.inferers.sliding_window_inference with its gaussian, then a softmax
+    three adapters    their mean, all seeing a window together, against one after the other and against three times MONAI's
+Probabilities are compared. Ratios pair by pair, the methods taking turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+
+from arena_pipeline.foundations import load_preset, weights_file
+from arena_pipeline.model.adapted import AdaptedNetwork, ReadyAdapter
+from arena_pipeline.model.allocator import keep_freed_memory
+from arena_pipeline.model.device import pick_device
+from arena_pipeline.model.out_of_memory import FittingBatch
+from arena_pipeline.predict.windows import Bundle, Network, Windows, means_over_bundles
+
+AT_ONCE, ADAPTERS = 2, 3
+
+
+def monai(networks: list[Callable[[], Network]], volume: np.ndarray, windows: Windows) -> np.ndarray:
+    total = np.zeros(0)
+    image = torch.from_numpy(volume)[None, None]
+    with torch.inference_mode():
+        for ready in networks:
+            places = {"sw_device": windows.device, "device": torch.device("cpu")}
+            logits = sliding_window_inference(image, windows.patch_size, AT_ONCE, ready(), windows.overlap, "gaussian", **places)
+            probabilities = torch.softmax(logits[0], dim=0).numpy()
+            total = probabilities if not total.size else total + probabilities
+    return total / len(networks)
+
+
+def one_after_the_other(networks: list[Callable[[], Network]], volume: np.ndarray, windows: Windows) -> np.ndarray:
+    return means_over_bundles((Bundle(ready(), (0,)) for ready in networks), volume, windows)[0]
+
+
+def together(network: AdaptedNetwork, networks: list[Callable[[], Network]], volume: np.ndarray, windows: Windows) -> np.ndarray:
+    def run(patches: torch.Tensor) -> torch.Tensor:
+        with network.window():
+            return torch.cat([ready()(patches) for ready in networks], dim=1)
+
+    return means_over_bundles([Bundle(run, (0,) * len(networks))], volume, windows)[0]
+
+
+def adapters(network: AdaptedNetwork) -> list[Callable[[], Network]]:
+    """As many that differ in a projection of every Swin block, put on as those of a model folder are."""
+    made = []
+    for number in range(ADAPTERS):
+        values = {n: p + 0.01 * number * torch.randn_like(p) for n, p in network.network.named_parameters() if n.endswith(".attn.qkv.weight")}
+        made.append(ReadyAdapter(network._own_head, values, network._front.unchanged(values)))
+
+    def ready(one: ReadyAdapter) -> Network:
+        network._put_on(one)
+        return network.network
+
+    return [partial(ready, one) for one in made]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    options.add_argument("--size", type=int, default=128, help="edge of the volume")
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("-device", default="cpu")
+    args = options.parse_args()
+    keep_freed_memory()
+    device, preset = pick_device(args.device), load_preset("arena_mini")
+    network = AdaptedNetwork(preset, weights_file(preset, Path(tempfile.gettempdir())), device)
+    volume = np.random.default_rng(0).random((args.size,) * 3, dtype=np.float32)
+    windows = Windows(preset.scheme.patch_size_voxels, 0.25, "softmax", FittingBatch(AT_ONCE), device)
+    one, three = [partial(network.select, None)], adapters(network)
+    calls: dict[str, Callable[[], np.ndarray]] = {
+        "one network": partial(one_after_the_other, one, volume, windows),
+        "one network, MONAI": partial(monai, one, volume, windows),
+        "three adapters": partial(together, network, three, volume, windows),
+        "three adapters, one after the other": partial(one_after_the_other, three, volume, windows),
+        "three adapters, MONAI": partial(monai, three, volume, windows),
+    }
+    found, seconds = dict[str, np.ndarray](), {name: list[float]() for name in calls}
+    for number in range(args.rounds + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            found[name] = call()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    print(f"| {device}, {args.size}^3 | time | ours is faster by | probabilities apart |", "|---|---|---|---|", sep="\n")
+    for name, times in seconds.items():
+        own = name.partition(",")[0]
+        ratios = [theirs / ours for theirs, ours in zip(times, seconds[own], strict=True)]
+        apart = float(np.abs(found[name] - found[own]).max())
+        print(f"| {name} | {min(times):.2f} s | {min(ratios):.2f} to {max(ratios):.2f} x | {apart:.0e} |")
+
+
+if __name__ == "__main__":
+    main()
