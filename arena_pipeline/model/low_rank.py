@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from arena_pipeline.errors import NoTargetLayers
 from arena_pipeline.model.architectures import Architecture, Target
+from arena_pipeline.model.autocast import without_autocast
 
 
 class LowRankMatrix(nn.Module):
@@ -77,7 +78,7 @@ class LowRankUpdate(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """W0 + B diag(v) A in the rows of each block; under autocast too in the weight's own precision."""
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight.device):
             parts, row = [], 0
             for block, matrix in self.matrices():
                 first, last = self.target.rows_of(block)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, linear
 
 from arena_pipeline.model.architectures.faster_layers import gives_the_same
+from arena_pipeline.model.autocast import without_autocast
 
 ROWS = 1024  # of a sum in single precision, which loses digits as it grows: longer ones are split
 
@@ -31,7 +32,7 @@ class HeadConvolution(PointwiseConvolution):
     """The one that gives the logits: under autocast too it computes in its weights' own precision."""
 
     def forward(self, input: Tensor) -> Tensor:
-        with torch.autocast(input.device.type, enabled=False):
+        with without_autocast(input.device):
             return super().forward(input.to(self.weight.dtype))
 
 
