@@ -29,7 +29,7 @@ from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.stages.predict import predict
 from arena_pipeline.workspace import Workspace, fold_folder
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "240"}  # on a busy machine a node takes its time
 ray = pytest.importorskip("ray")
 
 pytestmark = pytest.mark.timeout(450)  # each worker of theirs loads torch, several at a time on a few cores
