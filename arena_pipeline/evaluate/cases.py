@@ -10,7 +10,7 @@ from pathlib import Path
 
 from arena_pipeline.errors import DatasetError, UnknownStructure
 from arena_pipeline.evaluate.scores import LabelPair
-from arena_pipeline.io.dataset import DatasetJson
+from arena_pipeline.io.dataset import DatasetJson, without_slicer_copies
 from arena_pipeline.io.images import READABLE_ENDINGS
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
 from arena_pipeline.preprocess.masks import masks_file
@@ -228,7 +228,7 @@ def _images_in(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     if not folder.is_dir():
         raise DatasetError("no such folder", file=folder)
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in without_slicer_copies(folder.iterdir()):
         if not path.name.endswith(tuple(endings)) or path.name.startswith(".") or not path.is_file():
             continue
         identifier = case_name(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,13 @@ IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 NAMED_FAULTS = 10
 LONGEST_CASE_BYTES = 200  # a file's name may have 255 bytes, and CASE_probabilities.npz has a longer one while it is written
+
+
+def without_slicer_copies(files: Iterable[Path]) -> list[Path]:
+    """Sorted, without each NAME.seg.nrrd beside a NAME.nii.gz: the same segmentation once more, for 3D Slicer."""
+    files = sorted(files)
+    names = {path.name for path in files}
+    return [path for path in files if not (path.name.endswith(".seg.nrrd") and f"{path.name.removesuffix('.seg.nrrd')}.nii.gz" in names)]
 
 
 class DatasetJson(BaseModel):

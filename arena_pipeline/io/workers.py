@@ -75,14 +75,16 @@ class LogCollector(logging.Handler):
 class _Worker:
     """One spawned process. `case` is what it works on; None while it starts. `settings`: environment variables of its own."""
 
-    def __init__(self, function: bytes, trace: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, function: Callable[[Any], Any], trace: Path, settings: Mapping[str, str]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.case: str | None = None
         self.trace, self.settings = trace, settings
-        self.process = context.Process(target=_work, args=(function, theirs, trace, settings), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, trace, settings), daemon=True)
         self.process.start()
         theirs.close()  # the worker has the only one: when it dies, this end reads an end of file
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has just died: reading from it will tell
+            self.connection.send(function)
 
     def give(self, case: str, job: object) -> None:
         self.case = case
@@ -112,7 +114,7 @@ class Pool(Generic[Job, Result]):
     """Runs `function` over `jobs` (by case) in as many processes as there are `settings` (environment variables of each); see `results`."""
 
     def __init__(self, function: Callable[[Job], Result], jobs: Mapping[str, Job], settings: Sequence[Mapping[str, str]], stage: str) -> None:
-        self._function, self._settings, self._stage = pickle.dumps(function), settings[: len(jobs)], stage
+        self._function, self._settings, self._stage = function, settings[: len(jobs)], stage
         self._waiting = deque(jobs.items())
         self._workers: list[_Worker] = []
         self._started = 0
@@ -227,17 +229,17 @@ def exit_words(code: int | None) -> str:
     return f"exit {code}, {name}: {LIKELY_CAUSES.get(name, 'a signal ended it')}"
 
 
-def _work(function: bytes, connection: Connection, trace: Path, settings: Mapping[str, str]) -> None:
+def _work(connection: Connection, trace: Path, settings: Mapping[str, str]) -> None:
     """A worker's life: one case after the other, until there are no more or the command is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the command decides
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_with_the_command, daemon=True).start()
-    os.environ.update(settings)  # before torch is loaded, which the function may do
+    os.environ.update(settings)  # before torch is loaded, which the function's arrival may do
     become_worker()
     with open(trace, "w", encoding="utf-8") as file:
         faulthandler.enable(file)
-        work = pickle.loads(function)
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+            work = connection.recv()
             connection.send(None)
             while True:
                 _answer_one(work, connection.recv(), connection)

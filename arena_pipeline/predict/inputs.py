@@ -12,7 +12,7 @@ from pydantic import RootModel
 
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.atomic import write_json
-from arena_pipeline.io.dataset import CHANNEL_SUFFIX, IMAGE_ENDINGS, check_case_name
+from arena_pipeline.io.dataset import CHANNEL_SUFFIX, IMAGE_ENDINGS, check_case_name, without_slicer_copies
 from arena_pipeline.io.dicom import NO_DICOM, CTSeries, find_series, in_words
 from arena_pipeline.io.geometry import broken_link
 from arena_pipeline.io.images import ImageSource
@@ -91,7 +91,7 @@ def find_images(path: Path) -> dict[str, Path]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if split_name(p) and not p.is_dir())
+    return without_slicer_copies(p for p in folder.iterdir() if split_name(p) and not p.is_dir())
 
 
 def _dicom_series(folder: Path) -> dict[str, ImageSource]:

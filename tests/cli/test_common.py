@@ -278,7 +278,7 @@ for name in sys.argv[1:]:
         (convert_flare22, "-i in -d 1", "dataset_conversion.flare22:convert_flare22", {}),
         (convert_totalsegmentator, "-i in -d 1", "dataset_conversion.totalsegmentator:convert_totalsegmentator", {}),
         (evaluate, "-ref in -pred out", "arena_pipeline.stages.evaluate:evaluate", {}),
-        (export_model, "-d 1 -o out", "arena_pipeline.stages.export_model:export_model", {}),
+        (export_model, "-d 1 -o out", "arena_pipeline.stages.export_model:export_model", {"nnunet": ""}),
         (extract_fingerprint, "-d 1", "arena_pipeline.stages.extract_fingerprint:extract_fingerprint", {"verify_dataset_integrity": ""}),
         (plan, "-d 1", "arena_pipeline.stages.plan:plan", {}),
         (plan_and_preprocess, "-d 1", "arena_pipeline.stages.plan_and_preprocess:plan_and_preprocess", {}),

@@ -87,7 +87,7 @@ def adaptation_log(folder: Path) -> None:
 def pretraining_log(folder: Path) -> None:
     write = training_log(folder / "log.csv", Pretraining(nn.Linear(1, 1), PretrainSettings(steps=1)))
     for number in range(10_000):
-        write(number)
+        write([number])
 
 
 def journal(folder: Path) -> None:

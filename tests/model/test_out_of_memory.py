@@ -39,7 +39,7 @@ class Small(nn.Module):
 def gradients(network: Small, batch: FittingBatch, images: Tensor, segmentations: Tensor) -> tuple[float, list[Tensor]]:
     def attempt(size: int) -> float:
         network.zero_grad(set_to_none=True)
-        return accumulate_gradients(network, images, segmentations, size)
+        return float(accumulate_gradients(network, images, segmentations, size))
 
     loss = batch.run(attempt)
     return loss, [parameter.grad for parameter in network.parameters() if parameter.grad is not None]

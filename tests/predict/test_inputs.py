@@ -27,6 +27,11 @@ def test_a_folder_with_and_without_the_channel_suffix(tmp_path: Path) -> None:
     assert found["b"].name == "b_0000.nii.gz"
 
 
+def test_a_copy_for_slicer_beside_a_segmentation_is_no_case(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "a.nii.gz", "a.seg.nrrd", "b.seg.nrrd")
+    assert list(find_inputs(folder)) == ["a", "b.seg"]
+
+
 def test_one_file(tmp_path: Path) -> None:
     file = touch(tmp_path, "scan_0000.nii.gz", "other.nii.gz") / "scan_0000.nii.gz"
     assert find_inputs(file) == {"scan": file}
