@@ -50,13 +50,15 @@ class Mask:
 
 
 def find_annotations(left_out: Iterable[LeftOut]) -> tuple[list[Annotation], list[ImageError]]:
-    """Those among the files that are no slices of a CT, of copies one, and why others of them can't be read."""
+    """Those among the files that are no slices of a CT, of copies one, and why others of them can't be used."""
     found: dict[str, Annotation] = {}
     faults = []
     for path in sorted(path for entry in left_out if entry.kind in READERS for path in entry.paths):
         try:
             annotation = read_annotation(path)
-            found.setdefault(annotation.uid or str(path), annotation)
+            first = found.setdefault(annotation.uid or str(path), annotation)
+            if path.read_bytes() != first.path.read_bytes():
+                raise ImageError(f"another content than {first.path.name} under the same UID", file=path, advice="keep the right one of the two")
         except ImageError as fault:
             faults.append(fault)
     return list(found.values()), faults
