@@ -159,10 +159,9 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     for tasks_here in _groups(in_order, settings.tasks_at_once):
         channels, keeps = sum(task.out_channels for task in tasks_here), bool(extras.probability)
         require_memory(working_parts(volume.shape, grid.native_shape, settings.scheme.patch_size_voxels, channels, keeps))
-        means = _means_over_folds(tasks_here, volume, settings, extras)
+        means = _means_over_folds(tasks_here, volume, outside, settings, extras)
         for task in tasks_here:
             probabilities = means.pop(0)
-            _set_aside_(probabilities, outside, task.activation)
             with as_interpolated(probabilities, task.activation, settings.threshold, settings.scheme.nnunet is not None):
                 if maximum is None:
                     maximum = RunningMaximum(grid, _rival(task, probabilities, settings), settings.workers, dtype)
@@ -192,18 +191,22 @@ def _groups(tasks: Sequence[Task], at_once: int) -> Iterator[list[Task]]:
         yield from (group[first : first + at_once] for first in range(0, len(group), at_once))
 
 
-def _means_over_folds(tasks: Sequence[Task], volume: np.ndarray, settings: CaseSettings, extras: Extras) -> list[np.ndarray]:
-    """Each task's probabilities, (channels, x, y, z)."""
+def _means_over_folds(
+    tasks: Sequence[Task], volume: np.ndarray, outside: np.ndarray | None, settings: CaseSettings, extras: Extras
+) -> list[np.ndarray]:
+    """Each task's probabilities, (channels, x, y, z); nothing but background `outside` the body, where every fold agrees on it."""
     windows = settings.windows(tasks[0].activation)
     wanted = extras.fold_dice is not None or extras.uncertainty is not None
     several = [number for number, task in enumerate(tasks) if len(task.networks) > 1 and wanted]
     decisions = {n: FoldDecisions(volume.shape, tasks[n].structures_by_channel, tasks[n].activation, settings.threshold) for n in several}
 
     def watch(task: int, fold: int, box: Box, probabilities: np.ndarray) -> None:
+        if outside is not None:
+            _set_aside_(probabilities, outside[box], tasks[task].activation)
         if task in decisions:
             decisions[task].add(fold, box, probabilities)
 
-    means = means_over_bundles(_bundles(tasks, settings.networks_at_once), volume, windows, watch if decisions else None)
+    means = means_over_bundles(_bundles(tasks, settings.networks_at_once), volume, windows, watch)
     for number, found in decisions.items():
         if extras.fold_dice is not None:
             extras.fold_dice(found.mean_pairwise_dice())
@@ -233,10 +236,8 @@ def _beside_each_other(makers: Sequence[Callable[[], Network]], window: Callable
     return run
 
 
-def _set_aside_(probabilities: np.ndarray, outside: np.ndarray | None, activation: Activation) -> None:
-    """Nothing but background `outside` the body: (x, y, z) boolean, None where the scheme keeps what is there."""
-    if outside is None:
-        return
+def _set_aside_(probabilities: np.ndarray, outside: np.ndarray, activation: Activation) -> None:
+    """Nothing but background `outside` the body, (x, y, z) boolean."""
     probabilities[:, outside] = 0
     if activation == "softmax":
         probabilities[0, outside] = 1

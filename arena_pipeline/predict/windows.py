@@ -105,6 +105,7 @@ def means_over_bundles(bundles: Iterable[Bundle], volume: np.ndarray, windows: W
     """The means of the probabilities of several networks, each (channels, x, y, z) float32; however many they are, each mean is in memory once.
 
     `watch` is called with every part of every network's own probabilities: number of the mean, of the network in it from 0, box, (channels, x, y, z).
+    What it changes in them counts.
     """
     totals, counts = dict[int, np.ndarray](), Counter[int]()
     for bundle in bundles:

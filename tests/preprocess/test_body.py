@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.predict.case import CaseSettings, Task, predict_case
+from arena_pipeline.predict.case import CaseSettings, Extras, Task, predict_case
 from arena_pipeline.preprocess.body import body_mask, fill_slices
 from arena_pipeline.preprocess.case import preprocess_image
 
@@ -60,5 +62,11 @@ def test_network_sees_no_couch_and_predicts_nothing_there() -> None:
     assert found[14, 20].all() and not found[~body].any()
     kept = SCHEME.model_copy(update={"outside_body": "kept"})
     assert (predict_case(image, (task,), CaseSettings(kept, torch.device("cpu"))).segmentation > 0)[~body].any()
+    folds = tuple(partial(lambda air, patch: torch.where(patch > 0, 9.0, air), air) for air in (9.0, -9.0))
+    agreement = dict[str, float]()
+    flat = Image(np.where(hu == -850, 40, hu).astype(np.int16), image.geometry)  # without a lung: the folds differ outside alone
+    both = Task("all", {"body": 1}, {"body": 0}, "sigmoid", tuple(partial(lambda fold: fold, fold) for fold in folds))
+    predict_case(flat, (both,), CaseSettings(SCHEME, torch.device("cpu")), Extras(fold_dice=agreement.update))
+    assert agreement == {"body": 1.0}
     softmax = Task("all", {"lung": 1}, {"lung": 1}, "softmax", (lambda: lambda patch: torch.cat([patch * 9, 1 - patch], dim=1),))
     assert not (predict_case(image, (softmax,), CaseSettings(SCHEME, torch.device("cpu"))).segmentation > 0)[~body].any()
