@@ -22,7 +22,7 @@ from arena_pipeline.adapt.methods import METHODS, method_settings
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import MissingPackage, PlansError
-from arena_pipeline.foundations import FoundationPreset, Scheme, Weights, load_preset
+from arena_pipeline.foundations import load_preset
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, read_adapter, write_adapter
@@ -30,31 +30,9 @@ from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.low_rank import low_rank_matrices
 from arena_pipeline.planning import InferencePlan, TaskPlan
 from arena_pipeline.settings import AdaptationSettings, MethodName
+from tests.toy import BASE, PRESET, SCHEME
 
 PATCH = (64, 32, 32)
-SCHEME = Scheme(spacing_mm=(4, 4, 4), window_hu=(-175, 250), patch_size_voxels=PATCH)
-PRESET = FoundationPreset(
-    name="toy",
-    title="toy",
-    architecture=SwinUnetr(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=3, patch_merging="monai_1.5"),
-    scheme=SCHEME,
-    head="softmax",
-    structures={"spleen": 1, "liver": 2},
-    weights=Weights(expected_file="x", layout="arena", origin="made here"),
-    preference=1,
-    licence="CC0",
-    citation="none",
-)
-BASE = TaskPlan(
-    name="liver",
-    structures={"liver": 2},
-    kind="base",
-    train_decoder=False,
-    head="pretrained",
-    keep_largest={"liver": True},
-    candidates=("a",),
-    max_shots=1,
-)
 NOVEL = BASE.model_copy(update={"kind": "novel", "train_decoder": True, "head": "new"})
 HEAD_PARAMETERS = {"out.conv.conv.weight", "out.conv.conv.bias"}
 EVERY = get_args(MethodName)

@@ -23,23 +23,14 @@ from arena_pipeline.model.device import to_device
 from arena_pipeline.model.low_rank import add_updates_, arena_matrices, low_rank_matrices
 from arena_pipeline.model.precision import Precision
 from arena_pipeline.model.weights import load_foundation_network
-from arena_pipeline.planning import TaskPlan
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
 from arena_pipeline.research.phantoms.phantom import make_phantom
 from arena_pipeline.settings import AdaptationSettings
+from tests.toy import BASE
 
 CPU, PRESET = torch.device("cpu"), load_preset("arena_mini")
 WEIGHTS = weights_file(PRESET, Path("nowhere"))
-LIVER = TaskPlan(
-    name="liver",
-    structures={"liver": 1},
-    kind="base",
-    train_decoder=False,
-    head="pretrained",
-    keep_largest={"liver": True},
-    candidates=("a",),
-    max_shots=1,
-)
+LIVER = BASE.model_copy(update={"structures": {"liver": 1}})
 
 
 SIZE = (64, 32, 32)

@@ -1,0 +1,34 @@
+"""A small Swin UNETR that knows two structures, and tasks of it."""
+
+from __future__ import annotations
+
+from arena_pipeline.foundations import FoundationPreset, Scheme, Weights
+from arena_pipeline.model.architectures import SwinUnetr
+from arena_pipeline.planning import TaskPlan
+
+SCHEME = Scheme(spacing_mm=(4, 4, 4), window_hu=(-175, 250), patch_size_voxels=(64, 32, 32))
+PRESET = FoundationPreset(
+    name="toy",
+    title="toy",
+    architecture=SwinUnetr(feature_size=12, window_size_voxels=(2, 2, 2), out_channels=3, patch_merging="monai_1.5"),
+    scheme=SCHEME,
+    head="softmax",
+    structures={"spleen": 1, "liver": 2},
+    weights=Weights(expected_file="x", layout="arena", origin="made here"),
+    preference=1,
+    licence="CC0",
+    citation="none",
+)
+BASE = TaskPlan(
+    name="liver",
+    structures={"liver": 2},
+    kind="base",
+    train_decoder=False,
+    head="pretrained",
+    keep_largest={"liver": True},
+    candidates=("a",),
+    max_shots=1,
+)
+NOVEL = TaskPlan(
+    name="heart", structures={"heart": 1}, kind="novel", train_decoder=True, head="new", keep_largest={"heart": True}, candidates=("a",), max_shots=1
+)
