@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from arena_pipeline.adapt.loop import Epoch
 from arena_pipeline.adapt.schedule import smoothed
@@ -72,5 +73,6 @@ def plot_progress(path: Path, epochs: tuple[Epoch, ...], smoothing: int, title: 
     else:
         rank_axes.text(0.5, 0.5, "this method has no rank", ha="center", transform=rank_axes.transAxes)
     rank_axes.set_xlabel("epoch")
+    rank_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     with replace_when_done(path) as temporary:
         figure.savefig(temporary, dpi=110)
