@@ -21,7 +21,7 @@ DESCRIPTION = """Pre-trains a foundation's network, on annotated datasets of the
 A structure counts in the cases where it is annotated. What is not given below is as in the recipe for the foundation's head: FSEFT's for
 a sigmoid, arena_mini's for a softmax. Interrupted, the same command goes on where it stood."""
 
-SETTINGS = ("steps", "epochs", "loss", "batch_size", "learning_rate", "warmup_steps", "cooldown_steps", "averaging", "seed", "precision")
+SETTINGS = ("steps", "epochs", "loss", "batch_size", "learning_rate", "warmup_steps", "cooldown_steps", "variety", "averaging", "seed", "precision")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--warmup_steps", type=int, metavar="N", help="steps in which the rate rises (sigmoid: 10 epochs, softmax: 100)")
     text = "last steps, in which the rate falls linearly; before them it stays (default: it falls as a cosine from the warm-up on)"
     options.add_argument("--cooldown_steps", type=common.whole_number, metavar="N", help=text)
+    text = "share of patches bent smoothly, and of structures brightened and blotched at random, from 0 to 1 (default: 0)"
+    options.add_argument("--variety", type=float, metavar="SHARE", help=text)
     options.add_argument("--averaging", type=float, metavar="DECAY", help="of the moving average of the weights (sigmoid: 0, softmax: 0.998)")
     options.add_argument("--seed", type=int, default=0, metavar="N", help="of the phantoms, the first weights and the batches")
     options.add_argument("--phantom_seed", type=common.whole_number, metavar="N", help="of the phantoms, where it is another one")

@@ -17,6 +17,7 @@ from batchgenerators.transforms.color_transforms import BrightnessMultiplicative
 from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
 from batchgenerators.transforms.resample_transforms import SimulateLowResolutionTransform
 from batchgenerators.transforms.spatial_transforms import SpatialTransform
+from scipy.ndimage import gaussian_filter
 from threadpoolctl import threadpool_limits
 from torch.utils.data import Dataset
 
@@ -24,6 +25,10 @@ from arena_pipeline.preprocess.store import Index, StoredCase
 from arena_pipeline.research.pretrain.settings import PretrainSettings
 
 MARGIN = 1.25  # a patch is cut this much larger, so that rotating and scaling it does not draw in empty corners
+
+BEND_ALPHA, BEND_SIGMA = (0.0, 900.0), (9.0, 13.0)  # of batchgenerators' elastic deformation: displacements of up to about 3 voxels
+OFFSET = 0.06  # standard deviation of a structure's own brightness, as a share of the window: 25 of 425 HU
+BLOTCH, BLOTCH_VOXELS = 0.08, (1.0, 3.0)  # largest standard deviation of the blotches, and how smooth they are
 
 
 class Batch(NamedTuple):
@@ -83,7 +88,7 @@ class PatchSteps(Dataset):
         self.patch_size = patch_size
         self.settings = settings
         self.places = range(settings.batch_size) if places is None else places
-        self.transform = augmentation(patch_size)
+        self.transform = augmentation(patch_size, settings.variety)
         self.unit = unit
 
     def __len__(self) -> int:
@@ -104,6 +109,8 @@ class PatchSteps(Dataset):
         target = np.zeros(stored.shape, dtype=np.float32)
         for label, value in volume.targets.items():
             target[stored == label] = value
+        if self.settings.variety:
+            vary_structures(image := np.array(image, dtype=np.float32), target, self.settings.variety, rng)
         with _global_generators(rng):
             done = self.transform(data=image[None, None], seg=target[None, None])
         image, target = done["data"][0, 0].astype(np.float32), np.rint(done["seg"][0, 0]).astype(np.int64)
@@ -124,14 +131,34 @@ class PatchSteps(Dataset):
         return np.where(np.array(volume.case.shape) > 2 * half, np.clip(centre + jitter, low, high), np.array(volume.case.shape) // 2)
 
 
-def augmentation(patch_size: tuple[int, int, int]) -> AbstractTransform:
-    """Rotation, scaling, noise, blur, brightness, contrast and resolution, in batchgenerators' transforms. No mirroring: sides matter."""
+def vary_structures(image: np.ndarray, target: np.ndarray, share: float, rng: np.random.Generator) -> None:
+    """Gives a share of the structures an offset and blotches of their own, in place: contents, contrast and disease that phantoms lack.
+
+    Args:
+        image: (x, y, z) float32, [0, 1] for the window.
+        target: of the same shape; 0 is background and stays.
+    """
+    for value in np.unique(target)[1:]:
+        if rng.random() >= share:
+            continue
+        inside = target == value
+        image[inside] += np.float32(rng.normal(0, OFFSET))
+        blotches = gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), rng.uniform(*BLOTCH_VOXELS))
+        strength = rng.uniform(0, BLOTCH) / max(float(blotches.std()), 1e-6)
+        image[inside] += np.float32(strength) * blotches[inside]
+
+
+def augmentation(patch_size: tuple[int, int, int], variety: float = 0.0) -> AbstractTransform:
+    """Rotation, scaling, bending, noise, blur, brightness, contrast and resolution, in batchgenerators' transforms. No mirroring: sides matter."""
     angle = (-0.26, 0.26)  # 15 degrees
     return Compose(
         [
             SpatialTransform(
                 patch_size,
-                do_elastic_deform=False,
+                do_elastic_deform=variety > 0,
+                alpha=BEND_ALPHA,
+                sigma=BEND_SIGMA,
+                p_el_per_sample=variety,
                 angle_x=angle,
                 angle_y=angle,
                 angle_z=angle,

@@ -22,6 +22,8 @@ class PretrainSettings(Frozen):
         cooldown_steps: None: then it falls as a cosine to zero. A number: it stays, and falls linearly over so many last steps.
         batch_size: patches per step, each from another volume; of all processes together.
         foreground_share: share of the patches centred on a labelled voxel.
+        variety: share of the patches whose anatomy is bent smoothly, and of the structures in a patch that get a brightness and blotches
+            of their own, where phantoms are too much alike.
         averaging: decay per step of the exponential moving average of the weights that is saved; 0 saves the last weights.
         seed: of everything random: the initial weights and every patch of every step.
         precision: of the network, as in AdaptationSettings. Runs from before it have `autocast`, true for bf16.
@@ -35,6 +37,7 @@ class PretrainSettings(Frozen):
     cooldown_steps: int | None = Field(None, ge=0)
     batch_size: int = Field(2, ge=1)
     foreground_share: float = Field(0.8, ge=0, le=1)
+    variety: float = Field(0.0, ge=0, le=1)
     averaging: float = Field(0.0, ge=0, lt=1)
     seed: int = Field(0, ge=0)
     precision: PrecisionName = "auto"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arena_pipeline.research.pretrain.patches import PatchSteps, PretrainingVolume
+from arena_pipeline.research.pretrain.patches import PatchSteps, PretrainingVolume, vary_structures
 from arena_pipeline.research.pretrain.settings import PretrainSettings
 
 SIZE = (8, 8, 8)
@@ -70,3 +70,16 @@ def test_a_volume_without_its_structures_gives_tissue() -> None:
     volume = Volume((True,), labels=0)
     draw([volume])
     assert (np.abs(np.array(volume.made.starts) - TISSUE).max(1) < 20).all()
+
+
+def test_variety_changes_structures_and_never_what_lies_around_them() -> None:
+    rng, target = np.random.default_rng(0), np.zeros((24, 24, 24), np.float32)
+    target[2:10], target[12:20] = 1, 2
+    before = np.full(target.shape, 0.5, np.float32)
+    vary_structures(all_varied := before.copy(), target, 1.0, rng)
+    assert (all_varied[target == 0] == 0.5).all()
+    means = [float(all_varied[target == value].mean()) for value in (1, 2)]
+    assert min(abs(mean - 0.5) for mean in means) > 1e-3
+    assert means[0] != pytest.approx(means[1], abs=1e-3)
+    vary_structures(none_varied := before.copy(), target, 0.0, rng)
+    assert (none_varied == before).all()
