@@ -23,6 +23,7 @@ DEFAULT_FOLDER = "arena_workspace"
 TRAINING_LOG, PROGRESS = "training_log.csv", "progress.png"
 CHECKPOINT = "checkpoint.pt"  # in the folder of a fold whose adaptation is not finished
 ATTEMPTS = "attempts.json"  # in the folder of a fold of which an adaptation has not learned
+ROI_NAMES = "roi_names.csv"  # in the folder of a dataset from DICOM: which structure each name of a region means
 DATASET_FOLDER = re.compile(r"Dataset(\d{3})_([A-Za-z0-9_-]+)")
 
 

@@ -23,11 +23,11 @@ from arena_pipeline.io.images import read_image
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.words import pluralize
-from arena_pipeline.workspace import Workspace
+from arena_pipeline.workspace import ROI_NAMES, Workspace
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob, place_image, place_segmentation, save_report
 from dataset_conversion.earlier import ConversionSettings
 from dataset_conversion.merge import OVERLAP_RULE, merge_masks, voxel_indices
-from dataset_conversion.region_names import NAMES_FILE, decide_names
+from dataset_conversion.region_names import decide_names
 from dataset_conversion.target import convert_cases, dataset_folder, finish_dataset
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def convert_dicom(
             advice="put each beside the CT series that it refers to",
         )
     drawn = Counter(region for _, files in cases.values() for region in dict.fromkeys(region for file in files for region in file.names))
-    meaning = decide_names(names or folder / NAMES_FILE, drawn)
+    meaning = decide_names(names or folder / ROI_NAMES, drawn)
     labels = {"background": 0, **{structure: index for index, structure in enumerate(dict.fromkeys(filter(None, meaning.values())), start=1)}}
     logger.info("%s", "; ".join(f"{region} -> {structure or 'left out'}" for region, structure in meaning.items()))
     jobs, failures = _jobs(folder, cases, meaning, labels, queries, bridge_mm)

@@ -21,7 +21,6 @@ from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.facts import load_fact
 from arena_pipeline.io.label_names import BACKGROUND, IGNORE, check_structure_names
 
-NAMES_FILE = "roi_names.csv"
 COLUMNS = ("name", "structure", "cases", "suggestions")
 UNDECIDED = "?"
 SIDES = {"l": "left", "lt": "left", "left": "left", "r": "right", "rt": "right", "right": "right"}

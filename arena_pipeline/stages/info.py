@@ -19,7 +19,7 @@ from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.dataset import changed_files
 from arena_pipeline.share.package import is_installed
 from arena_pipeline.words import pluralize
-from arena_pipeline.workspace import CHECKPOINT, Workspace, fold_folder
+from arena_pipeline.workspace import CHECKPOINT, ROI_NAMES, Workspace, fold_folder
 
 USUAL_SHOTS = 5
 USUAL_FOLDS = (0, 1, 2)
@@ -144,7 +144,10 @@ def _dataset(workspace: Workspace, name: str, default: str) -> DatasetState:
     try:
         raw = RawDataset.open(workspace.raw_dataset(name))
     except DatasetError as error:
-        return DatasetState(name, 0, 0, (), "", str(error), (), None)
+        problem, names = str(error), workspace.raw_dataset(name) / ROI_NAMES
+        if names.is_file():
+            problem = f"waits for {names}: write a structure in place of each ?, or nothing to leave it out, and type arena_convert_dicom again"
+        return DatasetState(name, 0, 0, (), "", problem, (), None)
     folder = workspace.preprocessed_dataset(name)
     planned = sorted({p.parent.name for p in folder.glob("*/plans.json")} & set(preset_names(workspace.foundations)))
     prepared = tuple(_prepared(workspace, name, foundation, default) for foundation in planned)

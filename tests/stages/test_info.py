@@ -114,6 +114,14 @@ def test_a_broken_dataset_is_reported_and_hides_no_other(default_workspace: Work
     assert broken.problem is not None and "dataset.json" in broken.problem and broken.next_command is None
 
 
+def test_a_dataset_from_dicom_waits_for_names(default_workspace: Workspace) -> None:
+    folder = default_workspace.raw_dataset("Dataset103_DICOM")
+    folder.mkdir(parents=True)
+    (folder / "roi_names.csv").write_text("name,structure,cases,suggestions\nLUNG_L,?,1,\n", encoding="utf-8")
+    (state,) = info(default_workspace).datasets
+    assert "waits for" in state.problem and "roi_names.csv" in state.problem
+
+
 def test_missing_cases_are_counted_and_then_adaptation_is_next(default_workspace: Workspace, tiny_dataset: Callable[..., Path]) -> None:
     tiny_dataset()
     _plan(default_workspace)
