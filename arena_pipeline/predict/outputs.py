@@ -98,7 +98,8 @@ def require_one_meaning(folder: Path, label_map: LabelMap, cases: Collection[str
         return
     staying = sorted(there if keep else there - set(cases))
     if not staying:
-        logger.info("%s: removing what %s left there", folder, "an earlier run" if known is None else known.source)
+        made = "by an earlier run" if known is None else f"otherwise: {_differences(known, label_map)}"
+        logger.info("%s: replacing %s made %s", folder, pluralize(len(there), "segmentation"), made)
         for name in there:
             remove_case(folder, name)
         for name in (JSON_NAME, ITK_SNAP_NAME):
