@@ -1,17 +1,16 @@
-"""A zip archive that is passed between people: written the same every time, and distrusted when it is read.
+"""A zip archive that is passed between people: always written in the same way, and read only if it was written in this way.
 
-Nothing in it is compressed, so nothing can expand: all that it holds is smaller than the file itself, whatever its headers say.
+Files are stored one after the other, uncompressed, with nothing between them. So nothing can expand, overlap, be encrypted or be a link.
 """
 
 from __future__ import annotations
 
 import hashlib
 import stat
-import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
@@ -24,12 +23,12 @@ from arena_pipeline.settings import Frozen
 MAX_ENTRIES = 10_000
 MAX_ENTRY_BYTES = 2**31 - 1  # what zip holds without its 64-bit extension, which is not used
 BLOCK_BYTES = 2**20
-END = struct.Struct("<4s4H2LH")  # the end of the table of contents, without a comment
-END_64 = struct.Struct("<4sLQL")
+LOCAL_HEADER_BYTES = 30  # before each file, besides its name
 YEAR_0 = (1980, 1, 1, 0, 0, 0)  # the earliest time that zip knows; a package's bytes do not tell when it was made
 REGULAR_FILE = (stat.S_IFREG | 0o644) << 16
 UNIX = 3
-ENCRYPTED = 0x1
+UTF_8_NAME = 0x800
+FOREIGN = "it was not made by arena_export_model, don't use it"
 
 
 class FileFacts(Frozen):
@@ -48,10 +47,10 @@ class ArchiveWriter:
 
     def add(self, name: str, content: bytes) -> None:
         """Raises PackageError where it becomes too large."""
+        if not _is_safe(name):
+            raise PackageError(f"{name!r} can't be the name of a file in a package", advice="adapt the model under another name")
         info = zipfile.ZipInfo(name, YEAR_0)
         info.create_system, info.external_attr = UNIX, REGULAR_FILE
-        if fault := _fault(info):
-            raise PackageError(f"{name!r} {fault}, so the model can't be exported", advice="adapt it under another name")
         try:
             self._archive.writestr(info, content)
         except zipfile.LargeZipFile:
@@ -71,17 +70,14 @@ class Archive:
 
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         self._archive, self.path = archive, path
-        entries = archive.infolist()
-        for entry in entries:
-            if fault := _fault(entry):
-                raise PackageError(f"{entry.filename!r} {fault}", file=path, advice="it was not made by arena_export_model, don't use it")
-        self.sizes = {entry.filename: entry.file_size for entry in entries}
-        if fault := _clash([entry.filename for entry in entries]):
-            raise PackageError(fault, file=path, advice="it was not made by arena_export_model, don't use it")
-        if sum(self.sizes.values()) > path.stat().st_size:
-            raise PackageError(
-                "its files would be larger than itself, so they overlap", file=path, advice="it was not made by arena_export_model, don't use it"
-            )
+        names = archive.namelist()
+        if len(names) > MAX_ENTRIES:
+            raise PackageError(f"{len(names):,} files, a package has at most {MAX_ENTRIES:,}", file=path, advice=FOREIGN)
+        if unsafe := [name for name in names if not _is_safe(name)]:
+            raise PackageError(f"{unsafe[0]!r} is not the name of a file in a package", file=path, advice=FOREIGN)
+        _require_distinct(names, path)
+        _require_own_layout(archive, path)
+        self.sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """The content of a file, at most as many bytes as its `sizes` say.
@@ -128,68 +124,37 @@ def open_archive(path: Path) -> Iterator[Archive]:
     Raises:
         PackageError: not a zip archive as `write_archive` writes it; says what is wrong.
     """
-    _check_end(path)
     try:
         archive = zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise PackageError("no such file", file=path, advice="name a package that arena_export_model made") from None
     except DAMAGED as error:
-        raise PackageError(f"damaged ({error})", file=path, advice="get the package again") from None
+        raise PackageError(f"not a whole package of arena_export_model ({error})", file=path, advice="get it again") from None
     with archive:
         yield Archive(archive, path)
 
 
-def _check_end(path: Path) -> None:
-    """That the file ends as an archive of ours, before its table of contents, whose size it says, is read into memory."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            file.seek(max(0, size - END_64.size - END.size))
-            tail = file.read()
-    except OSError as error:
-        raise PackageError(f"can't be read ({error.strerror})", file=path, advice="name a package that arena_export_model made") from None
-    if len(tail) < END.size or not tail[-END.size :].startswith(b"PK\x05\x06"):
-        raise PackageError(
-            f"not a whole package of arena_export_model ({size:,} bytes, without the end that a zip archive has)", file=path, advice="get it again"
-        )
-    _, disk, first_disk, here, entries, table_bytes, table_start, comment = END.unpack(tail[-END.size :])
-    whole = disk == first_disk == comment == 0 and here == entries and table_start + table_bytes + END.size == size
-    if not whole or tail.startswith(b"PK\x06\x07"):
-        raise PackageError("a zip archive, but not one that arena_export_model made", file=path, advice="don't use it")
-    if entries > MAX_ENTRIES:
-        raise PackageError(f"{entries:,} files, a package has at most {MAX_ENTRIES:,}", file=path, advice="don't use it")
+def _is_safe(name: str) -> bool:
+    """Whether a name leads to a file below the folder it is extracted to, on every system."""
+    return name.isprintable() and not set(name) & set("\\:") and not set(name.split("/")) & {"", ".", ".."}
 
 
-def _fault(entry: zipfile.ZipInfo) -> str | None:
-    """Why an entry is not one of ours, or None."""
-    name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
-    steps = name.split("/")
-    if name != entry.orig_filename or not name.isprintable() or "\\" in name or ":" in name:
-        return "is no name of a file in a package"
-    if any(step in ("", ".", "..") for step in steps):
-        return "would be written outside the model's folder" if ".." in steps or name.startswith("/") else "is no name of a file in a package"
-    if kind not in (0, stat.S_IFREG):
-        return "is a link or another special file"
-    if entry.flag_bits & ENCRYPTED:
-        return "is encrypted"
-    if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-        return "is compressed, which nothing in a package is, since it could expand to any size"
-    return None
+def _require_own_layout(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raises PackageError unless every entry, and the place of every file, is what `ArchiveWriter` writes."""
+    place = 0
+    for entry in archive.infolist():
+        kind = (entry.create_system, entry.external_attr, entry.date_time, entry.compress_type, entry.flag_bits & ~UTF_8_NAME, entry.extra)
+        if kind != (UNIX, REGULAR_FILE, YEAR_0, zipfile.ZIP_STORED, 0, b"") or entry.header_offset != place:
+            found = f"{entry.filename!r} is not stored as arena_export_model stores files (it may be a link, compressed, encrypted or overlapping)"
+            raise PackageError(found, file=path, advice=FOREIGN)
+        place += LOCAL_HEADER_BYTES + len(entry.filename.encode()) + entry.file_size
+    if place != archive.start_dir or archive.comment:
+        raise PackageError("it holds more than its files", file=path, advice=FOREIGN)
 
 
-def _clash(names: list[str]) -> str | None:
-    """Names that are the same file, or file and folder at once, on some file system; or None."""
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.get(name.casefold())
-        if other is not None:
-            return f"{name!r} is there twice" if other == name else f"{name!r} and {other!r} are one file on some systems"
-        seen[name.casefold()] = name
-    for name in names:
-        if folder := next((parent for parent in _parents(name.casefold()) if parent in seen), None):
-            return f"{seen[folder]!r} is a file and a folder"
-    return None
-
-
-def _parents(name: str) -> Iterator[str]:
-    while "/" in name:
-        name = name.rpartition("/")[0]
-        yield name
+def _require_distinct(names: Iterable[str], path: Path) -> None:
+    """Raises PackageError for names that are the same file, or file and folder at once, on some file system."""
+    places = [PurePosixPath(name.casefold()) for name in names]
+    folders = {folder for place in places for folder in place.parents}
+    if twice := sorted(str(place) for place in folders & {*places} | {place for place in places if places.count(place) > 1}):
+        raise PackageError(f"{twice[0]!r} is there twice (upper and lower case are one on some systems)", file=path, advice=FOREIGN)

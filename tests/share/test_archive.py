@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from arena_pipeline.errors import PackageError
-from arena_pipeline.share.archive import MAX_ENTRIES, FileFacts, open_archive, write_archive
+from arena_pipeline.share.archive import MAX_ENTRIES, REGULAR_FILE, YEAR_0, FileFacts, open_archive, write_archive
 
 TEXT = b"some text\n"
 Maker = Callable[[Path], None]
@@ -22,15 +22,21 @@ def facts(content: bytes) -> FileFacts:
     return FileFacts(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
+def add(archive: zipfile.ZipFile, name: str, content: bytes | str) -> zipfile.ZipInfo:
+    """A file as a package has it, whatever its name."""
+    info = zipfile.ZipInfo("x", YEAR_0)
+    info.create_system, info.external_attr, info.filename = 3, REGULAR_FILE, name  # the constructor would mend the name
+    archive.writestr(info, content)
+    return info
+
+
 def named(*names: str) -> Maker:
     """An archive of stored files with these names."""
 
     def make(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
             for name in names:
-                info = zipfile.ZipInfo("x")
-                info.filename = name  # past the constructor, which would mend it
-                archive.writestr(info, TEXT)
+                add(archive, name, TEXT)
 
     return make
 
@@ -40,17 +46,15 @@ def with_entry(change: Callable[[zipfile.ZipInfo], None], content: bytes = TEXT)
 
     def make(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("a.txt", content)
+            add(archive, "a.txt", content)
             change(archive.filelist[0])
 
     return make
 
 
 def link(path: Path) -> None:
-    info = zipfile.ZipInfo("link")
-    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(info, "/etc/passwd")
+        add(archive, "link", "/etc/passwd").external_attr = (stat.S_IFLNK | 0o777) << 16
 
 
 def bomb(path: Path) -> None:
@@ -62,7 +66,7 @@ def bomb(path: Path) -> None:
 def overlapping(path: Path) -> None:
     """Ten names for the same bytes: together larger than the file."""
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("0.bin", bytes(2000))
+        add(archive, "0.bin", bytes(2000))
         for number in range(1, 10):
             entry = copy.copy(archive.filelist[0])
             entry.filename = f"{number}.bin"
@@ -71,7 +75,7 @@ def overlapping(path: Path) -> None:
 
 def many(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("0", b"")
+        add(archive, "0", b"")
         for number in range(1, MAX_ENTRIES + 1):
             entry = copy.copy(archive.filelist[0])
             entry.filename = str(number)
@@ -83,9 +87,18 @@ def in_front(path: Path) -> None:
     path.write_bytes(b"#!/bin/sh\n" + path.read_bytes())
 
 
+def behind(path: Path) -> None:
+    """Bytes between the last file and the table of contents."""
+    with zipfile.ZipFile(path, "w") as archive:
+        add(archive, "a.txt", TEXT)
+        assert archive.fp is not None
+        archive.fp.write(b"#!/bin/sh")
+        archive.start_dir = archive.fp.tell()
+
+
 def with_comment(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a.txt", TEXT)
+        add(archive, "a.txt", TEXT)
         archive.comment = b"x" * 100
 
 
@@ -109,28 +122,31 @@ def web_page(path: Path) -> None:
     path.write_text("<html>log in to download</html>")
 
 
-OUTSIDE, NO_NAME = "would be written outside the model's folder", "is no name of a file in a package"
+NO_NAME = "is not the name of a file in a package"
+NOT_OURS = "is not stored as arena_export_model stores files"
 REFUSED: list[tuple[str, Maker, str]] = [
-    ("zip-slip", named("../evil.txt"), OUTSIDE),
-    ("zip-slip inside", named("task/../../evil.txt"), OUTSIDE),
-    ("absolute", named("/tmp/evil.txt"), OUTSIDE),
+    ("zip-slip", named("../evil.txt"), NO_NAME),
+    ("zip-slip inside", named("task/../../evil.txt"), NO_NAME),
+    ("absolute", named("/tmp/evil.txt"), NO_NAME),
     ("drive", named("C:/evil.txt"), NO_NAME),
     ("backslashes", named("..\\evil.txt"), NO_NAME),
     ("folder", named("task/"), NO_NAME),
     ("here", named("./a.txt"), NO_NAME),
     ("terminal escape", named("a\x1b[2J.txt"), NO_NAME),
-    ("symlink", link, "is a link or another special file"),
-    ("device", with_entry(lambda entry: setattr(entry, "external_attr", (stat.S_IFCHR | 0o600) << 16)), "is a link or another special file"),
-    ("bomb", bomb, "is compressed"),
-    ("encrypted", encrypted, "is encrypted"),
-    ("overlapping", overlapping, "larger than itself, so they overlap"),
+    ("symlink", link, NOT_OURS),
+    ("device", with_entry(lambda entry: setattr(entry, "external_attr", (stat.S_IFCHR | 0o600) << 16)), NOT_OURS),
+    ("bomb", bomb, NOT_OURS),
+    ("encrypted", encrypted, NOT_OURS),
+    ("overlapping", overlapping, NOT_OURS),
     ("too many", many, "10,001 files, a package has at most 10,000"),
-    ("one name in two cases", named("Liver/a", "liver/a"), "are one file on some systems"),
-    ("file and folder", named("task", "task/a"), "is a file and a folder"),
-    ("something in front", in_front, "not one that arena_export_model made"),
-    ("a comment", with_comment, "not a whole package"),
+    ("one name in two cases", named("Liver/a", "liver/a"), "'liver/a' is there twice"),
+    ("file and folder", named("task", "task/a"), "'task' is there twice"),
+    ("something in front", in_front, NOT_OURS),
+    ("something behind", behind, "holds more than its files"),
+    ("a comment", with_comment, "holds more than its files"),
+    ("a size that lies about the content", with_entry(shorter), "holds more than its files"),
     ("cut short", cut, "not a whole package"),
-    ("empty", Path.touch, "not a whole package of arena_export_model .0 bytes"),
+    ("empty", Path.touch, "not a whole package of arena_export_model"),
     ("web page", web_page, "not a whole package"),
 ]
 
@@ -153,14 +169,8 @@ def test_a_name_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_told_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match=r"no\.zip: can't be read .No such file"), open_archive(tmp_path / "no.zip"):
+    with pytest.raises(PackageError, match=r"no\.zip: no such file"), open_archive(tmp_path / "no.zip"):
         pass
-
-
-def test_a_size_that_lies_about_the_content_is_damage(tmp_path: Path) -> None:
-    with_entry(shorter)(tmp_path / "model.zip")
-    with open_archive(tmp_path / "model.zip") as archive, pytest.raises(PackageError, match="a.txt is damaged"):
-        archive.extract("a.txt", tmp_path / "out" / "a.txt")
 
 
 def test_a_changed_byte_is_told_by_its_checksum(tmp_path: Path) -> None:
@@ -194,6 +204,6 @@ def test_the_same_files_give_the_same_bytes_and_come_back(tmp_path: Path) -> Non
 
 
 def test_a_name_that_no_archive_may_have_is_not_written_either(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match="can't be exported"), write_archive(tmp_path / "1.zip") as writer:
+    with pytest.raises(PackageError, match="can't be the name of a file in a package"), write_archive(tmp_path / "1.zip") as writer:
         writer.add("a:b/a.txt", TEXT)
     assert not list(tmp_path.iterdir())

@@ -28,6 +28,7 @@ from arena_pipeline.model.checkpoints import skeleton
 from arena_pipeline.model.model_folder import list_models
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.settings import AdaptationSettings
+from arena_pipeline.share.archive import REGULAR_FILE, YEAR_0
 from arena_pipeline.stages import export_model as export_stage
 from arena_pipeline.stages.adapt import describe_model
 from arena_pipeline.stages.ensemble import ensemble
@@ -121,7 +122,9 @@ def repacked(package: Path, change: Change) -> Path:
     changed = package.with_name("changed.zip")
     with zipfile.ZipFile(changed, "w") as archive:
         for name, content in {**files, "manifest.json": json.dumps(manifest).encode()}.items():
-            archive.writestr(name, content)
+            info = zipfile.ZipInfo(name, YEAR_0)
+            info.create_system, info.external_attr = 3, REGULAR_FILE
+            archive.writestr(info, content)
     return changed
 
 
@@ -305,7 +308,7 @@ RECORD = "liver/fold_0/adapter.json"
 HOSTILE: list[tuple[str, Change, str]] = [
     ("a file more", program, "has besides sitecustomize.py"),
     ("a file less", lambda files: files.pop("labels.json"), "lacks labels.json"),
-    ("a task outside", outside, "would be written outside the model's folder"),
+    ("a task outside", outside, "is not the name of a file in a package"),
     ("another version", edit_json("manifest.json", package_version=2), "a package of version 2, this arena-pipeline reads version 1"),
     ("an unknown key", edit_json("manifest.json", run="rm"), "run: unknown key"),
     ("a folder as dataset", edit_json("manifest.json", dataset_name="Dataset901_../../x"), "dataset_name: "),
