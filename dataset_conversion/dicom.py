@@ -16,7 +16,7 @@ import numpy as np
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, ImageError
-from arena_pipeline.io.dataset import DatasetJson, check_case_name
+from arena_pipeline.io.dataset import check_case_name
 from arena_pipeline.io.dicom import CTSeries, find_series, in_words
 from arena_pipeline.io.dicom.annotations import Annotation, find_annotations, read_masks, series_of
 from arena_pipeline.io.images import read_image
@@ -24,11 +24,11 @@ from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import ROI_NAMES, Workspace
-from dataset_conversion.case import ENDING, CaseReport, ConversionJob, place_image, place_segmentation, save_report
+from dataset_conversion.case import CaseReport, ConversionJob, place_image, place_segmentation, save_report
 from dataset_conversion.earlier import ConversionSettings
 from dataset_conversion.merge import OVERLAP_RULE, merge_masks, voxel_indices
 from dataset_conversion.region_names import decide_names
-from dataset_conversion.target import convert_cases, dataset_folder, finish_dataset
+from dataset_conversion.target import convert_cases, dataset_folder, describe, finish_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -118,9 +118,9 @@ def convert_dicom(
         for case, report in reports.items():
             for note in report.ignored:
                 logger.warning("%s: %s", case, note)
-        description = _describe(labels, jobs, reports, name)
-        summary = _summary(meaning, cases, reports, exclude)
-        finish_dataset(folder, description, summary, {**failures, **failed})
+        annotated = {job.identifier: job.structures for job in jobs if job.identifier in reports and len(job.structures) < len(labels) - 1}
+        description = describe(labels, "binary", reports, annotated=annotated, name=name, source="DICOM")
+        finish_dataset(folder, description, reports, _summary(meaning, cases, reports, exclude), {**failures, **failed})
     if faults:
         advice = "mend them, or move them away; all others are converted"
         raise DatasetError(f"{pluralize(len(faults), 'file')} not used: {'; '.join(map(str, faults))}", file=source, advice=advice)
@@ -208,20 +208,6 @@ def _jobs(
     return jobs, failures
 
 
-def _describe(labels: dict[str, int], jobs: Sequence[DicomJob], reports: Mapping[str, CaseReport], name: str) -> DatasetJson:
-    structures = len(labels) - 1
-    return DatasetJson(
-        channel_names={"0": "CT"},
-        labels=labels,
-        numTraining=sum(report.part == "Tr" for report in reports.values()),
-        file_ending=ENDING,
-        objective="binary",
-        annotated={job.identifier: job.structures for job in jobs if job.identifier in reports and len(job.structures) < structures},
-        name=name,
-        source="DICOM",
-    )
-
-
 def _summary(meaning: Mapping[str, str], cases: Annotated, reports: Mapping[str, CaseReport], exclude: Sequence[str]) -> dict[str, object]:
     """conversion_report.json, and the log lines that a person should not miss."""
     not_drawn = {case: empty for case, (_, files) in cases.items() if (empty := [name for file in files for name in file.empty])}
@@ -233,9 +219,6 @@ def _summary(meaning: Mapping[str, str], cases: Annotated, reports: Mapping[str,
         logger.warning("%s: voxels of two structures: %s; %s", case, pairs, OVERLAP_RULE)
     return {
         "names": dict(meaning),
-        "training_cases": [case for case, report in reports.items() if report.part == "Tr"],
-        "queries": [case for case, report in reports.items() if report.part == "Ts"],
-        "voxels": {case: report.voxels for case, report in reports.items()},
         "overlap_rule": OVERLAP_RULE,
         "overlaps": overlapping,
         "notes": {case: list(report.ignored) for case, report in reports.items() if report.ignored},

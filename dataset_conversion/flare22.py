@@ -15,7 +15,7 @@ import numpy as np
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError
-from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson, StructureSplit
+from arena_pipeline.io.dataset import CHANNEL_SUFFIX, StructureSplit
 from arena_pipeline.io.facts import load_fact
 from arena_pipeline.io.images import check_same_grid, read_image, read_segmentation
 from arena_pipeline.io.labels import count_labels
@@ -26,7 +26,7 @@ from arena_pipeline.workspace import Workspace
 from dataset_conversion.asked import refuse_standard_layout, unknown_structures
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob, place_image, place_segmentation, save_report
 from dataset_conversion.earlier import ConversionSettings
-from dataset_conversion.target import convert_cases, dataset_folder, finish_dataset
+from dataset_conversion.target import convert_cases, dataset_folder, describe, finish_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -93,21 +93,10 @@ def convert_flare22(
     settings = ConversionSettings(source=SOURCE, structures=tuple(structures) if structures else None, labels=labels)
     with locked(folder):
         reports, failed = convert_cases(folder, jobs, convert_case, workers, settings, overwrite)
-        return finish_dataset(folder, _describe(labels, reports, name), _summary(source, labels, reports, exclude), {**failures, **failed})
-
-
-def _describe(labels: dict[str, int], reports: dict[str, CaseReport], name: str) -> DatasetJson:
-    return DatasetJson(
-        channel_names={"0": "CT"},
-        labels=labels,
-        numTraining=sum(report.part == "Tr" for report in reports.values()),
-        file_ending=ENDING,
-        objective="multiclass",
-        split={"*": _split(reports)} if reports else {},
-        name=name,
-        source=SOURCE,
-        licence=LICENCE,
-    )
+        split = {"*": _split(reports)} if reports else {}
+        description = describe(labels, "multiclass", reports, split=split, name=name, source=SOURCE, licence=LICENCE)
+        more = {"source": str(source), "left_out": dict.fromkeys(exclude, "excluded on request")}
+        return finish_dataset(folder, description, reports, more, {**failures, **failed})
 
 
 def convert_case(job: FlareJob) -> CaseReport:
@@ -200,15 +189,4 @@ def _split(reports: dict[str, CaseReport]) -> StructureSplit:
         level = logging.WARNING if len(missing) <= number / 2 else logging.INFO  # nobody expects the published figures of a few of the cases
         text = "%d of the published split's %d cases are here: support sets and figures differ from the published ones (missing: %s)"
         logger.log(level, text, number - len(missing), number, some)
-    return StructureSplit(train=tuple(c for c in published.train if c in reports), test=tuple(c for c in published.test if c in reports))
-
-
-def _summary(source: Path, labels: dict[str, int], reports: dict[str, CaseReport], exclude: Sequence[str]) -> dict[str, object]:
-    return {
-        "source": str(source),
-        "structures": [structure for structure, label in labels.items() if label],
-        "training_cases": [case for case, report in reports.items() if report.part == "Tr"],
-        "queries": [case for case, report in reports.items() if report.part == "Ts"],
-        "voxels": {case: report.voxels for case, report in reports.items()},
-        "left_out": dict.fromkeys(exclude, "excluded on request"),
-    }
+    return published.only(reports)

@@ -12,16 +12,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from arena_pipeline.errors import ArenaError, DatasetError, NoSpace
 from arena_pipeline.io.atomic import remove_unfinished, write_json
-from arena_pipeline.io.dataset import DatasetJson
+from arena_pipeline.io.dataset import DatasetJson, Objective
 from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.io.space import require_space
 from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace
-from dataset_conversion.case import CaseReport, ConversionJob
+from dataset_conversion.case import ENDING, CaseReport, ConversionJob
 from dataset_conversion.earlier import (
     PARTS,
     SETTINGS_FILE,
@@ -108,13 +108,32 @@ def convert_cases(
     return dict(sorted(reports.items())), dict(sorted(failures.items()))
 
 
-def finish_dataset(folder: Path, description: DatasetJson, report: dict[str, object], failures: Mapping[str, str]) -> Path:
+def describe(labels: dict[str, int], objective: Objective, reports: Mapping[str, CaseReport], **more: Any) -> DatasetJson:
+    """dataset.json of the converted cases; `more` are its other keys."""
+    training = sum(report.part == "Tr" for report in reports.values())
+    return DatasetJson(channel_names={"0": "CT"}, labels=labels, numTraining=training, file_ending=ENDING, objective=objective, **more)
+
+
+def finish_dataset(
+    folder: Path, description: DatasetJson, reports: Mapping[str, CaseReport], more: Mapping[str, object], failures: Mapping[str, str]
+) -> Path:
     """Writes conversion_report.json and, last, dataset.json.
+
+    Args:
+        more: what the report says besides the cases, their voxels and the failures.
 
     Raises:
         DatasetError: cases failed. The others are converted and usable; the message says how to accept that.
     """
-    write_json(folder / "conversion_report.json", {**report, "failures": dict(failures)})
+    report = {
+        "structures": list(description.structures),
+        "training_cases": [case for case, report in reports.items() if report.part == "Tr"],
+        "queries": [case for case, report in reports.items() if report.part == "Ts"],
+        "voxels": {case: report.voxels for case, report in reports.items()},
+        **more,
+        "failures": dict(failures),
+    }
+    write_json(folder / "conversion_report.json", report)
     if description.numTraining:
         description.write(folder / "dataset.json")
     more = len(failures) - NAMED_FAILURES

@@ -11,7 +11,7 @@ import numpy as np
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError
-from arena_pipeline.io.dataset import DatasetJson, StructureSplit
+from arena_pipeline.io.dataset import StructureSplit
 from arena_pipeline.io.images import check_same_grid, read_image, read_segmentation
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
@@ -21,7 +21,7 @@ from arena_pipeline.workspace import Workspace
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob, place_image, place_segmentation, save_report
 from dataset_conversion.earlier import ConversionSettings
 from dataset_conversion.merge import OVERLAP_RULE, merge_masks, voxel_indices
-from dataset_conversion.target import convert_cases, dataset_folder, finish_dataset
+from dataset_conversion.target import convert_cases, dataset_folder, describe, finish_dataset
 from dataset_conversion.totalsegmentator_raw import RawTotalSegmentator, Subject
 
 logger = logging.getLogger(__name__)
@@ -84,17 +84,23 @@ def convert_totalsegmentator(
     left_out = _excluded(raw, exclude, exclude_defective)
     splits = _published_splits(raw, chosen, left_out) if split == "published" else {}
     parts = _parts_of_published(splits) if split == "published" else _parts_of_meta(raw)
-    jobs, failures, not_annotated = _jobs(raw, folder, chosen, {case: part for case, part in parts.items() if case not in left_out})
+    labels = {structure: index for index, structure in enumerate(chosen, start=1)}
+    asked = None if structures is None else tuple(chosen)
+    settings = ConversionSettings(source=f"TotalSegmentator {raw.version}", structures=asked, labels={"background": 0, **labels})
+    jobs, failures, not_annotated = _jobs(raw, folder, labels, {case: part for case, part in parts.items() if case not in left_out})
     left_out.update(not_annotated)
     with locked(folder):
-        reports, failed = convert_cases(folder, jobs, convert_subject, workers, _settings(raw, structures, chosen), overwrite)
+        reports, failed = convert_cases(folder, jobs, convert_subject, workers, settings, overwrite)
         failures.update(failed)
         for case in sorted(set(failures) & set(raw.defects())):
             left_out[case] = f"known to be defective ({raw.defects()[case]}), and unusable: {failures.pop(case)}"
             logger.warning("%s: left out, %s", case, left_out[case])
-        description = _describe(raw, chosen, jobs, reports, splits).model_copy(update={"name": name})
-        summary = _summary(raw, chosen, reports, left_out)
-        return finish_dataset(folder, description, summary, failures)
+        annotated = {job.identifier: tuple(job.masks) for job in jobs if job.identifier in reports and 0 < len(job.masks) < len(chosen)}
+        split = {structure: split.only(reports) for structure, split in splits.items()}
+        description = describe(
+            settings.labels, "binary", reports, annotated=annotated, split=split, name=name, source=settings.source, licence=LICENCE
+        )
+        return finish_dataset(folder, description, reports, _summary(raw, reports, left_out), failures)
 
 
 def convert_subject(job: TotalSegmentatorJob) -> CaseReport:
@@ -116,19 +122,6 @@ def convert_subject(job: TotalSegmentatorJob) -> CaseReport:
     place_image(job, image)
     voxels = {structure: int(counts[job.labels[structure]]) for structure in job.masks} if job.masks else None
     return save_report(job, voxels=voxels, overlaps=overlaps, ignored=job.ignored)
-
-
-def _settings(raw: RawTotalSegmentator, asked: Sequence[str] | None, chosen: Sequence[str]) -> ConversionSettings:
-    structures = None if asked is None else tuple(chosen)
-    return ConversionSettings(source=_source(raw), structures=structures, labels={"background": 0, **_labels(chosen)})
-
-
-def _source(raw: RawTotalSegmentator) -> str:
-    return f"TotalSegmentator {raw.version}"
-
-
-def _labels(chosen: Sequence[str]) -> dict[str, int]:
-    return {structure: index for index, structure in enumerate(chosen, start=1)}
 
 
 def _excluded(raw: RawTotalSegmentator, exclude: Sequence[str], exclude_defective: bool) -> dict[str, str]:
@@ -157,9 +150,7 @@ def _published_splits(raw: RawTotalSegmentator, chosen: Sequence[str], left_out:
         published = published_split("TotalSegmentator", structure)
         here = {case for case in (*published.train, *published.test) if case in raw.subjects and case not in left_out}
         missing |= {*published.train, *published.test} - here
-        splits[structure] = StructureSplit(
-            train=tuple(case for case in published.train if case in here), test=tuple(case for case in published.test if case in here)
-        )
+        splits[structure] = published.only(here)
     if missing:
         text = "%d of the published split's subjects are not here (%s%s): support sets differ from the published ones"
         logger.warning(text, len(missing), ", ".join(sorted(missing)[:10]), ", ..." if len(missing) > 10 else "")
@@ -194,14 +185,13 @@ def _parts_of_meta(raw: RawTotalSegmentator) -> dict[str, Literal["Tr", "Ts"]]:
 
 
 def _jobs(
-    raw: RawTotalSegmentator, folder: Path, chosen: Sequence[str], parts: dict[str, Literal["Tr", "Ts"]]
+    raw: RawTotalSegmentator, folder: Path, labels: dict[str, int], parts: dict[str, Literal["Tr", "Ts"]]
 ) -> tuple[list[TotalSegmentatorJob], dict[str, str], dict[str, str]]:
     """Jobs, failures known without reading a voxel, and training cases in which none of the structures is annotated."""
-    labels = _labels(chosen)
     jobs, failures, not_annotated = [], {}, {}
     for case, part in sorted(parts.items()):
         subject = raw.subjects[case]
-        masks = {structure: subject.masks[structure] for structure in chosen if structure in subject.masks}
+        masks = {structure: subject.masks[structure] for structure in labels if structure in subject.masks}
         if other := raw.belongs_to_other_version(subject):
             failures[case] = (
                 f"{case}: has masks that TotalSegmentator {raw.version} does not have ({', '.join(other[:5])}); convert the releases apart"
@@ -225,34 +215,7 @@ def _ignored(raw: RawTotalSegmentator, subject: Subject) -> tuple[str, ...]:
     return tuple(f"mask {name}: not a structure of TotalSegmentator {raw.version}" for name in names)
 
 
-def _describe(
-    raw: RawTotalSegmentator,
-    chosen: Sequence[str],
-    jobs: Sequence[TotalSegmentatorJob],
-    reports: dict[str, CaseReport],
-    splits: dict[str, StructureSplit],
-) -> DatasetJson:
-    annotated = {job.identifier: tuple(job.masks) for job in jobs if job.identifier in reports and 0 < len(job.masks) < len(chosen)}
-    done = {
-        structure: StructureSplit(train=tuple(c for c in split.train if c in reports), test=tuple(c for c in split.test if c in reports))
-        for structure, split in splits.items()
-    }
-    return DatasetJson.model_validate(
-        {
-            "channel_names": {"0": "CT"},
-            "labels": {"background": 0, **_labels(chosen)},
-            "numTraining": sum(report.part == "Tr" for report in reports.values()),
-            "file_ending": ENDING,
-            "objective": "binary",
-            "annotated": annotated,
-            "split": done,
-            "source": _source(raw),
-            "licence": LICENCE,
-        }
-    )
-
-
-def _summary(raw: RawTotalSegmentator, chosen: Sequence[str], reports: dict[str, CaseReport], left_out: dict[str, str]) -> dict[str, object]:
+def _summary(raw: RawTotalSegmentator, reports: dict[str, CaseReport], left_out: dict[str, str]) -> dict[str, object]:
     """conversion_report.json, and the log lines that a person should not miss."""
     overlapping = {case: [o.model_dump() for o in report.overlaps] for case, report in reports.items() if report.overlaps}
     total = sum(overlap.voxels for report in reports.values() for overlap in report.overlaps)
@@ -265,10 +228,6 @@ def _summary(raw: RawTotalSegmentator, chosen: Sequence[str], reports: dict[str,
         "source": str(raw.root),
         "version": raw.version,
         "version_told_by": raw.version_reason,
-        "structures": list(chosen),
-        "training_cases": [case for case, report in reports.items() if report.part == "Tr"],
-        "queries": [case for case, report in reports.items() if report.part == "Ts"],
-        "voxels": {case: report.voxels for case, report in reports.items()},
         "overlap_rule": OVERLAP_RULE,
         "overlapping_voxels": total,
         "overlaps": overlapping,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -131,6 +131,10 @@ class StructureSplit(BaseModel):
             told = listed(both, NAMED_FAULTS)
             raise ValueError(f"{told} under train and under test: a case adapted on can't be a query, take it out of one")
         return self
+
+    def only(self, cases: Container[str]) -> StructureSplit:
+        """The same without the cases that are not among these."""
+        return StructureSplit(train=tuple(case for case in self.train if case in cases), test=tuple(case for case in self.test if case in cases))
 
 
 DatasetJson.model_rebuild()
