@@ -16,11 +16,11 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import grid_difference, read_segmentation
 from arena_pipeline.io.labels import UNLABELLED, label_boxes
+from arena_pipeline.io.orientation import AxisOrder, to_ras
 from arena_pipeline.io.segmentations import aligned, check_segment_names
 from arena_pipeline.preprocess.case import preprocess_segmentation
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.masks import read_masks
-from arena_pipeline.preprocess.orientation import AxisOrder, to_ras
 from arena_pipeline.preprocess.resample import resample_nearest
 
 logger = logging.getLogger(__name__)
@@ -113,8 +113,7 @@ def _from_masks(case: EvaluationCase, scoring: Scoring, reference: Image) -> Sco
 def _for_reference(case: EvaluationCase, path: Path, grid: GridMap, reference: Geometry) -> GridMap:
     """`grid` for the reference's own axes, which may run in another order than the CT's over the same voxels."""
     order = AxisOrder.of(reference.affine)
-    spacing, shape = (tuple(values[axis] for axis in order.axes) for values in (reference.spacing_mm, reference.shape))
-    expected = tuple(grid.native_shape[axis] for axis in grid.axes)
+    spacing, shape, expected = order.ordered(reference.spacing_mm), order.ordered(reference.shape), grid.ras_shape
     if shape != expected or not np.allclose(grid.native_spacing_mm, spacing, rtol=1e-3):
         raise DatasetError(
             f"{path} was made for a volume of {expected} voxels, spacing {_rounded(grid.native_spacing_mm)} mm (RAS), the reference "
@@ -128,8 +127,7 @@ def _for_reference(case: EvaluationCase, path: Path, grid: GridMap, reference: G
 def _resampled(image: Image, scheme: Scheme) -> np.ndarray:
     """The label map in RAS at the scheme's spacing, not cropped: the crop needs the CT, and takes away air around the patient."""
     array, order = to_ras(image.array, image.geometry.affine)
-    x, y, z = (image.geometry.spacing_mm[axis] for axis in order.axes)
-    return resample_nearest(array, (x, y, z), scheme.spacing_mm)
+    return resample_nearest(array, order.ordered(image.geometry.spacing_mm), scheme.spacing_mm)
 
 
 def _check_pair(case: EvaluationCase, scoring: Scoring, reference: Image, prediction: Image) -> None:

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.spatial import KDTree
 
-from arena_pipeline.preprocess.crop import bounding_box
+from arena_pipeline.io.labels import bounding_box
 
 # Spacings come from float32 headers: 1 mm reads as 1.0000001. A distance that equals the tolerance but for that is within it.
 TOLERANCE_SLACK_MM = 1e-4
@@ -103,8 +103,7 @@ def _surface(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[
     box = bounding_box(mask)
     if box is None:
         return np.zeros((0, 3), dtype=np.int64), np.zeros(0)
-    inside = tuple(slice(start, stop) for start, stop in zip(*box, strict=True))
-    padded = np.pad(mask[inside].astype(np.uint8), 1)
+    padded = np.pad(mask[box].astype(np.uint8), 1)
     size = tuple(n - 1 for n in padded.shape)
     codes = np.zeros(size, dtype=np.uint8)
     for bit, corner in enumerate(np.ndindex(2, 2, 2)):
@@ -113,7 +112,7 @@ def _surface(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[
     # Codes 0 and 255 lie wholly outside and inside; subtracting 1 in uint8 sends both above 253.
     positions = np.argwhere(codes - np.uint8(1) < 254)
     areas = area_of_code(spacing_mm)[codes[tuple(positions.T)]]
-    return positions + np.array(box[0]), areas
+    return positions + np.array([side.start for side in box]), areas
 
 
 @lru_cache(maxsize=16)

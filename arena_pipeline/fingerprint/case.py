@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import cc3d
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
@@ -15,11 +14,11 @@ from arena_pipeline.fingerprint.reading import looks_like_hu, read_case, structu
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.dataset import Case, DatasetJson
 from arena_pipeline.io.geometry import Geometry
-from arena_pipeline.io.labels import count_labels, label_boxes
+from arena_pipeline.io.labels import bounding_box, count_labels, label_boxes
 from arena_pipeline.io.nearest import resample_nearest
+from arena_pipeline.io.orientation import AxisOrder
 
 INTENSITY_SEED = 1234
-Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -76,22 +75,16 @@ def measure_case(job: CaseJob) -> CaseMeasurement:
     image, segmentation, voxels = reading.image, reading.segmentation.array, reading.segmentation.voxels
     low, high = job.scheme.window_hu
     clipped = (image.array < low) | (image.array > high)
-    box = _bounding_box(image.array > low)
-    axes = ras_axes(image.geometry)
+    box = bounding_box(image.array > low)
+    shape = image.array[box].shape if box else image.geometry.shape
     return CaseMeasurement(
         facts=_case_facts(image.array, image.geometry, float(clipped.mean()), structures_present(description, voxels)),
         findings=_findings(case, reading.findings, all_air=box is None),
-        shape_after_crop=_ordered([s.stop - s.start for s in box] if box else image.geometry.shape, axes),
+        shape_after_crop=AxisOrder.of(image.geometry.affine).ordered(shape),
         orthonormal=image.geometry.is_orthonormal,
         structures=_Structures(segmentation, voxels, clipped, image.geometry, job).measured(),
         intensities=_draw_foreground(image.array, segmentation, description.ignore_label, job.samples),
     )
-
-
-def ras_axes(geometry: Geometry) -> tuple[int, int, int]:
-    """The array axes that run along the patient's x, y and z."""
-    x, y, z = np.argsort(nib.io_orientation(geometry.affine)[:, 0])
-    return int(x), int(y), int(z)
 
 
 def _findings(case: Case, found: tuple[Finding, ...], all_air: bool) -> tuple[Finding, ...]:
@@ -104,9 +97,8 @@ def _findings(case: Case, found: tuple[Finding, ...], all_air: bool) -> tuple[Fi
 
 
 def _case_facts(array: np.ndarray, geometry: Geometry, clipped_share: float, labels_present: tuple[int, ...]) -> CaseFacts:
-    axes = ras_axes(geometry)
-    shape = _ordered(geometry.shape, axes)
-    spacing = tuple(float(geometry.spacing_mm[axis]) for axis in axes)
+    order = AxisOrder.of(geometry.affine)
+    shape, spacing = order.ordered(geometry.shape), order.ordered(geometry.spacing_mm)
     low, high = float(array.min()), float(array.max())
     return CaseFacts(
         shape=shape,
@@ -130,16 +122,15 @@ class _Structures:
         self.segmentation, self.voxels, self.geometry = segmentation, voxels, geometry
         self.labels, self.ignore_label = job.description.structures, job.description.ignore_label
         self.clipped = count_labels(segmentation[clipped], len(voxels))
-        order = nib.io_orientation(geometry.affine)
-        x, y, z = (geometry.spacing_mm[axis] for axis in ras_axes(geometry))
-        coarse = resample_nearest(nib.apply_orientation(segmentation, order), (x, y, z), job.scheme.spacing_xyz_mm)
+        order = AxisOrder.of(geometry.affine)
+        coarse = resample_nearest(order.apply(segmentation), order.ordered(geometry.spacing_mm), job.scheme.spacing_xyz_mm)
         self.left = count_labels(coarse, len(voxels))
 
     def measured(self) -> dict[str, StructureMeasurement]:
         boxes = label_boxes(self.segmentation)
         return {name: self._measure(label, boxes[label]) for name, label in self.labels.items() if self.voxels[label]}
 
-    def _measure(self, label: int, box: Box) -> StructureMeasurement:
+    def _measure(self, label: int, box: tuple[slice, ...]) -> StructureMeasurement:
         whole = self._is_annotated_around(label, box)
         return StructureMeasurement(
             volume_ml=float(self.voxels[label] * self.geometry.voxel_volume_ml) if whole else None,
@@ -149,7 +140,7 @@ class _Structures:
             vanishes=not self.left[label],
         )
 
-    def _is_annotated_around(self, label: int, box: Box) -> bool:
+    def _is_annotated_around(self, label: int, box: tuple[slice, ...]) -> bool:
         """Whether no voxel beside the structure is one that nobody annotated: there it may go on, and pieces may hang together."""
         if self.ignore_label is None or not self.voxels[self.ignore_label]:
             return True
@@ -167,12 +158,3 @@ def _draw_foreground(array: np.ndarray, segmentation: np.ndarray, ignore_label: 
     if not foreground.size:
         return np.empty(0, np.float32)
     return np.random.default_rng(INTENSITY_SEED).choice(foreground, samples, replace=True).astype(np.float32)
-
-
-def _bounding_box(mask: np.ndarray) -> Box | None:
-    return label_boxes(mask).get(1)
-
-
-def _ordered(values: list[int] | tuple[int, int, int], axes: tuple[int, int, int]) -> tuple[int, int, int]:
-    x, y, z = (int(values[axis]) for axis in axes)
-    return x, y, z

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 UNLABELLED = 65_535
 """In the segmentation of a preprocessed case: a voxel that nobody annotated (nnU-Net's `ignore`). No structure has this integer."""
+Box = tuple[slice, slice, slice]
 CHUNK_VOXELS = 1 << 20  # numpy's bincount turns its input into 64-bit integers: eight bytes per voxel of a whole-body CT are too many
 
 
@@ -21,6 +22,16 @@ def count_labels(segmentation: np.ndarray, minlength: int = 0) -> np.ndarray:
     for start in range(0, flat.size, CHUNK_VOXELS):
         counts += np.bincount(flat[start : start + CHUNK_VOXELS], minlength=len(counts))
     return counts
+
+
+def bounding_box(mask: np.ndarray) -> Box | None:
+    """The smallest box around a boolean mask (x, y, z); None where it is empty. Much faster than `label_boxes`."""
+    columns: np.ndarray = np.any(mask, axis=2)
+    if not columns.any():
+        return None
+    extents = [np.flatnonzero(line) for line in (columns.any(axis=1), columns.any(axis=0), mask.any(axis=(0, 1)))]
+    x, y, z = (slice(int(found[0]), int(found[-1]) + 1) for found in extents)
+    return x, y, z
 
 
 def label_boxes(segmentation: np.ndarray) -> dict[int, tuple[slice, ...]]:

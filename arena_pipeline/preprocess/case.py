@@ -9,14 +9,13 @@ import numpy as np
 from arena_pipeline.errors import ImageError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Image
-from arena_pipeline.io.labels import UNLABELLED
+from arena_pipeline.io.labels import UNLABELLED, bounding_box
+from arena_pipeline.io.orientation import to_ras
 from arena_pipeline.machine import memory_bytes
 from arena_pipeline.preprocess.body import body_mask
-from arena_pipeline.preprocess.crop import bounding_box
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.intensity import window_to_unit_
 from arena_pipeline.preprocess.nnunet import preprocess_nnunet, resample_labels
-from arena_pipeline.preprocess.orientation import to_ras
 from arena_pipeline.preprocess.resample import effective_spacing, resample_annotated, resample_linear, resample_nearest, resampled_size
 
 
@@ -41,9 +40,9 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
         _check_memory(image.geometry.shape, image.geometry.spacing_mm, scheme)
         return preprocess_nnunet(image, scheme, scheme.nnunet)
     array, order = to_ras(image.array, image.geometry.affine)
-    x, y, z = (image.geometry.spacing_mm[axis] for axis in order.axes)
-    _check_memory(array.shape, (x, y, z), scheme)
-    resampled = resample_linear(array, (x, y, z), scheme.spacing_mm, threads)
+    native_spacing = order.ordered(image.geometry.spacing_mm)
+    _check_memory(array.shape, native_spacing, scheme)
+    resampled = resample_linear(array, native_spacing, scheme.spacing_mm, threads)
     low, high = scheme.window_hu
     tissue = resampled > low
     if scheme.outside_body == "set_aside" and tissue.any():
@@ -60,11 +59,11 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
         native_shape=image.geometry.shape,
         axes=order.axes,
         flips=order.flips,
-        native_spacing_mm=(x, y, z),
-        scheme_spacing_mm=effective_spacing((x, y, z), scheme.spacing_mm),
+        native_spacing_mm=native_spacing,
+        scheme_spacing_mm=effective_spacing(native_spacing, scheme.spacing_mm),
         resampled_shape=resampled.shape,
-        crop_start=box[0],
-        crop_stop=box[1],
+        crop_start=tuple(side.start for side in box),
+        crop_stop=tuple(side.stop for side in box),
     )
     return window_to_unit_(np.array(resampled[grid.crop], order="C"), scheme.window_hu), grid
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from arena_pipeline.preprocess.orientation import AxisOrder
+from arena_pipeline.io.orientation import AxisOrder
 from arena_pipeline.settings import Frozen
 
 Index = tuple[int, int, int]
@@ -47,7 +47,7 @@ class GridMap(Frozen):
     @property
     def ras_shape(self) -> Index:
         """Voxels of the native grid along (x, y, z) in RAS."""
-        return self.native_shape[self.axes[0]], self.native_shape[self.axes[1]], self.native_shape[self.axes[2]]
+        return self.axis_order.ordered(self.native_shape)
 
     @property
     def cropped_shape(self) -> Index:

@@ -13,9 +13,9 @@ from arena_pipeline.errors import ImageError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.foundations.nnunet_scheme import NnunetScheme
 from arena_pipeline.io.geometry import Image
-from arena_pipeline.preprocess.crop import bounding_box
+from arena_pipeline.io.labels import bounding_box
+from arena_pipeline.io.orientation import AxisOrder
 from arena_pipeline.preprocess.grid import GridMap
-from arena_pipeline.preprocess.orientation import AxisOrder
 
 Shape = tuple[int, int, int]
 
@@ -39,10 +39,8 @@ def preprocess_nnunet(image: Image, scheme: Scheme, conventions: NnunetScheme) -
     box = bounding_box(array != 0)
     if box is None:
         raise ImageError("every voxel is 0", advice="expected a CT in Hounsfield units (air about -1000, soft tissue about 40)")
-    start, stop = box
-    cropped = array[tuple(slice(first, last) for first, last in zip(start, stop, strict=True))].astype(np.float32)
-    first, second, third = (image.geometry.spacing_mm[axis] for axis in order.axes)
-    native = (first, second, third)
+    cropped = array[box].astype(np.float32)
+    native = order.ordered(image.geometry.spacing_mm)
     x, y, z = (max(1, round(old / new * n)) for n, old, new in zip(cropped.shape, native, scheme.spacing_mm, strict=True))
     coarse = conventions.coarse_axis(native, scheme.spacing_mm)
     normalise_(cropped, scheme.window_hu, conventions)
@@ -57,8 +55,8 @@ def preprocess_nnunet(image: Image, scheme: Scheme, conventions: NnunetScheme) -
         resampled_shape=volume.shape,
         crop_start=(0, 0, 0),
         crop_stop=volume.shape,
-        native_start=start,
-        native_stop=stop,
+        native_start=tuple(side.start for side in box),
+        native_stop=tuple(side.stop for side in box),
         nearest_axis=back if conventions.order_z_back == 0 else None,
     )
     return volume, grid

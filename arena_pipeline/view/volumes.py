@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from arena_pipeline.io.geometry import Geometry
-from arena_pipeline.preprocess.orientation import AxisOrder
+from arena_pipeline.io.orientation import AxisOrder
 
 MOST_BYTES = 200 * 2**20  # of the CT's voxels, two bytes each: a browser's tab holds several copies
 FASTEST = 1  # of gzip: a person waits for the page, and base64 costs more than a better level saves
@@ -36,8 +36,8 @@ class ShownGrid:
     def of(cls, geometry: Geometry, most_bytes: int | None = MOST_BYTES) -> ShownGrid:
         """`most_bytes`: of the CT's voxels; None: every voxel is shown."""
         order = AxisOrder.of(geometry.affine)
-        spacing = np.array([geometry.spacing_mm[axis] for axis in order.axes])
-        full = np.array([geometry.shape[axis] for axis in order.axes])
+        spacing = np.array(order.ordered(geometry.spacing_mm))
+        full = np.array(order.ordered(geometry.shape))
         steps = np.ones(3, int)
         while most_bytes is not None and np.prod(-(-full // steps)) * INT16.dtype.itemsize > most_bytes:
             steps[np.argmin(spacing * steps)] += 1

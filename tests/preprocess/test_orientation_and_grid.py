@@ -11,11 +11,11 @@ import pytest
 from arena_pipeline.errors import ImageError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
+from arena_pipeline.io.labels import bounding_box
+from arena_pipeline.io.orientation import to_ras
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
-from arena_pipeline.preprocess.crop import bounding_box
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.intensity import window_to_unit_
-from arena_pipeline.preprocess.orientation import to_ras
 
 SCHEME = Scheme(spacing_mm=(1.5, 1.5, 1.5), window_hu=(-175, 250), patch_size_voxels=(96, 96, 96))
 ALL_48 = [np.eye(3)[:, order] * signs for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)]
@@ -96,4 +96,4 @@ def test_window_and_box_by_hand() -> None:
     mask = np.zeros((5, 6, 7), bool)
     assert bounding_box(mask) is None
     mask[1, 5, 2] = mask[3, 4, 6] = True
-    assert bounding_box(mask) == ((1, 4, 2), (4, 6, 7))
+    assert bounding_box(mask) == (slice(1, 4), slice(4, 6), slice(2, 7))

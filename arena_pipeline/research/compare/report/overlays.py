@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.images import grid_difference, read_segmentation
+from arena_pipeline.io.orientation import to_ras
 from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.predict.preview import PLANES, draw_outline, draw_slice
-from arena_pipeline.preprocess.orientation import to_ras
 from arena_pipeline.research.compare.report_data import Example
 
 SHOWN = [plane for plane in PLANES if plane.title in ("axial", "coronal")]
@@ -45,7 +45,7 @@ def draw_overlay(example: Example, ct: Image) -> Overlay:
     """
     masks = [_mask(path, example, ct) for path in (example.reference, example.prediction)]
     volume, order = to_ras(ct.array, ct.geometry.affine)
-    spacing = tuple(ct.geometry.spacing_mm[axis] for axis in order.axes)
+    spacing = order.ordered(ct.geometry.spacing_mm)
     reference, prediction = (order.apply(mask) for mask in masks)
     at = {plane: _fullest(reference if reference.any() else prediction, plane.across) for plane in SHOWN}
     mm = {plane: (spacing[plane.vertical], spacing[plane.horizontal]) for plane in SHOWN}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class AxisOrder:
         source = [int(native) for native in np.argsort(target[:, 0])]
         flips = [bool(target[native, 1] < 0) for native in source]
         return cls((source[0], source[1], source[2]), (flips[0], flips[1], flips[2]))
+
+    def ordered(self, values: Sequence[Number]) -> tuple[Number, Number, Number]:
+        """Three values along the native axes, such as shape or spacing, along the RAS axes."""
+        x, y, z = (values[axis] for axis in self.axes)
+        return x, y, z
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         """A RAS view of a native array."""
