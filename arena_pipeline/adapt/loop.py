@@ -64,11 +64,12 @@ class Adaptation:
     ) -> None:
         self.network, self.trainable, self.support = network.eval(), trainable, support
         self.settings, self.patch_size = settings, patch_size
-        self._rng, self._drawn = rng, rng.bit_generator.state  # the generator may be ahead; its state behind the last batch that was used
+        self._rng, self._drawn = rng, rng.bit_generator.state  # the generator may be a batch ahead; its state after the last batch used
         self.device = next(network.parameters()).device
         self.precision = Precision.of(settings.precision, self.device)
         self.scaler = self.precision.scaler
-        unmoved = [(0.0, trainable.gates)] if self.scaler.is_enabled() and trainable.gates else []  # so that their gradients are unscaled too
+        gates = [gate for gate in trainable.gates if gate.requires_grad and not any(gate is one for one in trainable.own)]
+        unmoved = [(0.0, gates)] if self.scaler.is_enabled() and gates else []  # the scaler unscales only what an optimizer holds
         groups = [{"params": params, "lr": rate, "base": rate} for rate, params in (*trainable.groups, *unmoved)]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0)
         self.epochs: list[Epoch] = []

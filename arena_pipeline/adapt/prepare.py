@@ -55,7 +55,7 @@ def prepare_(
         parameter.requires_grad_(True)
     trainable.rate, rest_rate = method.rates(settings, task.train_decoder)
     own = [parameter for parameter in trainable.own if not any(parameter is other for other in rest.values())]
-    new = [rest.pop(name) for name in head_parameters(network, architecture)] if task.head == "new" else []
+    new = [rest.pop(name) for name in head_parameters(network, architecture)] if task.head == "new" or method.from_scratch else []
     groups = ((trainable.rate, own), (rest_rate, list(rest.values())), (settings.new_head_learning_rate or rest_rate, new))
     trainable.groups = [(rate, group) for rate, group in groups if group]
     return trainable

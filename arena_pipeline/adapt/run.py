@@ -21,7 +21,7 @@ from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settings, fault, support_dice
 from arena_pipeline.errors import LossNotFinite, NotLearned, SupportSetError
 from arena_pipeline.io.atomic import remove_unfinished
-from arena_pipeline.io.labels import count_labels
+from arena_pipeline.io.labels import UNLABELLED, count_labels
 from arena_pipeline.io.lock import LEASE_SECONDS, locked
 from arena_pipeline.io.space import require_space
 from arena_pipeline.io.workers import in_worker
@@ -125,8 +125,9 @@ def _judged(job: FoldJob, adaptation: Adaptation, number: int) -> Attempt:
 
 def _dice_before(job: FoldJob, adaptation: Adaptation) -> dict[str, float]:
     """Of the foundation as it is, which an adaptation of a base structure starts from."""
-    known = job.task.head == "pretrained" and job.settings.method != "scratch" and job.settings.max_epochs >= job.settings.judged_from_epochs
-    return _shown(job, support_dice(adaptation)[0]) if known else {}
+    background_is_random = job.task.activation == "softmax" and job.preset.head == "sigmoid"  # see pretrained_head
+    known = job.task.head == "pretrained" and job.settings.method != "scratch" and not background_is_random
+    return _shown(job, support_dice(adaptation)[0]) if known and job.settings.max_epochs >= job.settings.judged_from_epochs else {}
 
 
 def _shown(job: FoldJob, dice: np.ndarray) -> dict[str, float]:
@@ -198,6 +199,8 @@ def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progres
 
         try:
             history = adaptation.run(on_epoch)
+        except LossNotFinite:  # the attempt has failed: nothing to go on from
+            raise
         except BaseException:  # Ctrl-C, SIGTERM and faults alike lose no finished epoch
             checkpoints.flush()
             if adaptation.epochs:
@@ -210,7 +213,10 @@ def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progres
 def _draw(job: FoldJob, adaptation: Adaptation) -> None:
     """progress.png, when everything else is written: nothing that only draws may cost an adapter."""
     title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {pluralize(job.shots, 'shot')}"
-    plot_progress(job.folder / PROGRESS, tuple(adaptation.epochs), job.settings.stop_smoothing, title)
+    try:
+        plot_progress(job.folder / PROGRESS, tuple(adaptation.epochs), job.settings.stop_smoothing, title)
+    except Exception as error:  # noqa: BLE001, of matplotlib, its fonts or the folder: the other folds go on
+        logger.warning("%s: not drawn: %s", job.folder / PROGRESS, error)
 
 
 def _refuse_changed_support(job: FoldJob, volumes: dict[str, Any], checkpoints: Checkpoints) -> None:
@@ -222,8 +228,8 @@ def _refuse_changed_support(job: FoldJob, volumes: dict[str, Any], checkpoints: 
     if changed:
         checkpoints.remove()
         raise SupportSetError(
-            f"{job.task.name}, fold {job.fold}: {', '.join(changed)} in {job.cases} was preprocessed again, from other files, while this fold was "
-            f"adapted to what was there before, so no adapter is written; run it again"
+            f"{job.task.name}, fold {job.fold}: {', '.join(changed)} in {job.cases} preprocessed again from other files while this fold was being "
+            f"adapted; no adapter is written, run the command again"
         )
 
 
@@ -248,7 +254,8 @@ def _record(job: FoldJob, identity: dict[str, Any], trainable: Trainable, histor
 
 
 def _support_volumes_ml(job: FoldJob) -> dict[str, tuple[float, ...]]:
-    """Structure -> its volume in each support case: what arena_predict compares the volumes that it finds with."""
+    """Structure -> its volume in each support case that is annotated in full: what arena_predict compares the volumes that it finds with."""
     voxel_ml = math.prod(job.plans.scheme.spacing_mm) / 1000
-    counts = [count_labels(StoredCase.open(job.cases, case).segmentation(), max(job.task.structures.values()) + 1) for case in job.support_ids]
+    found = [count_labels(StoredCase.open(job.cases, case).segmentation(), UNLABELLED + 1) for case in job.support_ids]
+    counts = [voxels for voxels in found if not voxels[UNLABELLED]]  # of a scan annotated in part nobody knows the volume
     return {name: tuple(round(float(voxels[label]) * voxel_ml, 3) for voxels in counts) for name, label in job.task.structures.items()}

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 HELD_SHARE = 0.25
-"""Of the free memory that adapters may take which are kept ready."""
+"""The share of the free memory for adapters that are kept ready."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class ReadyAdapter:
 class AdaptedNetwork:
     """The foundation of `preset` on `device`. Only the parameters that an adapter changes are ever held twice.
 
-    The weights are read when they are first needed, once per process: it crosses to others without them, and the file is hashed here alone.
+    The weights are read on first use. Pickling sends their path and checksum alone, so that the file is hashed once for all processes.
     """
 
     def __init__(self, preset: FoundationPreset, weights_path: Path, device: torch.device, file: SourceFile | None = None) -> None:
@@ -71,7 +71,7 @@ class AdaptedNetwork:
 
     @cached_property
     def held(self) -> int:
-        """So many adapters are kept ready, and changing between them costs nothing: as would fit in HELD_SHARE of the memory if each changed all."""
+        """How many adapters are kept ready: as many as fit in HELD_SHARE of the free memory if each replaced every parameter."""
         return max(1, int(HELD_SHARE * free_bytes(self.device)) // sum(tensor.nbytes for tensor in self._own.values()))
 
     @cached_property
@@ -101,7 +101,7 @@ class AdaptedNetwork:
         """The network with this adapter merged, in eval mode; None: the foundation as it is. Valid until the next call.
 
         Args:
-            adapter: the folder of one, too, which is read and checked once while it is among the last `held`.
+            adapter: one, or its folder, which is read and checked once while it is among the last `held`.
 
         Raises:
             AdapterError: the adapter was made for another foundation, or its tensors do not fit.
@@ -129,14 +129,16 @@ class AdaptedNetwork:
                 continue  # no direction is left: the weight is the foundation's
             target = self._targets[layer]
             weight = self._own[target.parameter]
-            values[target.parameter] = merged_weight(weight, target, {part: tensor.to(weight.device) for part, tensor in tensors.items()})
+            values[target.parameter] = merged_weight(
+                weight, target, {part: tensor.to(weight.device, weight.dtype) for part, tensor in tensors.items()}
+            )
         task_head = self._empty_head(adapter.record).requires_grad_(False)
         for name, tensor in adapter.weights().items():
             if name.startswith(f"{architecture.head}."):
                 task_head.get_parameter(name.rpartition(".")[2]).copy_(tensor)
             else:
                 values[name] = tensor
-        values = {name: _laid_out(value, self._own[name].device) for name, value in values.items()}
+        values = {name: _laid_out(value, self._own[name]) for name, value in values.items()}
         return ReadyAdapter(to_device(task_head, self._own_head.weight.device), values, self._front.unchanged(values))  # type: ignore[arg-type]
 
     def _check(self, adapter: Adapter) -> None:
@@ -172,5 +174,6 @@ class AdaptedNetwork:
         return f"adapter {adapter.record.dataset_name}/{adapter.record.task}/fold_{adapter.record.fold}"
 
 
-def _laid_out(value: Tensor, device: torch.device) -> Tensor:
-    return value.to(device, memory_format=torch.channels_last_3d if value.ndim == 5 else torch.preserve_format)
+def _laid_out(value: Tensor, own: Tensor) -> Tensor:
+    """On the device and in the type of what it takes the place of: an adapter may be stored in half precision."""
+    return value.to(own.device, own.dtype, memory_format=torch.channels_last_3d if value.ndim == 5 else torch.preserve_format)

@@ -83,6 +83,9 @@ def test_a_saved_adapter_predicts_what_was_trained(task: TaskPlan, weights: Path
     with torch.no_grad():
         found = AdaptedNetwork(PRESET, weights, torch.device("cpu")).select(read_adapter(tmp_path / "fold_0"))(image)
         torch.testing.assert_close(found, network(image), atol=1e-4, rtol=1e-4)
+        halved = Adapter(adapter.record, {name: tensor.half() for name, tensor in adapter.tensors.items()})
+        found = AdaptedNetwork(PRESET, weights, torch.device("cpu")).select(halved)(image)
+        torch.testing.assert_close(found, network(image), atol=0.05, rtol=0.05)
 
 
 def test_the_file_follows_the_effective_rank(weights: Path) -> None:

@@ -151,10 +151,11 @@ def test_an_adaptation_ends_with_the_same_ranks() -> None:
     assert ranks[0] == ranks[1] and 0 < sum(ranks[0].values()) < 0.8 * 8 * len(ranks[0])
 
 
-def test_a_step_that_overflows_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("gates", [{"gate_step": 1.0}, {"gate_optimizer": "adamw"}], ids=["gradient", "adamw"])
+def test_a_step_that_overflows_is_left_out(gates: dict[str, float | str], monkeypatch: pytest.MonkeyPatch) -> None:
     """float16, as an older GPU has it: AdamW stands still, the gates see no gradient, and the scale falls for the next step."""
     monkeypatch.setattr(module, "faster_half", lambda device: "fp16")
-    ready = adaptation(gate_step=1.0, l1_weight=0.0)
+    ready = adaptation(l1_weight=0.0, **gates)
     before = {name: tensor.clone() for name, tensor in ready.trainable.named_tensors()}
     ready.network.forward = lambda image: sum(p.sum() for p in ready.network.parameters()) * image * float("inf")  # type: ignore[method-assign]
     scale = ready.scaler.get_scale()
