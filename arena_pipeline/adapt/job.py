@@ -30,6 +30,8 @@ from arena_pipeline.workspace import Workspace, fold_folder
 logger = logging.getLogger(__name__)
 
 DEFAULT_FOLDS = (0, 1, 2)
+SAME_NUMBERS = {"micro_batch": None, "recompute_activations": False}
+"""Settings that decide how much memory an adaptation takes and no number of it: whoever changes them goes on with what is there."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class FoldJob:
             "shots": self.shots,
             "support_ids": self.support_ids,
             "support_sha256": self.support_sha256(),
-            "settings": self.settings,
+            "settings": self.settings.model_copy(update=SAME_NUMBERS),
         }
 
     def support_sha256(self) -> str:
@@ -94,7 +96,7 @@ class FoldJob:
     def checkpoint_identity(self) -> dict[str, Any]:
         """All that an unfinished adaptation depends on: its checkpoint is of use only while all of this is the same."""
         named = {name: value for name, value in self.identity().items() if name != "support_sha256"}
-        return named | {"plans_sha256": self.plans_sha256, "support_volumes": self.support_volumes()}
+        return named | {"support_volumes": self.support_volumes()}
 
     def is_done(self) -> bool:
         """Whether the fold's folder holds a whole adapter of this identity."""
@@ -118,7 +120,8 @@ class FoldJob:
     def made(self, record: AdapterRecord) -> bool:
         """Whether the adapter of `record` is this job's. Records of version 0.1 have no checksum of the support set, and are taken for it."""
         known = {name: value for name, value in self.identity().items() if name != "support_sha256" or record.support_sha256 is not None}
-        return all(getattr(record, name) == value for name, value in known.items())
+        found = record.model_copy(update={"settings": record.settings.model_copy(update=SAME_NUMBERS)})
+        return all(getattr(found, name) == value for name, value in known.items())
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def add_precision(options: argparse.ArgumentParser) -> None:
     """-precision: of the network, or None for what the plans say, in `args.precision`."""
     from arena_pipeline.settings import PrecisionName  # as above
 
-    text = "numbers that the network computes in: %(choices)s (default: as planned, auto: bf16 on a GPU that has it, else fp32)"
+    text = "numbers that the network computes in: %(choices)s (default: as planned, auto: bf16 on a GPU that has it, fp16 on an older one, else fp32)"
     options.add_argument("-precision", choices=get_args(PrecisionName), metavar="NAME", help=text)
 
 

@@ -44,8 +44,10 @@ def _made_fast(device: torch.device) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free at this moment where networks on `device` lie."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory_bytes()
+    """Memory that is free at this moment where networks on `device` lie; what torch keeps of it for its next tensors is free too."""
+    if device.type != "cuda":
+        return free_memory_bytes()
+    return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def device_of_jobs(name: str) -> torch.device:

@@ -9,8 +9,9 @@ from pathlib import Path
 from arena_pipeline.io.filestate import SourceFile, file_sha256
 from arena_pipeline.io.images import ImageSource
 from arena_pipeline.model.adapter import RECORD, read_adapter_record
+from arena_pipeline.model.attempts import read_failed_attempts
 from arena_pipeline.model.expected import doubts
-from arena_pipeline.model.model_folder import AdaptedModel
+from arena_pipeline.model.model_folder import AdaptedModel, AdaptedTask
 from arena_pipeline.preprocess.store import read_case_record
 from arena_pipeline.words import listed
 
@@ -18,20 +19,29 @@ logger = logging.getLogger(__name__)
 
 
 def tell_missing_folds(model: AdaptedModel) -> None:
-    """Warns of folds that were begun for a task, or finished for another one, and are not among those that are averaged."""
-    expected = {fold for task in model.tasks for fold in task.folds}
+    """Warns of folds that were begun for a task, or finished for another one like it, and are not among those that are averaged."""
     missing: dict[tuple[int, ...], list[str]] = {}
     for task in model.tasks:
+        expected = {fold for other in model.tasks if _leaves_out(other) == _leaves_out(task) for fold in other.folds}
         begun = {int(place.name[5:]): place for place in (model.path / task.record.task).glob("fold_*") if place.name[5:].isdecimal()}
-        told = {fold for fold, place in begun.items() if (place / RECORD).is_file()}  # finished, and left out with a reason of its own
+        told = {fold for fold, place in begun.items() if (place / RECORD).is_file() or _given_up(place)}  # `load_model` has said why
         if lacking := tuple(sorted((expected | set(begun)) - set(task.folds) - told)):
             missing.setdefault(lacking, []).append(f"{task.record.task} ({', '.join(map(str, sorted(task.folds)))})")
     for lacking, tasks in missing.items():
         logger.warning(
-            "fold %s is planned and has no finished adapter that can be used; the others, in brackets, are averaged without it: %s. "
-            "arena_adapt finishes it, -f chooses folds without this line",
+            "fold %s has no usable adapter, so the average is over the folds in brackets: %s. Finish it with arena_adapt, or choose folds with -f",
             *(", ".join(map(str, lacking)), listed(tasks)),
         )
+
+
+def _leaves_out(task: AdaptedTask) -> bool:
+    """Whether its folds leave scans out, of which there are as many as scans; else they are draws."""
+    return len(task.record.support_ids) < task.record.shots
+
+
+def _given_up(fold: Path) -> bool:
+    failed = read_failed_attempts(fold)
+    return failed is not None and failed.given_up
 
 
 def tell_doubts(model: AdaptedModel) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from arena_pipeline.ahead import one_ahead
+from arena_pipeline.model.device import free_bytes
 from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.model.precision import Precision
 
@@ -229,6 +230,4 @@ def _batches(windows: list[Box], batch: int) -> Iterator[list[Box]]:
 
 def _room_for(bytes_needed: int, device: torch.device) -> torch.device:
     """The GPU while the sums take at most a third of its free memory (the network needs the rest), else the CPU."""
-    if device.type == "cuda" and 3 * bytes_needed <= torch.cuda.mem_get_info(device)[0]:
-        return device
-    return torch.device("cpu")
+    return device if device.type == "cuda" and 3 * bytes_needed <= free_bytes(device) else torch.device("cpu")

@@ -23,7 +23,7 @@ from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import all_locked
-from arena_pipeline.io.parallel import Needs, map_jobs
+from arena_pipeline.io.parallel import Needs, map_jobs, on_gpus_of_cluster
 from arena_pipeline.io.space import require_space
 from arena_pipeline.io.workers import in_worker
 from arena_pipeline.machine import this_machine
@@ -84,7 +84,8 @@ def adapt_dataset(
     """
     note("device", str(device_of_jobs(device)))
     planned = read_planned_dataset(dataset_id, workspace, foundation)
-    jobs = planned.jobs(shots, folds, structures, {"method": method, "rank": rank, "max_epochs": max_epochs, "precision": precision})
+    changes = {"method": method, "rank": rank, "max_epochs": max_epochs, "precision": precision}
+    jobs = planned.jobs(shots, folds, structures, changes)
     model = workspace.model(jobs[0].plans.dataset_name, jobs[0].preset.name, jobs[0].settings.method, shots)
     to_do = [job for job in jobs if overwrite or not _is_kept(job)]
     failed: list[ArenaError] = []
@@ -108,8 +109,10 @@ def adapt_dataset(
             if done < len(to_do):
                 left = duration((time.monotonic() - begun) / done * (len(to_do) - done))
                 logger.info("%d of %s done, about %s left", done, pluralize(len(to_do), "fold"), left)
-        with stage("left-out scans"):
-            expect_dice(planned, jobs, pick_device(device))
+        if any(job.left_out for job in jobs):
+            with stage("left-out scans"):  # of all folds that are there: each may have had a command of its own
+                all_folds = planned.jobs(shots, None, structures, changes)
+                expect_dice(planned, all_folds, pick_device("auto" if on_gpus_of_cluster(device) else device))
     if failed:
         raise _as_one(failed, len(jobs))
     return model
@@ -200,14 +203,15 @@ def describe_model(planned: PlannedDataset, model: Path) -> None:
 
 
 def _keep_older_plans(path: Path, plans: Plans) -> None:
-    """Where adapters in the folder need the plans in `path` that `plans` are about to replace: says so, and keeps those beside them."""
-    others = of_other_plans(path.parent, plans)
-    if not others:
-        return
+    """Keeps the plans in `path` that `plans` are about to replace, edited there or planned earlier, and says which adapters need them."""
     kept = path.with_name(f"plans_{file_sha256(path)[:12]}.json")
     write_text(kept, path.read_text(encoding="utf-8"))
+    others = of_other_plans(path.parent, plans)
+    if not others:
+        logger.warning("%s: replaced by the dataset's plans, which differ; it is kept as %s", path, kept.name)
+        return
     logger.warning(
-        "%s: adapters of other plans lie there and will no longer be used, or are replaced: %s. Moving the folder away before adapting keeps them "
-        "usable. Their plans are kept in %s: in a copy of the folder, renamed to plans.json, they make those usable that were not replaced",
+        "%s: these adapters belong to older plans and will be ignored or replaced: %s. To keep using those that are not replaced, copy the folder "
+        "and rename %s to plans.json in the copy",
         *(path.parent, in_words(others), kept.name),
     )

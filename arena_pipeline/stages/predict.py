@@ -28,7 +28,7 @@ from arena_pipeline.predict.job import Extra, PredictionJob
 from arena_pipeline.predict.journal import Journal
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.outputs import remove_left_unfinished, require_one_meaning, require_room, require_same_meaning, segmentations
-from arena_pipeline.predict.predictors import adapted_setup, zero_shot_setup
+from arena_pipeline.predict.predictors import Setup, adapted_setup, zero_shot_setup
 from arena_pipeline.predict.review import ReviewLine, ReviewTable
 from arena_pipeline.predict.shared import OF_ALL_CASES, CaseDone, CaseTask, SharedPrediction
 from arena_pipeline.records import note, stage
@@ -46,14 +46,14 @@ START_SECONDS = 600.0  # for another command that is just starting: it looks thr
 class PredictionSummary:
     """`written` and `kept`: case -> segmentation, made now and found finished; `labels`: structure -> integer.
 
-    `review`: what to look at, the most urgent first; `review_file`: where it stands.
+    `review`: what to look at, the most urgent first; `review_file`: where it stands, None where a single file was written.
     """
 
     folder: Path
     written: dict[str, Path]
     kept: dict[str, Path]
     labels: dict[str, int]
-    review_file: Path
+    review_file: Path | None
     review: list[ReviewLine]
 
 
@@ -143,6 +143,7 @@ def predict(
                 stored = workspace.cases(model.tasks[0].record.dataset_name, model.foundation)
                 support_ids = tell_support_cases(setup.support_ids, inputs, stored)
         setup = replace(setup, settings=_as_asked(setup.settings, step_size, precision))
+        setup = replace(setup, source=setup.source | _decisions(setup, extra))
         label_map = LabelMap.of(setup.labels, setup.source, {name: ids for name, ids in support_ids.items() if name in setup.labels})
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
         needs = Needs("predict", workers, memory_bytes=setup.window_bytes, cores=0, device=device)
@@ -158,6 +159,14 @@ def predict(
 def _as_asked(planned: CaseSettings, step_size: float | None, precision: PrecisionName | None) -> CaseSettings:
     overlap = planned.overlap if step_size is None else 1 - step_size
     return replace(planned, overlap=overlap, precision=precision or planned.precision)
+
+
+def _decisions(setup: Setup, extra: Extra) -> dict[str, str]:
+    """In words what the segmentations depend on besides the networks: for labels.json, so that no folder has those of two settings."""
+    largest = [name for name, alone in setup.keep_largest.items() if alone and extra.postprocess]
+    settings = setup.settings
+    inference = f"overlap {settings.overlap:g}, threshold {settings.threshold:g}, precision {settings.precision}"
+    return {"inference": inference, "largest component alone": ", ".join(largest) or "of no structure"}
 
 
 def _begin_or_join(journal: Journal, label_map: LabelMap, cases: Sequence[str], continue_prediction: bool) -> bool:
@@ -199,7 +208,7 @@ def predict_to_file(input_path: str | Path, output_file: str | Path, workspace: 
         summary = predict(input_path, folder, workspace, **{**options, **alone})
         (made,) = summary.written.values()
         made.replace(file)
-    return replace(summary, folder=file.parent, written=dict.fromkeys(summary.written, file))
+    return replace(summary, folder=file.parent, written=dict.fromkeys(summary.written, file), review_file=None)
 
 
 def _check_same_model(model: AdaptedModel, asked: Mapping[str, object]) -> None:

@@ -141,9 +141,9 @@ def test_plans_that_adapters_need_are_kept_and_told(ready: Workspace, caplog: py
     monkeypatch.setattr(stage, "SECONDS_BETWEEN_LINES", 0)
     caplog.set_level("INFO")
     run(ready)
-    (told,) = [message for message in caplog.messages if "other plans" in message]
+    (told,) = [message for message in caplog.messages if "older plans" in message]
     kept = model / f"plans_{read_adapter(fold_folder(model, 'spleen', 0)).record.plans_sha256[:12]}.json"
-    assert "will no longer be used, or are replaced: spleen, fold 0. Moving the folder away" in told and kept.name in told
+    assert "will be ignored or replaced: spleen, fold 0. To keep using" in told and kept.name in told
     assert kept.read_bytes() == older
     assert [text.split(", loss")[0] for text in caplog.messages if ": epoch " in text] == ["liver, fold 0: epoch 1 of 2"]
     copy = model.rename(model.with_name("copy"))

@@ -74,5 +74,7 @@ def test_one_ct_may_become_one_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "-o names one file, and --slicer writes another" in capsys.readouterr().err
     assert main(["-i", str(tmp_path / "in"), "-o", str(out), *rest]) == 2
     assert "-o names one file, found 2 CTs" in capsys.readouterr().err
+    assert main(["-i", str(tmp_path / "in" / "a.nii.gz"), "-o", str(tmp_path / "liver.nrrd"), *rest]) == 2
+    assert "-o takes a folder or NAME.nii.gz" in capsys.readouterr().err
     assert main(["-i", str(tmp_path / "in" / "a.nii.gz"), "-o", str(tmp_path / "in" / "a.nii.gz"), *rest]) == 2
     assert "would overwrite the image" in capsys.readouterr().err

@@ -311,6 +311,10 @@ def test_another_models_results_never_stand_beside_this_ones(workspace: Workspac
     predict(scans / "b.nii.gz", out, workspace, no_previews=True)  # the same model: only what this run makes anew is replaced
     beside = ["inputs.json", "journal", "labels.json", "labels.txt", "review.csv"]
     assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "a_probabilities.npz", "b.nii.gz", *beside]
+    with pytest.raises(PlansError, match=r"\(a\) were made otherwise: inference overlap 0.25, .*, now overlap 0.5, "):
+        predict(scans / "b.nii.gz", out, workspace, no_previews=True, step_size=0.5)
+    with pytest.raises(PlansError, match=r"largest component alone .*, now of no structure"):
+        predict(scans / "b.nii.gz", out, workspace, no_previews=True, no_postprocessing=True)
     (out / "metrics.csv").write_text("")
     predict(scans, out, workspace, zero_shot=["spleen"], no_previews=True)  # nothing of the other model would stay, so nothing does
     assert sorted(path.name for path in out.iterdir()) == [
@@ -372,7 +376,7 @@ def test_folds_that_are_missing_are_told(workspace: Workspace, scans: Path, tmp_
     shutil.rmtree(fold_folder(model, "spleen", 1))
     predict(scans / "a_0000.nii.gz", tmp_path / "out", workspace, no_previews=True)
     (warning,) = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
-    assert warning.startswith("fold 1 is planned and has no finished adapter") and "averaged without it: spleen (0)." in warning
+    assert warning.startswith("fold 1 has no usable adapter") and "the folds in brackets: spleen (0)." in warning
     caplog.clear()
     predict(scans / "b.nii.gz", tmp_path / "chosen", workspace, folds=[0], no_previews=True)
     assert "is planned" not in caplog.text
