@@ -35,7 +35,7 @@ class AdaptationSettings(Frozen):
         micro_batch: patches run at once; None: decided when the adaptation runs. Gradients are those of the full batch.
         recompute_activations: always forget most activations and compute them again in the backward pass: less memory, more time, the same numbers;
             if False, only where not even one patch is sure to fit otherwise and `micro_batch` is None.
-        precision: of the network; "auto": bf16 on a GPU that has it, fp16 on an older one, else fp32. Weights, logits and the loss are always float32.
+        precision: of the network; "auto": bf16 on a GPU that has it, else fp16 or fp32. Weights, logits and the loss are always float32.
         intensity_shift, intensity_shift_probability: uniform shift of the [0, 1] intensities.
         stop_window: epochs between the two losses compared by early stopping; 0 switches it off.
         stop_improvement: relative improvement at or below which it stops.
