@@ -42,7 +42,9 @@ class SupportVolume:
         background = tissue[~np.isin(case.segmentation()[tuple(tissue.T)], labels)]
         if not len(background):
             raise SupportSetError(
-                "no voxel outside the structure has an intensity inside the window", case=case.identifier, advice="check the image's units"
+                "no annotated voxel outside the structure has an intensity inside the window",
+                case=case.identifier,
+                advice="annotate some background too, or check the image's units",
             )
         return cls(case, {label: channel for channel, label in enumerate(labels, start=1)}, foreground, background)
 

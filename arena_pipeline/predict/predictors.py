@@ -189,7 +189,8 @@ def _labels(tasks: Sequence[Task]) -> dict[str, int]:
 
 def case_settings(preset: FoundationPreset, inference: InferencePlan, workers: int | None, device: torch.device, out_channels: int) -> CaseSettings:
     """The settings on this machine. `workers`: threads of the export, no more than the cores that may be used now; None: as many."""
-    machine = this_machine(str(device))
+    here = device.type != "cuda" or torch.cuda.is_available()  # a cluster's head need not have the GPU that its nodes have
+    machine = this_machine(str(device) if here else "cpu")
     windows, why = fit_windows(inference, preset, machine, out_channels)
     logger.debug("windows at once: %d (%s)", windows, why)
     threads = machine.cores if workers is None else min(workers, machine.cores)

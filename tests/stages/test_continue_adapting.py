@@ -166,7 +166,7 @@ def test_refusals_and_starting_anew(ready: Workspace, monkeypatch: pytest.Monkey
     content = checkpoint.read_bytes()
     with pytest.raises(AdapterError, match=r"other settings.rank \(8 there, 4 now\); go back to those, or delete it, or leave out --continue"):
         run(ready, rank=4, continue_unfinished=True)
-    for damaged in (b"", content[: len(content) // 2], content[:5000] + b"\0" + content[5001:], b"no checkpoint at all"):
+    for damaged in (b"", content[: len(content) // 2], content[:5000] + bytes([content[5000] ^ 255]) + content[5001:], b"no checkpoint at all"):
         checkpoint.write_bytes(damaged)
         with pytest.raises(AdapterError, match=r"checkpoint.pt: damaged.*leave out --continue, to adapt this fold from its start"):
             run(ready, continue_unfinished=True)
