@@ -22,6 +22,11 @@ class ArenaError(Exception):
         super().__init__(found)
         self.found, self.case, self.file, self.advice = found, case, file, advice
 
+    def located(self, *, case: str | None = None, file: Path | str | None = None) -> ArenaError:
+        """This error, with the case and the file it is about where it did not say them yet."""
+        self.case, self.file = self.case or case, self.file or file
+        return self
+
     @property
     def without_advice(self) -> str:
         """For a place where the advice would be wrong, such as a summary of many cases."""

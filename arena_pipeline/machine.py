@@ -50,7 +50,7 @@ def this_machine(device: str = "cpu") -> Machine:
 def check_device_name(name: str) -> None:
     """Raises ArenaError for what is no device's name. Whether this machine has the device, only torch knows."""
     if not DEVICE.fullmatch(name):
-        raise ArenaError(f"unknown device {name}; known: auto, cpu, cuda, cuda:NUMBER, mps")
+        raise ArenaError(f"unknown device {name}", advice="known: auto, cpu, cuda, cuda:NUMBER, mps")
 
 
 def memory_bytes() -> int:

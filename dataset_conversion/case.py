@@ -12,11 +12,12 @@ from typing import Literal
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX
 from arena_pipeline.io.filestate import WrittenFile
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import write_image, write_segmentation
+from arena_pipeline.io.json_files import StoredModel
 from arena_pipeline.settings import Frozen
 
 ENDING = ".nii.gz"
@@ -78,7 +79,7 @@ class Overlap(Frozen):
     voxels: int
 
 
-class CaseReport(Frozen):
+class CaseReport(StoredModel):
     """conversion/CASE.json.
 
     Attributes:
@@ -132,7 +133,7 @@ def save_report(job: ConversionJob, **facts: object) -> CaseReport:
     outputs = {path.relative_to(job.dataset).as_posix(): WrittenFile.of(path) for path in written}
     own = {"identifier": job.identifier, "part": job.part, "state": job.state(), "outputs": outputs, "labels": job.labels}
     report = CaseReport.model_validate({**own, **facts})
-    write_json(job.record, report.model_dump(mode="json"))
+    report.write(job.record)
     return report
 
 

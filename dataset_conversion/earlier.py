@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
+from arena_pipeline.io.json_files import StoredModel
 from arena_pipeline.io.nifti import read_nifti
-from arena_pipeline.settings import Frozen
 from arena_pipeline.words import listed, pluralize
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob
 
@@ -24,7 +24,7 @@ SETTINGS_FILE = "conversion_settings.json"
 NAMED = 10
 
 
-class ConversionSettings(Frozen):
+class ConversionSettings(StoredModel):
     """conversion_settings.json: what makes a dataset another one, written before its first case.
 
     Attributes:

@@ -19,7 +19,7 @@ from arena_pipeline.io.atomic import remove_unfinished, write_json
 from arena_pipeline.io.dataset import DatasetJson, Objective
 from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.io.space import require_space
-from arena_pipeline.words import pluralize
+from arena_pipeline.words import listed, pluralize
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob
 from dataset_conversion.earlier import (
@@ -50,7 +50,7 @@ def dataset_folder(workspace: Workspace, dataset_id: int, name: str) -> Path:
     """
     folder_name = f"Dataset{dataset_id:03d}_{name}"
     if not 1 <= dataset_id <= 999 or not DATASET_FOLDER.fullmatch(folder_name):
-        raise DatasetError(f"dataset {dataset_id}, name {name}: expected a number from 1 to 999 and a name of letters, digits, _ and -")
+        raise DatasetError(f"dataset {dataset_id}, name {name}", advice="expected a number from 1 to 999 and a name of letters, digits, _ and -")
     others = [other for other in workspace.dataset_names() if other.startswith(folder_name[:11]) and other != folder_name]
     if others:
         raise DatasetError(
@@ -93,7 +93,7 @@ def convert_cases(
     if todo:
         # Without dataset.json the folder is no dataset: nobody reads it while cases are missing or carry old labels.
         (folder / "dataset.json").unlink(missing_ok=True)
-    write_json(folder / SETTINGS_FILE, settings.model_dump(mode="json"))
+    settings.write(folder / SETTINGS_FILE)
     failures = {}
     needs = Needs("convert", workers, memory_bytes=BYTES_PER_WORKER, folders=[folder / part for part in (*PARTS, "conversion")])
     for case, result in map_jobs(convert, todo, needs):
@@ -136,8 +136,7 @@ def finish_dataset(
     write_json(folder / "conversion_report.json", report)
     if description.numTraining:
         description.write(folder / "dataset.json")
-    more = len(failures) - NAMED_FAILURES
-    faults = "; ".join(list(failures.values())[:NAMED_FAILURES]) + (f"; and {more} more, see conversion_report.json" if more > 0 else "")
+    faults = listed(failures.values(), NAMED_FAILURES, "; ") + (", see conversion_report.json" if len(failures) > NAMED_FAILURES else "")
     if failures and not description.numTraining:
         raise DatasetError(f"no training case could be converted: {faults}")
     if not description.numTraining:
@@ -145,7 +144,8 @@ def finish_dataset(
     if failures:
         raise DatasetError(
             f"{pluralize(len(failures), 'case')} not in {folder.name} ({pluralize(description.numTraining, 'training case')} converted and usable): "
-            f"{faults}. Mend what is wrong and run this again, or leave out such cases with --exclude {' '.join(failures)}"
+            f"{faults}",
+            advice=f"mend what is wrong and run this again, or leave out such cases with --exclude {' '.join(failures)}",
         )
     cases, structures = pluralize(description.numTraining, "training case"), pluralize(len(description.structures), "structure")
     logger.info("%s: %s, %s", folder.name, cases, structures)

@@ -80,7 +80,8 @@ def convert_totalsegmentator(
     logger.info("%s: TotalSegmentator %s, %s (known by %s)", source, raw.version, pluralize(len(raw.subjects), "subject"), raw.version_reason)
     chosen = raw.choose_structures(structures, among=published_structures() if split == "published" else None)
     if not chosen:
-        raise DatasetError(f"{source}: no subject has a mask of TotalSegmentator {raw.version}; expected sXXXX/segmentations/STRUCTURE{ENDING}")
+        expected = f"expected sXXXX/segmentations/STRUCTURE{ENDING}"
+        raise DatasetError(f"no subject has a mask of TotalSegmentator {raw.version}", file=source, advice=expected)
     left_out = _excluded(raw, exclude, exclude_defective)
     splits = _published_splits(raw, chosen, left_out) if split == "published" else {}
     parts = _parts_of_published(splits) if split == "published" else _parts_of_meta(raw)
@@ -96,9 +97,9 @@ def convert_totalsegmentator(
             left_out[case] = f"known to be defective ({raw.defects()[case]}), and unusable: {failures.pop(case)}"
             logger.warning("%s: left out, %s", case, left_out[case])
         annotated = {job.identifier: tuple(job.masks) for job in jobs if job.identifier in reports and 0 < len(job.masks) < len(chosen)}
-        split = {structure: split.only(reports) for structure, split in splits.items()}
+        converted = {structure: published.only(reports) for structure, published in splits.items()}
         description = describe(
-            settings.labels, "binary", reports, annotated=annotated, split=split, name=name, source=settings.source, licence=LICENCE
+            settings.labels, "binary", reports, annotated=annotated, split=converted, name=name, source=settings.source, licence=LICENCE
         )
         return finish_dataset(folder, description, reports, _summary(raw, reports, left_out), failures)
 
@@ -114,7 +115,7 @@ def convert_subject(job: TotalSegmentatorJob) -> CaseReport:
         values = mask.array.ravel(order="F")[indices[structure]]
         if values.size and values.min() != values.max():
             found = ", ".join(map(str, np.unique(values)[:5]))
-            raise DatasetError(f"{job.identifier}: values {found} in {path}; expected 0 and one other value, export the mask alone")
+            raise DatasetError(f"values {found}, expected 0 and one other", case=job.identifier, file=path, advice="export the mask alone")
     segmentation, overlaps = merge_masks(indices, job.labels, image.geometry.shape)
     counts = count_labels(segmentation, len(job.labels) + 1)
     if job.masks:
@@ -127,7 +128,7 @@ def convert_subject(job: TotalSegmentatorJob) -> CaseReport:
 def _excluded(raw: RawTotalSegmentator, exclude: Sequence[str], exclude_defective: bool) -> dict[str, str]:
     unknown = [case for case in exclude if case not in raw.subjects]
     if unknown:
-        raise DatasetError(f"--exclude {', '.join(unknown)}: no such subject in {raw.root}; names look like {next(iter(raw.subjects))}")
+        raise DatasetError(f"--exclude {', '.join(unknown)}: no such subject", file=raw.root, advice=f"names look like {next(iter(raw.subjects))}")
     left_out = dict.fromkeys(exclude, "excluded on request")
     for case, text in raw.defects().items():
         if case in left_out:

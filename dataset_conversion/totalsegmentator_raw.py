@@ -122,13 +122,12 @@ def _telling_masks(subject: Subject, version: Version) -> list[str]:
 
 def _find_subjects(root: Path) -> dict[str, Subject]:
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder", advice=f"give TotalSegmentator's folder with sXXXX/ct{ENDING}")
+        raise DatasetError("no such folder", file=root, advice=f"give TotalSegmentator's folder with sXXXX/ct{ENDING}")
     folders = sorted(p for p in root.iterdir() if p.is_dir() and ((p / f"ct{ENDING}").exists() or (p / "segmentations").is_dir()))
     if not folders:
         refuse_standard_layout(root)
         inner = sorted({str(p.parent.parent) for p in root.glob(f"*/*/ct{ENDING}")})
-        hint = f"; perhaps you mean -i {inner[0]}" if inner else ""
-        raise DatasetError(f"{root}: no subject sXXXX/ct{ENDING} in it{hint}")
+        raise DatasetError(f"no subject sXXXX/ct{ENDING} in it", file=root, advice=f"perhaps you mean -i {inner[0]}" if inner else None)
     subjects = {}
     for folder in folders:
         masks = {p.name[: -len(ENDING)]: p for p in sorted((folder / "segmentations").glob(f"[!.]*{ENDING}"))}

@@ -22,12 +22,13 @@ from arena_pipeline.adapt.loop import Adaptation
 from arena_pipeline.errors import AdapterError
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.damage import damage
+from arena_pipeline.io.json_files import differences
 from arena_pipeline.workspace import CHECKPOINT
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-PAUSE = 20
+SECONDS_PER_SECOND_OF_WRITING = 20
 """Writing takes at most 1/20 of the time: the next checkpoint is written when this many times the last one's seconds have gone by. Measured
 on a shared disk: 0.2 s for LoRA with the decoder (49 MB), 5 to 9 s for all of a network of feature size 48 (746 MB)."""
 ANEW = "delete it, or leave out --continue, to adapt this fold from its start"
@@ -73,7 +74,7 @@ class Checkpoints:
         state = {"version": FORMAT_VERSION, "identity": self._identity, "seconds": self.seconds, "state": self._adaptation.state_dict()}
         self._waiting = state  # while this method runs the adaptation stands still: an interrupt in the middle of it loses nothing
         now = time.perf_counter()
-        if now - self._written_at < PAUSE * self._write_seconds:
+        if now - self._written_at < SECONDS_PER_SECOND_OF_WRITING * self._write_seconds:
             self._waiting = _copied(state)
             return
         self._write(state)
@@ -102,17 +103,18 @@ def read_fold_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, A
         AdapterError: damaged, of another version, or of another identity (says what differs).
     """
     if (reason := damage(path)) is not None:
-        raise AdapterError(f"{path}: damaged ({reason})", advice=ANEW)
+        raise AdapterError(f"damaged ({reason})", file=path, advice=ANEW)
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         if stored["version"] != FORMAT_VERSION:
-            raise AdapterError(f"{path}: written by another version of this program", advice=ANEW)
-        differences = _differences(stored["identity"], plain(identity))
+            raise AdapterError("written by another version of this program", file=path, advice=ANEW)
+        changed = differences(stored["identity"], plain(identity))
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise AdapterError(f"{path}: damaged, or not a checkpoint ({reason})", advice=ANEW) from None
-    if differences:
-        raise AdapterError(f"{path}: an unfinished adaptation with other {'; '.join(differences)}", advice=f"go back to those, or {ANEW}")
+        raise AdapterError(f"damaged, or not a checkpoint ({reason})", file=path, advice=ANEW) from None
+    if changed:
+        told = "; ".join(f"{name} ({_shortened(there)} there, {_shortened(now)} now)" for name, (there, now) in changed.items())
+        raise AdapterError(f"an unfinished adaptation with other {told}", file=path, advice=f"go back to those, or {ANEW}")
     return dict(stored)
 
 
@@ -125,18 +127,6 @@ def _plain_model(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"no JSON for {type(value).__name__}")
-
-
-def _differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """In words, entry by entry: "settings.rank (4 there, 8 now)"."""
-    found = []
-    for name in dict.fromkeys((*there, *now)):
-        one, other = there.get(name), now.get(name)
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            found += _differences(one, other, f"{prefix}{name}.")
-        elif one != other:
-            found.append(f"{prefix}{name} ({_shortened(one)} there, {_shortened(other)} now)")
-    return found
 
 
 def _shortened(value: Any) -> str:

@@ -173,7 +173,7 @@ class PlannedDataset:
                 return {fold: leave_out(task.candidates, fold, count) for fold in (range(count) if folds is None else folds)}
             return {fold: draw_support_set(task.candidates, shots, fold) for fold in (DEFAULT_FOLDS if folds is None else folds)}
         except SupportSetError as error:
-            raise SupportSetError(f"{task.name}: {error}") from None
+            raise SupportSetError(f"{task.name}: {error.found}", advice=error.advice) from None
 
     def _require_unchanged(self, cases: set[str]) -> None:
         """Raises DatasetError where a label was corrected after it was preprocessed: plans and stored cases are of the old one."""

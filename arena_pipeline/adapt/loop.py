@@ -196,5 +196,6 @@ def accumulate_gradients(
 def _check_finite(epoch: Epoch) -> None:
     if not math.isfinite(epoch.loss):
         raise LossNotFinite(
-            f"epoch {epoch.epoch}: the loss is {epoch.loss}; check the support images for wrong values, or lower learning_rate in plans.json"
+            f"epoch {epoch.epoch}: the loss is {epoch.loss}",
+            advice="check the support images for wrong values, or lower learning_rate in plans.json",
         )

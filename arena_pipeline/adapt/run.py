@@ -228,8 +228,9 @@ def _refuse_changed_support(job: FoldJob, volumes: dict[str, Any], checkpoints: 
     if changed:
         checkpoints.remove()
         raise SupportSetError(
-            f"{job.task.name}, fold {job.fold}: {', '.join(changed)} in {job.cases} preprocessed again from other files while this fold was being "
-            f"adapted; no adapter is written, run the command again"
+            f"{job.task.name}, fold {job.fold}: {', '.join(changed)} preprocessed again from other files while this fold was being adapted",
+            file=job.cases,
+            advice="no adapter is written, run the command again",
         )
 
 

@@ -19,14 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     common.add_datasets(options)
     options.add_argument("-shots", type=common.positive_int, required=True, metavar="K", help="annotated scans to adapt on, per fold")
-    options.add_argument(
-        "-f",
-        dest="folds",
-        type=common.whole_number,
-        nargs="+",
-        metavar="FOLD",
-        help="folds: each is one seeded draw of the support set (default: 0 1 2; where the plans have each fold leave one scan out: all)",
-    )
+    text = "folds: each is one seeded draw of the support set (default: 0 1 2; where the plans have each fold leave one scan out: all)"
+    common.add_folds(options, text)
     options.add_argument("--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the plans)")
     common.add_foundation(options)
     common.add_method(options, "what is adapted, and how (default: the plans', arena); one of")

@@ -79,6 +79,17 @@ def add_datasets(options: argparse.ArgumentParser) -> None:
     options.add_argument("-d", dest="dataset_ids", type=dataset_number, nargs="+", required=True, metavar="ID", help=text)
 
 
+def add_dataset(options: argparse.ArgumentParser) -> None:
+    """-d: one dataset number, in `args.dataset_id`."""
+    text = "dataset number, e.g. 101 for raw/Dataset101_NAME"
+    options.add_argument("-d", dest="dataset_id", type=dataset_number, required=True, metavar="ID", help=text)
+
+
+def add_folds(options: argparse.ArgumentParser, text: str, default: Sequence[int] | None = None) -> None:
+    """-f: numbers of folds, in `args.folds`; `text` is its help."""
+    options.add_argument("-f", dest="folds", type=whole_number, nargs="+", default=default, metavar="FOLD", help=text)
+
+
 def add_foundation(options: argparse.ArgumentParser) -> None:
     """-foundation: a preset's name, or None for the most preferred one with weights, in `args.foundation`."""
     text = "pre-trained network to use; arena_info lists them (default: the most preferred one with weights here)"
@@ -118,9 +129,9 @@ def add_engine(options: argparse.ArgumentParser) -> None:
     options.add_argument("--address", metavar="HOST[:PORT]", help=text)
 
 
-def add_jobs_at_once(options: argparse.ArgumentParser, jobs: str) -> None:
+def add_jobs_at_once(options: argparse.ArgumentParser, jobs: str, default: str = "one per GPU, on the CPU 1") -> None:
     """-np, in `args.workers`, of commands whose jobs run networks; with --engine and --address."""
-    text = f"{jobs} at once, each in a process of its own; 0 or 1: one after the other in this one (default: one per GPU, on the CPU 1)"
+    text = f"{jobs} at once, each in a process of its own; 0 or 1: one after the other in this one (default: {default})"
     options.add_argument("-np", dest="workers", type=whole_number, metavar="N", help=text)
     add_engine(options)
 

@@ -23,30 +23,20 @@ workspace; docs/comparison.md says how to read it."""
 def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     add = options.add_argument
-    add("-d", dest="dataset_id", type=common.dataset_number, required=True, metavar="ID", help="dataset number, e.g. 101 for raw/Dataset101_NAME")
+    common.add_dataset(options)
     add("-shots", type=common.positive_int, nargs="+", required=True, metavar="K", help="sizes of the support set")
     add("-methods", "--methods", nargs="+", metavar="NAME", help="default: all; an unknown one lists them")
     add("-s", "--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the plans)")
-    add(
-        "-f",
-        dest="folds",
-        type=common.whole_number,
-        nargs="+",
-        default=[0, 1, 2],
-        metavar="FOLD",
-        help="folds: each is one seeded draw of the support set",
-    )
+    common.add_folds(options, "folds: each is one seeded draw of the support set", default=[0, 1, 2])
     add("-rank", type=common.positive_int, metavar="R", help="allocated rank of the methods that have one (default: the plans', or the method's own)")
     add("--ranks", type=common.positive_int, nargs="+", default=[], metavar="R", help="also a rank sweep: LoRA and ARENA with each of these ranks")
     add("--max_epochs", type=common.positive_int, metavar="N", help="length of every schedule (default: the plans')")
     add("-queries", "--queries", dest="most_queries", type=common.positive_int, metavar="N", help="only the first N query cases (default: all)")
     add("--protocol", choices=("native", "published"), default="native", help="published: Dice as the papers compute it, on the preprocessed grid")
-    text = "runs at once, each in a process of its own; 0 or 1: one after the other in this one (default: chosen from cores and memory)"
-    add("-np", dest="workers", type=common.whole_number, metavar="N", help=text)
     add("--finished_only", action="store_true", help="make no run; write the tables of those that are finished")
     common.add_foundation(options)
     common.add_device(options)
-    common.add_engine(options)
+    common.add_jobs_at_once(options, "runs", default="chosen from cores and memory")
     command = shlex.join(["arena_compare", *(sys.argv[1:] if argv is None else argv)])
     return common.run(partial(_compare, command=command), options.parse_args(argv), "arena_compare")
 

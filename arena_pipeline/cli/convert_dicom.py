@@ -18,14 +18,14 @@ Can be interrupted and run again: finished cases are kept, and so are converted 
 example: arena_convert_dicom -i planning_cts -d 101"""
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     common.add_conversion(options, "DICOM files of all patients, with folders inside", "DICOM")
     options.add_argument("--names", type=Path, metavar="CSV", help="the table name -> structure (default: roi_names.csv in the dataset's folder)")
     options.add_argument("--queries", nargs="+", default=(), metavar="CASE", help="cases to keep apart as queries (imagesTs)")
     text = "fill slices without contours between drawn ones that overlap and are at most so far apart; 0: leave them empty"
     options.add_argument("--bridge_mm", type=float, default=10.0, metavar="MM", help=text)
-    return options
+    return common.run(_convert, options.parse_args(argv), "arena_convert_dicom")
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -37,8 +37,3 @@ def _convert(args: argparse.Namespace) -> int:
     except UndecidedNames as fault:
         print("\n".join(map(str, fault.rows)))
         raise
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
-    return common.run(_convert, _parser().parse_args(argv), "arena_convert_dicom")

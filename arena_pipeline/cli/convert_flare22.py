@@ -17,19 +17,14 @@ an error that names those that are not.
 example: arena_convert_flare22 -i FLARE22Train -d 102"""
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     common.add_conversion(options, "the folder with images/ and labels/ (or train/ and tuning/)", "FLARE22")
     options.add_argument("--structures", nargs="+", metavar="NAME", help="structures of the task (default: the nine of the paper)")
-    return options
+    return common.run(_convert, options.parse_args(argv), "arena_convert_flare22")
 
 
 def _convert(args: argparse.Namespace) -> int:
     from dataset_conversion.flare22 import convert_flare22  # not for -h
 
     return common.convert(convert_flare22, args)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
-    return common.run(_convert, _parser().parse_args(argv), "arena_convert_flare22")

@@ -17,22 +17,17 @@ what was left out. Where subjects fail, all others are converted and the command
 example: arena_convert_totalsegmentator -i Totalsegmentator_dataset -d 101 --structures spleen heart_myocardium"""
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     common.add_conversion(options, "the folder with sXXXX/ct.nii.gz and meta.csv", "TotalSegmentator")
     options.add_argument("--structures", nargs="+", metavar="NAME", help="structures to convert (default: all that have a mask file)")
     split = "meta: meta.csv's train and val to imagesTr, test to imagesTs; published: the few-shot split of the FSEFT paper, per structure"
     options.add_argument("--split", choices=("meta", "published"), default="meta", help=split)
     options.add_argument("--exclude_defective", action="store_true", help="leave out the subjects known to be defective")
-    return options
+    return common.run(_convert, options.parse_args(argv), "arena_convert_totalsegmentator")
 
 
 def _convert(args: argparse.Namespace) -> int:
     from dataset_conversion.totalsegmentator import convert_totalsegmentator  # not for -h
 
     return common.convert(convert_totalsegmentator, args)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
-    return common.run(_convert, _parser().parse_args(argv), "arena_convert_totalsegmentator")

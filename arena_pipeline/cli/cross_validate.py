@@ -28,17 +28,15 @@ results/DATASET/cross_validation/Kshots; docs/comparison.md says how to read it.
 def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     add = options.add_argument
-    add("-d", dest="dataset_id", type=common.dataset_number, required=True, metavar="ID", help="dataset number, e.g. 101 for raw/Dataset101_NAME")
+    common.add_dataset(options)
     add("-shots", type=common.positive_int, required=True, metavar="K", help="size of the support set; each of its scans is left out once")
     add("-s", "--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the plans)")
     add("-methods", "--methods", nargs="+", metavar="NAME", help="methods of adaptation to try (default: the planned one)")
     add("--max_epochs", type=common.positive_int, metavar="N", help="length of the schedule (default: the plans')")
-    text = "runs at once, each in a process of its own; 0 or 1: one after the other in this one (default: chosen from cores and memory)"
-    add("-np", dest="workers", type=common.whole_number, metavar="N", help=text)
     text = "pre-trained networks to try; arena_info lists them (default: the most preferred one that the dataset is planned for)"
     add("-foundation", "--foundation", nargs="+", metavar="NAME", help=text)
     common.add_device(options)
-    common.add_engine(options)
+    common.add_jobs_at_once(options, "runs", default="chosen from cores and memory")
     command = shlex.join(["arena_cross_validate", *(sys.argv[1:] if argv is None else argv)])
     return common.run(partial(_cross_validate, command=command), options.parse_args(argv), "arena_cross_validate")
 

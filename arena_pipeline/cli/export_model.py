@@ -22,7 +22,6 @@ model folders, one per task, for nnUNetv2_predict_from_modelfolder and other pro
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
     options = common.parser(DESCRIPTION)
     options.add_argument("-d", dest="dataset_id", type=common.dataset_number, required=True, metavar="ID", help="dataset the model was adapted on")
     target = options.add_mutually_exclusive_group(required=True)
@@ -31,9 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("-shots", type=common.positive_int, metavar="K", help="the model adapted on K shots (when there are several)")
     options.add_argument("-method", default="arena", metavar="NAME", help="the model adapted by this method")
     options.add_argument("-foundation", "--foundation", metavar="NAME", help="the model adapted from this foundation (when there are several)")
-    options.add_argument(
-        "-f", dest="folds", type=common.whole_number, nargs="+", metavar="FOLD", help="folds to export (default: all that are adapted)"
-    )
+    common.add_folds(options, "folds to export (default: all that are adapted)")
     options.add_argument("--structures", nargs="+", metavar="NAME", help="only these structures (default: all of the model)")
     text = "summary.json of arena_evaluate for this model: its means go into the model card, its cases do not"
     options.add_argument("--summary", type=Path, metavar="FILE", help=text)

@@ -23,7 +23,6 @@ arena_plan_and_preprocess runs this command too.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
     options = common.parser(DESCRIPTION)
     common.add_datasets(options)
     common.add_foundation(options)

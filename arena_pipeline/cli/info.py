@@ -15,7 +15,6 @@ Under each is the exact command that takes it further. Nothing is changed."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
     options = common.parser(DESCRIPTION)
     text = "instead: how far arena_predict is in this folder, how fast, and until when"
     options.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help=text)

@@ -29,7 +29,6 @@ SHOWN = 5
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
     options = common.parser(DESCRIPTION)
     text = "of the foundation, e.g. fseft; or the JSON file of a preset of your own; or the model folder of nnU-Net"
     options.add_argument("name", metavar="NAME", help=text)
@@ -45,7 +44,7 @@ def _install(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.install_foundation import install_foundation, install_model_folder  # torch takes seconds to import: not for -h
 
     if args.file is None and not Path(args.name).is_dir() and "/" not in args.name:
-        raise ArenaError(f"FILE is missing: arena_install_foundation {args.name} FILE, or name the folder of an nnU-Net model instead")
+        raise ArenaError("FILE is missing", advice=f"arena_install_foundation {args.name} FILE, or name the folder of an nnU-Net model instead")
     if args.file is None:
         installation = install_model_folder(Path(args.name), args.workspace, args.new_name, args.fold)
     elif args.new_name or args.fold:

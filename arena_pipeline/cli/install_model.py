@@ -18,7 +18,6 @@ from people you trust.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
     options = common.parser(DESCRIPTION)
     options.add_argument("package", metavar="FILE", type=Path, help="the package")
     options.add_argument("--overwrite", action="store_true", help="replace the model where there is one of the same dataset, foundation and shots")

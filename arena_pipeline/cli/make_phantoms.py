@@ -27,7 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--seed", type=common.whole_number, default=0, help="another seed makes other people")
     options.add_argument("--start", type=common.whole_number, default=1, metavar="INDEX", help="number of the first case")
-    options.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="voxel size of all in mm, e.g. 3 3 3 (default: varied)")
+    options.add_argument(
+        "--spacing", dest="spacing_mm", type=float, nargs=3, metavar=("X", "Y", "Z"), help="voxel size of all in mm, e.g. 3 3 3 (default: varied)"
+    )
     options.add_argument("--field_of_view", choices=FIELDS_OF_VIEW, help="part of the body in all (default: varied)")
     options.add_argument("--size", type=float, default=1.0, metavar="FACTOR", help="size of the bodies: 1 for adults, 0.6 for small children")
     options.add_argument(
@@ -37,27 +39,13 @@ def _parser() -> argparse.ArgumentParser:
     return options
 
 
-def _make(args: argparse.Namespace) -> int:
+def _make(args: argparse.Namespace) -> None:
     from arena_pipeline.research.phantoms.make_phantoms import make_phantoms  # not for -h
 
-    images = make_phantoms(
-        args.output,
-        args.number,
-        args.layout,
-        seed=args.seed,
-        test=args.test,
-        start=args.start,
-        spacing_mm=tuple(args.spacing) if args.spacing else None,
-        field_of_view=args.field_of_view,
-        size=args.size,
-        unannotated_share=args.unannotated_share,
-        workers=args.workers,
-    )
+    images = make_phantoms(**common.keywords(args) | {"spacing_mm": tuple(args.spacing_mm) if args.spacing_mm else None})
     print(f"{len(images)} phantoms in {args.output}")
-    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
     args = _parser().parse_args(argv)
     return common.run(_make, args, "arena_make_phantoms", args.output)

@@ -25,7 +25,6 @@ SHOWN_FINDINGS: dict[Level, int] = {"warning": 10, "fixed": 3, "info": 5}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
     options = common.parser(DESCRIPTION)
     common.add_datasets(options)
     add_planning(options)

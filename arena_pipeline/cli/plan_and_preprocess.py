@@ -21,7 +21,6 @@ dataset changed: only what is missing or outdated is done.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
     options = common.parser(DESCRIPTION)
     common.add_datasets(options)
     add_planning(options)

@@ -25,7 +25,6 @@ SETTINGS = ("steps", "epochs", "loss", "batch_size", "learning_rate", "warmup_st
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
     args = _parser().parse_args(argv)
     from arena_pipeline.research.pretrain.processes import torchrun_rank  # torch takes seconds to import: not for -h
 

@@ -24,7 +24,6 @@ Ends with 0 where the dataset can be used, with 1 where it has errors.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
     options = common.parser(DESCRIPTION)
     common.add_datasets(options)
     common.add_workers(options)

@@ -92,7 +92,7 @@ def read_description(reference: Path, dataset_id: int | None, dataset_json: Path
         DatasetError: none is found, or it is invalid.
     """
     if dataset_id is not None and dataset_json is not None:
-        raise DatasetError("give either -d NUMBER or -djfile FILE, not both: they may name different label integers")
+        raise DatasetError("-d and -djfile may name different label integers", advice="give either -d NUMBER or -djfile FILE, not both")
     if dataset_id is not None:
         return DatasetJson.read(workspace.raw_dataset(workspace.dataset_name(dataset_id)) / "dataset.json")
     if dataset_json is not None:

@@ -11,18 +11,16 @@ from arena_pipeline.fingerprint.audit_case import AuditedCase, AuditJob, audit_c
 from arena_pipeline.fingerprint.findings import number_sentence, split_sentences
 from arena_pipeline.fingerprint.models import Finding, Level
 from arena_pipeline.fingerprint.reading import Part
-from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, FOLDERS, IMAGE_ENDINGS, RawDataset
-from arena_pipeline.io.json_files import read_model
+from arena_pipeline.io.json_files import StoredModel, read_model
 from arena_pipeline.io.parallel import Needs, map_jobs
-from arena_pipeline.settings import Frozen
 from arena_pipeline.words import listed
 
 NAMED = 5
 BYTES_PER_WORKER = 2 * 1024**3  # a CT of 512 x 512 x 800 with its segmentation and what is counted in them
 
 
-class DatasetAudit(Frozen):
+class DatasetAudit(StoredModel):
     """dataset_audit.json.
 
     Attributes:
@@ -45,9 +43,6 @@ class DatasetAudit(Frozen):
     def read(cls, path: Path) -> DatasetAudit:
         """Raises PlansError: missing, or not a valid audit."""
         return read_model(path, cls, PlansError, "no audit; run arena_verify_dataset", "run arena_verify_dataset again")
-
-    def write(self, path: Path) -> None:
-        write_json(path, self.model_dump(mode="json"))
 
 
 def audit_dataset(folder: Path, workers: int | None, corrected: Path | None = None) -> DatasetAudit:

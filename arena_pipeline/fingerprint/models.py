@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from arena_pipeline.errors import PlansError
-from arena_pipeline.io.atomic import write_json
-from arena_pipeline.io.json_files import read_model
+from arena_pipeline.io.json_files import StoredModel, read_model
 from arena_pipeline.settings import Frozen
 
 Level = Literal["error", "warning", "fixed", "info"]
@@ -99,7 +98,7 @@ class Finding(Frozen):
     sentence: str
 
 
-class Fingerprint(Frozen):
+class Fingerprint(StoredModel):
     """dataset_fingerprint.json. The first five fields are nnU-Net's, by its names; the rest is what few-shot adaptation needs.
 
     Attributes:
@@ -132,6 +131,3 @@ class Fingerprint(Frozen):
         """Raises PlansError: missing, or not a valid fingerprint."""
         missing = "no fingerprint; run arena_extract_fingerprint or arena_plan_and_preprocess on this dataset"
         return read_model(path, cls, PlansError, missing, "delete it and run arena_extract_fingerprint")
-
-    def write(self, path: Path) -> None:
-        write_json(path, self.model_dump(mode="json"))

@@ -218,8 +218,9 @@ def weights_file(preset: FoundationPreset, installed: Path) -> Path:
     path = installed / "weights.safetensors"
     if not path.is_file():
         raise FoundationError(
-            f"foundation {preset.name} has no weights: expected {path}. Get {preset.weights.expected_file} ({preset.weights.origin}), "
-            f"then run: {' '.join(installing(preset))}"
+            f"no weights of foundation {preset.name}",
+            file=path,
+            advice=f"get {preset.weights.expected_file} ({preset.weights.origin}), then run: {' '.join(installing(preset))}",
         )
     return path
 

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from arena_pipeline.errors import ArenaError
+from arena_pipeline.io.atomic import write_json
+from arena_pipeline.settings import Frozen
 from arena_pipeline.words import listed
 
 LARGEST_FILE_BYTES = 64 * 2**20  # a fingerprint of 1,200 cases and 104 structures has about 5 MiB
@@ -18,6 +20,14 @@ SHOWN_FAULTS = 5
 SHOWN_CHARACTERS = 80
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class StoredModel(Frozen):
+    """A model with a file of its own."""
+
+    def write(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        write_json(path, self.model_dump(mode="json"))
 
 
 def read_model(path: Path, model: type[Model], error: type[ArenaError], missing: str, mend: str) -> Model:
@@ -45,10 +55,25 @@ def read_model(path: Path, model: type[Model], error: type[ArenaError], missing:
         raise error(_in_words(faults, content), file=path, advice=mend) from None
 
 
+def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Path of each value that differs -> the old and the new one. Lists of objects with names are compared by name."""
+    old, new = _by_name(old), _by_name(new)
+    if isinstance(old, dict) and isinstance(new, dict):
+        inside = (differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in dict.fromkeys((*new, *old)))
+        return {key: values for found in inside for key, values in found.items()}
+    return {} if old == new else {path: (old, new)}
+
+
 def similar(word: str, known: Iterable[str]) -> str | None:
     """The one of `known` that `word` is most probably a misspelling of."""
     lowered = {name.lower(): name for name in known}
     return next((lowered[name] for name in difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.85)), None)
+
+
+def _by_name(value: Any) -> Any:
+    if isinstance(value, list) and value and all(isinstance(entry, dict) and "name" in entry for entry in value):
+        return {entry["name"]: entry for entry in value}
+    return value
 
 
 def _read_json(path: Path) -> Any:

@@ -127,7 +127,7 @@ def _request(needs: Needs) -> tuple[dict[str, int | None], int]:
     """
     nodes = _nodes()
     if needs.device not in ("auto", "cpu", "cuda"):
-        raise ArenaError(f"device {needs.device}: on a cluster Ray gives out the GPUs; use -device cuda, auto or cpu")
+        raise ArenaError(f"device {needs.device}: on a cluster Ray gives out the GPUs", advice="use -device cuda, auto or cpu")
     with_gpu = nodes_with_gpu() if needs.device != "cpu" else []
     gpus = 1 if with_gpu or needs.device == "cuda" else 0
     nodes = with_gpu if gpus else nodes
@@ -159,6 +159,7 @@ def _died(name: str, stage: str, error: Exception) -> WorkerDied:
     reason = " ".join(str(error).split())
     logger.debug("%s: %s", name, reason)
     return WorkerDied(
-        f"{name}: its worker died in {stage}, {REPEATS + 1} times ({type(error).__name__}: {reason[:300]}); most likely memory ran out: "
-        f"run again with fewer workers (-np). What is finished is kept"
+        f"its worker died in {stage}, {REPEATS + 1} times ({type(error).__name__}: {reason[:300]}); most likely memory ran out",
+        case=name,
+        advice="run again with fewer workers (-np). What is finished is kept",
     )

@@ -45,8 +45,8 @@ def draw_support_set(train_ids: Sequence[str], shots: int, fold: int) -> tuple[s
         )
     if len(train_ids) < shots:
         raise SupportSetError(
-            f"{shots} shots asked for, but only {len(train_ids)} usable training cases ({', '.join(train_ids) or 'none'}); "
-            f"annotate {shots - len(train_ids)} more" + (f" or ask for at most {len(train_ids)} shots" if train_ids else "")
+            f"{shots} shots asked for, but only {len(train_ids)} usable training cases ({', '.join(train_ids) or 'none'})",
+            advice=f"annotate {shots - len(train_ids)} more" + (f" or ask for at most {len(train_ids)} shots" if train_ids else ""),
         )
     if len(train_ids) == shots:
         return tuple(train_ids)

@@ -153,7 +153,7 @@ class Pool(Generic[Job, Result]):
             self._workers.remove(worker)
             self.lost = True
             if worker.case is None:
-                raise WorkerDied(self._not_started(worker.exit_code())) from None
+                raise self._not_started(worker.exit_code()) from None
             if self._waiting:
                 self._start(folder, worker.settings)
             yield worker.case, self._died(worker, worker.case)
@@ -176,15 +176,14 @@ class Pool(Generic[Job, Result]):
         fewer = f"with fewer workers than {len(self._settings)} (-np; with 0 it runs in the command's own process)"
         mend = fewer if len(self._settings) > 1 else "with other programs closed, or on a larger machine"
         return WorkerDied(
-            f"{case}: its worker process died in {self._stage} ({exit_words(code)}){'; its traceback is in the log' if trace else ''}; "
-            f"run again {mend}. What is finished is kept"
+            f"its worker process died in {self._stage} ({exit_words(code)}){'; its traceback is in the log' if trace else ''}",
+            case=case,
+            advice=f"run again {mend}. What is finished is kept",
         )
 
-    def _not_started(self, code: int | None) -> str:
-        return (
-            f"{self._stage}: a worker process ended before it could start ({exit_words(code)}); run again with -np 0, which needs none "
-            f"(a script of your own needs its calls under: if __name__ == '__main__')"
-        )
+    def _not_started(self, code: int | None) -> WorkerDied:
+        advice = "run again with -np 0, which needs none (a script of your own needs its calls under: if __name__ == '__main__')"
+        return WorkerDied(f"{self._stage}: a worker process ended before it could start ({exit_words(code)})", advice=advice)
 
 
 def told(case: str, stage: str, result: Any, lines: Lines) -> Any:
@@ -196,7 +195,8 @@ def told(case: str, stage: str, result: Any, lines: Lines) -> Any:
     if result.out_of_memory:
         return out_of_memory(case, stage)
     logger.error("%s: %s\n%s", case, stage, result.traceback)
-    return WorkerDied(f"{case}: {stage} failed with {result.sentence}, a fault of this program; its traceback is in the log, please report it")
+    found = f"{stage} failed with {result.sentence}, a fault of this program"
+    return WorkerDied(found, case=case, advice="its traceback is in the log, please report it")
 
 
 @contextmanager
@@ -208,14 +208,15 @@ def loader_death_as_worker_died(stage: str) -> Iterator[None]:
         if not str(error).startswith("DataLoader worker"):
             raise
         raise WorkerDied(
-            f"{stage}: a process that reads the data died ({' '.join(str(error).split())}), most likely because memory ran out; "
-            f"run again with fewer workers (-np; 0: none). It goes on where it was last saved"
+            f"{stage}: a process that reads the data died ({' '.join(str(error).split())}), most likely because memory ran out",
+            advice="run again with fewer workers (-np; 0: none). It goes on where it was last saved",
         ) from error
 
 
 def out_of_memory(case: str, stage: str) -> ArenaError:
     """For a MemoryError: the system refused, and nobody died."""
-    return ArenaError(f"{case}: memory ran out in {stage}; run again with fewer workers (-np 1), close other programs, or use a larger machine")
+    advice = "run again with fewer workers (-np 1), close other programs, or use a larger machine"
+    return ArenaError(f"memory ran out in {stage}", case=case, advice=advice)
 
 
 def exit_words(code: int | None) -> str:

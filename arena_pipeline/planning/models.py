@@ -9,9 +9,8 @@ from pydantic import Field, model_validator
 
 from arena_pipeline.errors import PlansError, UnknownStructure
 from arena_pipeline.foundations import Scheme
-from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import Objective
-from arena_pipeline.io.json_files import read_model, similar
+from arena_pipeline.io.json_files import StoredModel, read_model, similar
 from arena_pipeline.io.label_names import check_structure_names
 from arena_pipeline.model.architectures import Architecture
 from arena_pipeline.settings import AdaptationSettings, Frozen, PrecisionName
@@ -89,7 +88,7 @@ class WorkersPlan(Frozen):
     export: int | None = Field(None, ge=1)
 
 
-class Plans(Frozen):
+class Plans(StoredModel):
     """plans.json; plans/README.md explains every key.
 
     Attributes:
@@ -154,7 +153,3 @@ class Plans(Frozen):
         except ValueError as error:
             raise PlansError(str(error), file=path, advice=MEND) from None
         return plans
-
-    def write(self, path: Path) -> None:
-        """Writes the file whole or not at all."""
-        write_json(path, self.model_dump(mode="json"))

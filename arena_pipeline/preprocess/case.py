@@ -14,7 +14,6 @@ from arena_pipeline.io.orientation import to_ras
 from arena_pipeline.machine import memory_bytes
 from arena_pipeline.preprocess.body import body_mask
 from arena_pipeline.preprocess.grid import GridMap
-from arena_pipeline.preprocess.intensity import window_to_unit_
 from arena_pipeline.preprocess.nnunet import preprocess_nnunet, resample_labels
 from arena_pipeline.preprocess.resample import effective_spacing, resample_annotated, resample_linear, resample_nearest, resampled_size
 
@@ -53,7 +52,8 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
     if box is None:
         raise ImageError(
             f"nothing to see: all intensities ({resampled.min():g} to {resampled.max():g} after resampling) lie at or below "
-            f"{low:g} HU, the lower end of the window {low:g} to {high:g}; expected a CT in Hounsfield units (soft tissue about 40)"
+            f"{low:g} HU, the lower end of the window {low:g} to {high:g}",
+            advice="expected a CT in Hounsfield units (soft tissue about 40)",
         )
     grid = GridMap(
         native_shape=image.geometry.shape,
@@ -68,6 +68,14 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
     return window_to_unit_(np.array(resampled[grid.crop], order="C"), scheme.window_hu), grid
 
 
+def window_to_unit_(array: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
+    """(HU - low) / (high - low), clipped to [0, 1]; of a float32 array, in place."""
+    low, high = window_hu
+    array -= np.float32(low)
+    array /= np.float32(high - low)
+    return np.clip(array, 0, 1, out=array)
+
+
 def _check_memory(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], scheme: Scheme) -> None:
     """A wrong voxel size, 50 mm for 0.5, makes a volume of a million times the voxels."""
     size = [resampled_size(n, old, new) for n, old, new in zip(shape, spacing_mm, scheme.spacing_xyz_mm, strict=True)]
@@ -76,7 +84,8 @@ def _check_memory(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]
         spacing, there = " x ".join(f"{mm:.3g}" for mm in spacing_mm), memory_bytes() / 2**30
         raise ImageError(
             f"voxels of {spacing} mm make {' x '.join(map(str, size))} voxels at the foundation's spacing, {needed / 2**30:,.1f} GiB, where this "
-            f"machine has {there:.1f}; correct the header's voxel size, or use a larger machine"
+            f"machine has {there:.1f}",
+            advice="correct the header's voxel size, or use a larger machine",
         )
 
 
@@ -90,7 +99,8 @@ def preprocess_segmentation(array: np.ndarray, grid: GridMap, ignore_label: int 
         ImageError: the array is not of the grid's native shape.
     """
     if array.shape != grid.native_shape:
-        raise ImageError(f"a segmentation of shape {array.shape} does not fit its CT of shape {grid.native_shape}; re-export it on the CT's grid")
+        found = f"a segmentation of shape {array.shape} does not fit its CT of shape {grid.native_shape}"
+        raise ImageError(found, advice="re-export it on the CT's grid")
     resample = resample_nearest
     if ignore_label is not None and (unlabelled := array == ignore_label).any():
         array, resample = np.where(unlabelled, np.uint16(UNLABELLED), array.astype(np.uint16)), resample_annotated

@@ -151,7 +151,7 @@ def preprocess_case(job: PreprocessingJob) -> None:
     case = job.case
     discard(job.folder, case.identifier)
     if not case.image.exists():
-        raise ImageError(f"{case.image}: {not_there(case.image)}")
+        raise ImageError(not_there(case.image), file=case.image)
     files = (SourceFile.of(case.image), SourceFile.of(case.segmentation) if case.segmentation else None)
     source = Source(scheme=job.scheme, image=files[0], segmentation=files[1], ignore_label=job.ignore_label)
     image = read_image(case.image, warn=False)  # the fingerprint has told
@@ -161,7 +161,7 @@ def preprocess_case(job: PreprocessingJob) -> None:
     try:
         volume, grid = preprocess_image(image, job.scheme)
     except ArenaError as error:
-        raise type(error)(f"{case.image}: {error}") from None
+        raise error.located(file=case.image) from None
     segmentation = None if stored is None else preprocess_segmentation(stored, grid, job.ignore_label)
     rng = np.random.default_rng(zlib.crc32(case.identifier.encode()))  # a case's own: neither order nor number of workers matters
     record = write_arrays(job.folder, case.identifier, (volume, segmentation), grid, rng)
@@ -174,7 +174,7 @@ def _chosen(raw: RawDataset, cases: Sequence[str] | None) -> list[Case]:
     known = {**raw.queries, **raw.training}
     unknown = [name for name in cases if name not in known]
     if unknown:
-        raise DatasetError(f"{', '.join(unknown)}: no such case in {raw.folder} ({len(raw.training)} in imagesTr, {len(raw.queries)} in imagesTs)")
+        raise DatasetError(f"no case {', '.join(unknown)} ({len(raw.training)} in imagesTr, {len(raw.queries)} in imagesTs)", file=raw.folder)
     return [known[name] for name in cases]
 
 
@@ -184,9 +184,11 @@ def _preprocess_named(job: PreprocessingJob) -> None:
     try:
         preprocess_case(job)
     except ArenaError as error:
-        raise error if str(error).startswith(f"{name}:") else type(error)(f"{name}: {error}") from None
+        raise error.located(case=name) from None
     except OSError as error:
-        raise ArenaError(f"{name}: could not be written to {job.folder} ({error}); free or change the disk, then run it again") from None
+        raise ArenaError(
+            f"can't be written ({error})", case=name, file=job.folder, advice="free space, or use another disk, and run it again"
+        ) from None
 
 
 def _sizes(job: PreprocessingJob) -> tuple[int, int]:

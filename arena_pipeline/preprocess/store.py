@@ -18,10 +18,10 @@ from pydantic import Field
 
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.foundations import Scheme
-from arena_pipeline.io.atomic import replace_when_done, write_json
+from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.damage import DAMAGED
 from arena_pipeline.io.filestate import SourceFile, WrittenFile
-from arena_pipeline.io.json_files import read_model
+from arena_pipeline.io.json_files import StoredModel, read_model
 from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.positions import drawn, label_positions
@@ -46,7 +46,7 @@ class Source(Frozen):
     ignore_label: int | None = None
 
 
-class CaseRecord(Frozen):
+class CaseRecord(StoredModel):
     """CASE.json.
 
     Attributes:
@@ -116,7 +116,7 @@ def discard(folder: Path, identifier: str) -> None:
 
 def write_case_record(folder: Path, record: CaseRecord) -> None:
     """CASE.json, which makes a case complete."""
-    write_json(folder / f"{record.identifier}.json", record.model_dump(mode="json"))
+    record.write(folder / f"{record.identifier}.json")
 
 
 def read_case_record(folder: Path, identifier: str) -> CaseRecord | None:
@@ -161,7 +161,7 @@ def _check_sizes(folder: Path, record: CaseRecord) -> None:
     for ending in record.endings:
         path, written = folder / f"{record.identifier}{ending}", record.files.get(ending)
         if written is not None and (found := path.stat().st_size) != written.bytes:
-            raise DatasetError(_damaged(record.identifier, path, f"{found:,} bytes, expected {written.bytes:,}"))
+            raise _damaged(record.identifier, path, f"{found:,} bytes, expected {written.bytes:,}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +246,7 @@ class StoredCase:
                 with np.load(path, allow_pickle=False) as stored:
                     self._positions[name] = stored[name]
             except DAMAGED as error:
-                raise DatasetError(_damaged(self.identifier, path, error)) from None
+                raise _damaged(self.identifier, path, error) from None
         return self._positions[name]
 
     def _unpacked(self, ending: str, read: Callable[[], np.ndarray]) -> np.ndarray:
@@ -254,11 +254,11 @@ class StoredCase:
         try:
             return read()
         except RuntimeError as error:
-            raise DatasetError(_damaged(self.identifier, self.folder / f"{self.identifier}{ending}", error)) from None
+            raise _damaged(self.identifier, self.folder / f"{self.identifier}{ending}", error) from None
 
     def _require_segmentation(self) -> blosc2.NDArray:
         if self._segmentation is None:
-            raise DatasetError(f"{self.identifier}: stored without a segmentation", advice="a support case needs one in labelsTr")
+            raise DatasetError("stored without a segmentation", case=self.identifier, advice="a support case needs one in labelsTr")
         return self._segmentation
 
 
@@ -273,14 +273,15 @@ def _open_array(path: Path, record: CaseRecord, threads: int) -> blosc2.NDArray:
     try:
         array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": threads})
     except (OSError, RuntimeError, ValueError) as error:
-        raise DatasetError(_damaged(record.identifier, path, error)) from None
+        raise _damaged(record.identifier, path, error) from None
     if tuple(array.shape) != record.shape:
-        raise DatasetError(_damaged(record.identifier, path, f"shape {tuple(array.shape)}, expected {record.shape}"))
+        raise _damaged(record.identifier, path, f"shape {tuple(array.shape)}, expected {record.shape}")
     return array
 
 
-def _damaged(identifier: str, path: Path, reason: object) -> str:
-    return f"{identifier}: {path} is damaged ({reason}); delete {path.parent / identifier}.json and run arena_preprocess again"
+def _damaged(identifier: str, path: Path, reason: object) -> DatasetError:
+    advice = f"delete {path.parent / identifier}.json and run arena_preprocess again"
+    return DatasetError(f"damaged ({reason})", case=identifier, file=path, advice=advice)
 
 
 def _patch(array: blosc2.NDArray, start: Index, size: Index) -> np.ndarray:

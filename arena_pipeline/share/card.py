@@ -40,7 +40,8 @@ class EvaluationSummary(BaseModel):
         """Raises PackageError: no summary of arena_evaluate, or one of structures that the model does not have (`known`)."""
         summary = read_model(path, cls, PackageError, "no such file; arena_evaluate writes summary.json", "name a summary.json of arena_evaluate")
         if foreign := sorted(set(summary.structures.values()) - set(known)):
-            raise PackageError(f"{path}: evaluates {', '.join(foreign)}, which the model does not have; name the summary of its own predictions")
+            found = f"evaluates {', '.join(foreign)}, which the model does not have"
+            raise PackageError(found, file=path, advice="name the summary of its own predictions")
         return summary
 
     def table(self) -> str:

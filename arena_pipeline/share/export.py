@@ -119,7 +119,7 @@ def _data_licence(model: Path, cases: set[str]) -> str | None:
 
 def _refuse_cases(what: str, text: str, cases: set[str]) -> None:
     if named := sorted(case for case in cases if _is_named(case, text)):
-        raise PackageError(f"{what} names the case {', '.join(named)}; take the name out of that text, then export again")
+        raise PackageError(f"{what} names the case {', '.join(named)}", advice="take the name out of that text, then export again")
 
 
 def _is_named(case: str, text: str) -> bool:

@@ -20,7 +20,7 @@ from arena_pipeline.model.model_folder import check_same_plans
 from arena_pipeline.model.task_head import empty_head
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.labels import LabelMap
-from arena_pipeline.share.archive import MAX_ENTRY_BYTES, Archive
+from arena_pipeline.share.archive import FOREIGN, MAX_ENTRY_BYTES, Archive
 from arena_pipeline.share.package import MANIFEST, PLANS, Manifest, names_of, read_manifest
 from arena_pipeline.words import listed
 from arena_pipeline.workspace import fold_folder
@@ -58,7 +58,7 @@ def read_package_manifest(archive: Archive) -> Manifest:
     """
     package = archive.path
     if archive.sizes.get(MANIFEST, MAX_ENTRY_BYTES) > LARGEST_FILE_BYTES:
-        raise PackageError(f"{package}: no {MANIFEST}, or one too large; it was not made by arena_export_model")
+        raise PackageError(f"no {MANIFEST}, or one too large", file=package, advice=FOREIGN)
     with tempfile.TemporaryDirectory() as folder:
         archive.extract(MANIFEST, Path(folder) / MANIFEST)
         try:
@@ -70,7 +70,8 @@ def read_package_manifest(archive: Archive) -> Manifest:
     differing["has without a checksum"] = wanted - set(manifest.files)
     differing["has checksums of"] = set(manifest.files) - wanted
     if faults := [f"{what} {listed(sorted(names), 3)}" for what, names in differing.items() if names]:
-        raise PackageError(f"{package}: {'; '.join(faults)}; it was not made by arena_export_model, or was changed; get the package again")
+        advice = "it was not made by arena_export_model, or was changed; get the package again"
+        raise PackageError("; ".join(faults), file=package, advice=advice)
     return manifest
 
 
@@ -94,9 +95,8 @@ def _swapped(target: Path, overwrite: bool) -> Iterator[Path]:
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
     if target.exists() and not overwrite:
-        raise PackageError(
-            f"{target}: a model is there already; add --overwrite to replace it, or install the package in another workspace (-w FOLDER)"
-        )
+        advice = "add --overwrite to replace it, or install the package in another workspace (-w FOLDER)"
+        raise PackageError("a model is there already", file=target, advice=advice)
     new.mkdir()
     try:
         yield new
@@ -121,7 +121,7 @@ def _validate(folder: Path, manifest: Manifest, preset: FoundationPreset) -> Non
     LabelMap.read(folder)
     own = (manifest.dataset_name, manifest.foundation, manifest.foundation_sha256, set(manifest.folds))
     if (plans.dataset_name, plans.foundation, plans.foundation_sha256, {task.name for task in plans.tasks}) != own:
-        raise PackageError(f"{MANIFEST} and {PLANS} are of different models; get the package again")
+        raise PackageError(f"{MANIFEST} and {PLANS} are of different models", advice="get the package again")
     _check_limits(plans)
     architecture = preset.architecture
     parameters = {name: tuple(tensor.shape) for name, tensor in skeleton(architecture).items() if not architecture.is_derived(name)}
@@ -146,8 +146,8 @@ def _check_limits(plans: Plans) -> None:
     scheme = plans.scheme
     if not SPACING_MM[0] <= min(scheme.spacing_mm) <= max(scheme.spacing_mm) <= SPACING_MM[1] or max(scheme.patch_size_voxels) > LARGEST_PATCH:
         expected = f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm and at most {LARGEST_PATCH} voxels"
-        raise PackageError(f"{PLANS}: voxels of {scheme.spacing_mm} mm in patches of {scheme.patch_size_voxels}; expected {expected}")
+        raise PackageError(f"{PLANS}: voxels of {scheme.spacing_mm} mm in patches of {scheme.patch_size_voxels}", advice=f"expected {expected}")
     if max(plans.inference.window_batch or 1, plans.workers.export or 1) > LARGEST_COUNT:
         raise PackageError(f"{PLANS}: more than {LARGEST_COUNT} windows at once, or workers")
     if wrong := {name: label for name, label in plans.labels.items() if not 0 <= label <= LARGEST_LABEL}:
-        raise PackageError(f"{PLANS}: labels {wrong}; expected 0 to {LARGEST_LABEL:,}")
+        raise PackageError(f"{PLANS}: labels {wrong}", advice=f"expected 0 to {LARGEST_LABEL:,}")

@@ -149,7 +149,7 @@ def _scheme(protocol: Protocol, approximate: bool, model: Path | None, foundatio
     if protocol != "published":
         raise DatasetError("--approximate belongs to --protocol published", advice="the native protocol needs no other grid")
     if (model is None) == (foundation is None):
-        raise DatasetError("--approximate needs the preprocessing scheme: give one of -m MODEL_FOLDER and -foundation NAME")
+        raise DatasetError("--approximate needs the preprocessing scheme", advice="give one of -m MODEL_FOLDER and -foundation NAME")
     return Plans.read(model / "plans.json").scheme if model is not None else load_preset(str(foundation), workspace.foundations).scheme
 
 

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import INSTALLED_RECORD, FoundationPreset, find_preset, load_preset, preset_names
-from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_json
+from arena_pipeline.io.atomic import remove_unfinished, replace_when_done
 from arena_pipeline.io.filestate import file_sha256
+from arena_pipeline.io.json_files import StoredModel
 from arena_pipeline.io.lock import locked
 from arena_pipeline.model.checkpoints import Match, read_foundation
 from arena_pipeline.model.nnunet_checkpoint import read_nnunet_checkpoint
 from arena_pipeline.model.nnunet_folder import read_nnunet_folder
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.records import stage, versions
-from arena_pipeline.settings import Frozen
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS, RECORD = "weights.safetensors", INSTALLED_RECORD
 
 
-class FoundationRecord(Frozen):
+class FoundationRecord(StoredModel):
     """foundation.json, beside the weights.
 
     Attributes:
@@ -80,7 +80,7 @@ def install_foundation(name: str, file: Path, workspace: Workspace, trust_checkp
     """
     preset = find_preset(name)
     if preset.weights.packaged is not None:
-        raise FoundationError(f"foundation {name} comes with the package ({preset.weights.packaged}): there is nothing to install")
+        raise FoundationError(f"foundation {name} comes with the package ({preset.weights.packaged})", advice="use it as it is")
     return install_preset(preset, file, workspace, trust_checkpoint)
 
 
@@ -125,7 +125,7 @@ def _write(preset: FoundationPreset, file: Path, found: Match, source_sha256: st
         weights_sha256 = file_sha256(weights)
         record = _record(preset, file, found, (source_sha256, weights_sha256), trusted)
         # The weights take their place last: without them nothing here counts as installed.
-        write_json(folder / RECORD, record.model_dump(mode="json"))
+        record.write(folder / RECORD)
     replaced = previous if previous != weights_sha256 else None
     if replaced:
         text = "%s: other weights were here (SHA-256 %s...), and plans and adapters made with those need them back"

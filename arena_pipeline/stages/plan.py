@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, PlansError
@@ -16,6 +15,7 @@ from arena_pipeline.foundations import FoundationPreset, load_preset, weights_fi
 from arena_pipeline.foundations.selection import pick_foundation
 from arena_pipeline.io.dataset import Objective, RawDataset
 from arena_pipeline.io.filestate import file_sha256
+from arena_pipeline.io.json_files import differences
 from arena_pipeline.io.lock import locked
 from arena_pipeline.machine import Machine, this_machine
 from arena_pipeline.model.device import pick_device
@@ -149,30 +149,14 @@ def _write(plans: Plans, path: Path) -> Path | None:
     else:
         if previous == plans:
             return None
-        keys = differing_keys(previous.model_dump(mode="json"), plans.model_dump(mode="json"))
-        difference = f"differed in {listed(keys, SHOWN)}"
+        keys = list(differences(previous.model_dump(mode="json"), plans.model_dump(mode="json")))
+        decided = [key for key in keys if not key.startswith("reasons.")]  # the reasons follow from the rest
+        difference = f"differed in {listed(decided or keys, SHOWN)}"
     backup = _free_backup(path)
     shutil.copy2(path, backup)
     plans.write(path)
     logger.warning("%s: new plans written; the ones there %s and are kept as %s", plans.dataset_name, difference, backup)
     return backup
-
-
-def differing_keys(old: Any, new: Any, path: str = "") -> list[str]:
-    """Paths of the values that differ; tasks are met by name. The reasons follow from the rest and are named only if they alone differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = []
-        for key in [*new, *(key for key in old if key not in new)]:
-            keys += differing_keys(_by_name(old.get(key)), _by_name(new.get(key)), f"{path}.{key}" if path else key)
-        return [key for key in keys if not key.startswith("reasons.")] or keys
-    return [] if old == new else [path]
-
-
-def _by_name(value: Any) -> Any:
-    """Lists of things with names, as a dictionary."""
-    if isinstance(value, list) and value and all(isinstance(entry, dict) and "name" in entry for entry in value):
-        return {entry["name"]: entry for entry in value}
-    return value
 
 
 def _free_backup(path: Path) -> Path:

@@ -34,7 +34,7 @@ def postprocess(
         DatasetError: no segmentations, or input and output are one folder.
     """
     if (plans is None) == (model_folder is None):
-        raise PlansError("say which structures to treat: either -plans PLANS.json or -m MODEL_FOLDER")
+        raise PlansError("nothing says which structures to treat, or two things do", advice="give either -plans PLANS.json or -m MODEL_FOLDER")
     rules = Plans.read(Path(plans) if plans is not None else Path(str(model_folder)) / "plans.json")
     source, out = Path(input_folder), Path(output_folder)
     inputs = find_images(source)

@@ -57,6 +57,6 @@ def require_integrity(dataset_id: int, workspace: Workspace, workers: int | None
     path = workspace.audit(audit.dataset_name)
     if errors:
         told = listed(errors, NAMED_ERRORS, "; ")
-        raise DatasetError(f"{audit.dataset_name} is not usable as it is: {told} ({path} has all findings)")
+        raise DatasetError(f"{audit.dataset_name} is not usable as it is: {told}", advice=f"mend that; {path} has all findings")
     cases, warnings = pluralize(audit.checked, "case"), pluralize(len(audit.of_level("warning")), "warning")
     logger.info("%s: %s verified, %s in %s", audit.dataset_name, cases, warnings, path)

@@ -284,6 +284,6 @@ def test_adalora_without_peft_or_with_too_small_a_rank_says_what_to_do(monkeypat
     with pytest.raises(PlansError, match="adalora: expected a rank of at least 2"):
         started(weights, "adalora", rank=1)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingPackage, match=r"needs the package peft: pip install 'arena-pipeline\[baselines\]'"):
+    with pytest.raises(MissingPackage, match=r"needs the package peft; pip install 'arena-pipeline\[baselines\]'"):
         method_settings(AdaptationSettings(), "adalora")
     assert method_settings(AdaptationSettings(), "lora").rank == 12

@@ -13,9 +13,8 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.labels import bounding_box
 from arena_pipeline.io.orientation import to_ras
-from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
+from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation, window_to_unit_
 from arena_pipeline.preprocess.grid import GridMap
-from arena_pipeline.preprocess.intensity import window_to_unit_
 
 SCHEME = Scheme(spacing_mm=(1.5, 1.5, 1.5), window_hu=(-175, 250), patch_size_voxels=(96, 96, 96))
 ALL_48 = [np.eye(3)[:, order] * signs for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)]

@@ -93,7 +93,7 @@ def test_processes_store_what_one_process_stores(raw: Callable[[], RawDataset], 
 def test_chosen_cases_may_be_queries_and_unknown_ones_are_named(raw: Callable[[], RawDataset], tmp_path: Path) -> None:
     assert preprocess_dataset(raw(), SCHEME, tmp_path, 0, ["query_0"]) == ["query_0"]
     assert not StoredCase.exists(tmp_path, "case_0")
-    with pytest.raises(DatasetError, match="case_7: no such case"):
+    with pytest.raises(DatasetError, match="no case case_7"):
         preprocess_dataset(raw(), SCHEME, tmp_path, 0, ["case_7"])
 
 

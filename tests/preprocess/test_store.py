@@ -110,7 +110,7 @@ def test_an_interrupted_write_leaves_no_case(tmp_path: Path, arrays: tuple[np.nd
 def test_damaged_files_are_named(tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray], ending: str) -> None:
     write_case(tmp_path, "s1", *arrays, grid_of(SHAPE), np.random.default_rng(0))
     (tmp_path / f"s1{ending}").write_bytes(b"not what it was")
-    with pytest.raises(DatasetError, match=f"s1: .*s1{ending} is damaged"):
+    with pytest.raises(DatasetError, match=f"s1: .*s1{ending}: damaged"):
         _ = StoredCase.open(tmp_path, "s1").tissue_positions
     (tmp_path / f"s1{ending}").unlink()
     assert not StoredCase.exists(tmp_path, "s1")

@@ -86,7 +86,7 @@ def method_settings(planned: AdaptationSettings, method: MethodName | None = Non
         raise PlansError(f"unknown method {name}", advice=f"known: {', '.join(METHODS)}")
     row = METHODS[name]
     if row.package is not None and find_spec(row.package) is None:
-        raise MissingPackage(f"method {name} needs the package {row.package}: pip install 'arena-pipeline[baselines]'")
+        raise MissingPackage(f"method {name} needs the package {row.package}", advice="pip install 'arena-pipeline[baselines]'")
     if row.rank is None:
         rank = planned.rank
     elif rank is None:
