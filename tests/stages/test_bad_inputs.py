@@ -187,7 +187,7 @@ CASES: list[tuple[str, str, Callable[[Path], object]]] = [
 @pytest.mark.parametrize(("ending", "change"), [row[1:] for row in CASES], ids=[row[0] for row in CASES])
 def test_a_damaged_stored_case_is_refused_and_made_again(ready: Workspace, ending: str, change: Callable[[Path], object]) -> None:
     change(ready.cases(NAME, FOUNDATION) / f"case_0{ending}")
-    with pytest.raises(DatasetError, match="case_0: (not preprocessed in .*|.* is damaged .*)run arena_preprocess"):
+    with pytest.raises(DatasetError, match="case_0: (not preprocessed in .*|.*: damaged .*)run arena_preprocess"):
         adapt_dataset(901, 4, ready, foundation=FOUNDATION, device="cpu")
     assert not list(ready.results.rglob("adapter.json"))
     assert prepare(ready).written == ("case_0",)

@@ -221,7 +221,7 @@ def test_a_finished_adapter_stays_while_the_new_one_cannot_start(ready: Workspac
     else:  # as large as before, so that it is noticed when it is read
         positions = ready.cases(NAME, FOUNDATION) / f"{record.support_ids[0]}.npz"
         positions.write_bytes(bytes(positions.stat().st_size))
-    with pytest.raises(ArenaError, match="adapting liver needs about|npz is damaged"):
+    with pytest.raises(ArenaError, match="adapting liver needs about|npz: damaged"):
         run(ready, overwrite=True)
     assert results(folder) == expected and read_adapter(folder).record == record
 
