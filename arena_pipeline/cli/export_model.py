@@ -44,14 +44,13 @@ def main(argv: list[str] | None = None) -> int:
 def _export(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.export_model import export_model  # torch takes seconds to import: not for -h
 
-    export = export_model(**common.keywords(args, "nnunet"))
-    manifest = export.manifest
-    print(f"{export.file}: {export.file.stat().st_size / 1e6:,.1f} MB, {len(manifest.files) + 1} files")
+    manifest = export_model(**common.keywords(args, "nnunet"))
+    print(f"{args.output}: {args.output.stat().st_size / 1e6:,.1f} MB, {len(manifest.files) + 1} files")
     print(f"  {manifest.dataset_name}, {manifest.foundation}, {manifest.method}, {pluralize(manifest.shots, 'shot')}")
     for task, folds in manifest.folds.items():
         print(f"  {task}: fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}")
     print(f"  licence: {manifest.licence}")
-    print(f"next: arena_install_model {export.file}, where it is to be used; MODEL_CARD.md in it says the rest")
+    print(f"next: arena_install_model {args.output}, where it is to be used; MODEL_CARD.md in it says the rest")
 
 
 def _export_nnunet(args: argparse.Namespace) -> None:

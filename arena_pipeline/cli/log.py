@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -61,22 +62,20 @@ class _Terminal(logging.Handler):
         tqdm.write(prefix + record.getMessage(), file=sys.stderr)
 
 
-class logging_to:
-    """Sends this project's log to the terminal and to `log` inside the block, and undoes that after it."""
-
-    def __init__(self, log: LogFile | None, verbose: bool) -> None:
-        terminal = _Terminal(logging.DEBUG if verbose else logging.INFO)
-        self.handlers = [terminal] if log is None else [terminal, log]
-
-    def __enter__(self) -> None:
-        logging.captureWarnings(True)
-        for name in LOGGERS:
-            logging.getLogger(name).setLevel(logging.DEBUG)
-            for handler in self.handlers:
-                logging.getLogger(name).addHandler(handler)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+@contextmanager
+def logging_to(log: LogFile | None, verbose: bool) -> Iterator[None]:
+    """Sends this project's log to the terminal and to `log` inside the block."""
+    terminal = _Terminal(logging.DEBUG if verbose else logging.INFO)
+    loggers, handlers = [logging.getLogger(name) for name in LOGGERS], [terminal] if log is None else [terminal, log]
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG)
+        for handler in handlers:
+            logger.addHandler(handler)
+    try:
+        yield
+    finally:
         logging.captureWarnings(False)
-        for name in LOGGERS:
-            for handler in self.handlers:
-                logging.getLogger(name).removeHandler(handler)
+        for logger in loggers:
+            for handler in handlers:
+                logger.removeHandler(handler)

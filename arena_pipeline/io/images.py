@@ -13,6 +13,7 @@ from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io import itk, nifti
 from arena_pipeline.io.dicom import CTSeries, only_series, read_series, series_geometry
 from arena_pipeline.io.geometry import Geometry, Image
+from arena_pipeline.io.labels import labels_present
 
 logger = logging.getLogger(__name__)
 
@@ -147,14 +148,6 @@ def write_segmentation(path: str | Path, array: np.ndarray, geometry: Geometry, 
         if unnamed:
             raise ImageError(f"labels {unnamed} have no name; known: {dict(labels)}", file=path)
     _write(path, compact, geometry, level=6, comment=None if labels is None else json.dumps({"labels": dict(labels)}))
-
-
-def labels_present(segmentation: np.ndarray) -> list[int]:
-    """The integers in a segmentation (x, y, z), ascending, 0 among them. Plane by plane: no wide copy of a large volume."""
-    present = np.zeros(int(segmentation.max()) + 1, dtype=bool)
-    for plane in segmentation.transpose(2, 0, 1):
-        present[plane] = True
-    return [int(label) for label in np.flatnonzero(present)]
 
 
 def check_same_grid(case: str, image_geometry: Geometry, segmentation_geometry: Geometry, segmentation_path: str | Path) -> None:

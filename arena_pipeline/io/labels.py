@@ -24,6 +24,11 @@ def count_labels(segmentation: np.ndarray, minlength: int = 0) -> np.ndarray:
     return counts
 
 
+def labels_present(segmentation: np.ndarray) -> list[int]:
+    """The integers in a segmentation, ascending, 0 among them where it is there."""
+    return [int(label) for label in np.flatnonzero(count_labels(segmentation))]
+
+
 def bounding_box(mask: np.ndarray) -> Box | None:
     """The smallest box around a boolean mask (x, y, z); None where it is empty. Much faster than `label_boxes`."""
     columns: np.ndarray = np.any(mask, axis=2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from arena_pipeline.arguments import plain_arguments
@@ -17,14 +16,6 @@ from arena_pipeline.share.export import write_package
 from arena_pipeline.share.nnunet import NnunetFolder, write_nnunet_folders
 from arena_pipeline.share.package import Manifest
 from arena_pipeline.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Export:
-    """What was written."""
-
-    file: Path
-    manifest: Manifest
 
 
 @plain_arguments
@@ -40,8 +31,8 @@ def export_model(
     structures: Sequence[str] | None = None,
     summary: Path | None = None,
     overwrite: bool = False,
-) -> Export:
-    """Writes the model's package to `output`. The same model gives the same bytes.
+) -> Manifest:
+    """Writes the model's package to `output`, and returns its manifest. The same model gives the same bytes.
 
     Args:
         shots, method, foundation: narrow the choice among the dataset's models; one must be left.
@@ -60,7 +51,7 @@ def export_model(
     known = [name for task in model.tasks for name in task.record.structures]
     evaluation = None if summary is None else EvaluationSummary.read(summary, known)
     with stage("export"):
-        return Export(output, write_package(output, model, preset, evaluation))
+        return write_package(output, model, preset, evaluation)
 
 
 @plain_arguments

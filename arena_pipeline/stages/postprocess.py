@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from arena_pipeline.errors import DatasetError, PlansError
 from arena_pipeline.io.dataset import check_case_name
-from arena_pipeline.io.images import labels_present, read_segmentation, write_segmentation
+from arena_pipeline.io.images import read_segmentation, write_segmentation
+from arena_pipeline.io.labels import labels_present
 from arena_pipeline.io.lock import locked
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING, find_images

@@ -14,8 +14,9 @@ import numpy as np
 from arena_pipeline.errors import ArenaError, DatasetError, ImageError
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.geometry import Image
-from arena_pipeline.io.images import ImageSource, check_same_grid, labels_present, read_image, read_segmentation
+from arena_pipeline.io.images import ImageSource, check_same_grid, read_image, read_segmentation
 from arena_pipeline.io.label_names import BACKGROUND, IGNORE
+from arena_pipeline.io.labels import labels_present
 from arena_pipeline.predict.inputs import find_inputs, read_inputs, split_name
 from arena_pipeline.predict.labels import JSON_NAME, RGB, LabelMap, colour
 from arena_pipeline.predict.outputs import case_files, segmentations

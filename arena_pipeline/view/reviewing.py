@@ -1,22 +1,27 @@
-"""A prediction in the integers of the dataset that its correction goes to, and what a browser sends back."""
+"""What arena_review shows and saves: predictions in the integers of the dataset that their corrections go to, and what a browser sends back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from arena_pipeline.errors import DatasetError, ImageError
+from arena_pipeline.errors import ArenaError, DatasetError, ImageError
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
 from arena_pipeline.io.geometry import Geometry
-from arena_pipeline.io.images import check_same_grid, grid_difference, labels_present, read_geometry, read_image, read_segmentation
-from arena_pipeline.view.cases import ShownCase
-from arena_pipeline.view.corrections import CORRECTIONS, Correction
+from arena_pipeline.io.images import check_same_grid, grid_difference, read_geometry, read_image, read_segmentation
+from arena_pipeline.io.labels import labels_present
+from arena_pipeline.io.space import require_writable
+from arena_pipeline.predict.labels import JSON_NAME, LabelMap
+from arena_pipeline.view.cases import ShownCase, predicted_cases
+from arena_pipeline.view.corrections import CORRECTIONS, Correction, SavedCorrection, save_correction
 from arena_pipeline.view.facts import MOST_STRUCTURES, ReviewFacts
+from arena_pipeline.view.page import IndexRow, address, case_page, index_page
 from arena_pipeline.view.volumes import ShownGrid
-from arena_pipeline.view.writing import Neighbours, Shown, put_together
+from arena_pipeline.view.writing import Neighbours, Shown, put_together, structures_in_words
+from arena_pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,50 @@ class ReviewedCase:
         return bool(np.array_equal(read_image(there, warn=False).array, array))
 
 
+class Review:
+    """The cases of one folder of predictions, and the dataset that their corrections go to."""
+
+    def __init__(self, folder: Path, workspace: Workspace, dataset_name: str, images: Path | None) -> None:
+        self._workspace, self._dataset_name, self._folder = workspace, dataset_name, folder
+        dataset = workspace.raw_dataset(dataset_name)
+        check_structures(DatasetJson.read(dataset / "dataset.json"), dataset)
+        require_writable(dataset)
+        self._cases = {case.name: ReviewedCase(case, dataset) for case in predicted_cases(folder, images)}
+        self._voxels = {name: _voxels(case) for name, case in self._cases.items()}
+        known = LabelMap.read(folder).source if (folder / JSON_NAME).is_file() else {}
+        self._foundation = known.get("foundation")
+
+    def cases(self) -> Mapping[str, int]:
+        """Case -> voxels of its CT."""
+        return self._voxels
+
+    def index(self) -> str:
+        """The page of all cases."""
+        raw, _ = RawDataset.survey(self._workspace.raw_dataset(self._dataset_name))
+        saved = (raw.json.model_extra or {}).get(CORRECTIONS, {})
+        rows = []
+        for name, case in self._cases.items():
+            words = structures_in_words({line.structure: line.volume_ml for line in case.shown.lines})
+            state = "saved" if name in saved else "a training case already" if name in raw.training else ""
+            rows.append(IndexRow(name, f"{address(name)}/", [] if state else case.shown.flags, words, state))
+        return index_page(f"{self._folder.name}, corrections go to {self._dataset_name}", rows)
+
+    def show(self, case: str) -> Shown:
+        """Facts and volumes as they are now."""
+        names = list(self._cases)
+        place = names.index(case)
+        before, after = names[place - 1] if place else None, names[place + 1] if place + 1 < len(names) else None
+        return self._cases[case].page(Neighbours(before and f"../{address(before)}/", after and f"../{address(after)}/"))
+
+    def page(self, case: str, shown: Shown) -> str:
+        return case_page(case, shown.facts, "../", {})
+
+    def save(self, case: str, upload: Path, structures: list[str], changed: bool) -> SavedCorrection:
+        """Raises ArenaError for what can't be a correction of the case."""
+        correction = self._cases[case].correction(upload, structures, changed)
+        return save_correction(correction, self._workspace, self._dataset_name, self._foundation)
+
+
 def check_structures(description: DatasetJson, folder: Path) -> None:
     """Raises DatasetError for more structures than a page can hold."""
     if len(description.labels) > MOST_STRUCTURES:
@@ -115,3 +164,11 @@ def _annotated_over(segmentation: np.ndarray, there: np.ndarray, labels: Sequenc
 def _state(description: DatasetJson, case: str) -> str:
     entry = (description.model_extra or {}).get(CORRECTIONS, {}).get(case)
     return "A training case already: its annotation is shown." if entry is None else f"Saved on {entry['saved'].replace('T', ' at ')[:19]}."
+
+
+def _voxels(case: ReviewedCase) -> int:
+    try:
+        x, y, z = read_geometry(case.shown.ct).shape
+    except ArenaError:
+        return 0  # told when its page is opened
+    return x * y * z

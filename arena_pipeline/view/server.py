@@ -16,11 +16,10 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import parse_qs, unquote
 
 from arena_pipeline.errors import ArenaError, DatasetError
-from arena_pipeline.view.corrections import SavedCorrection
+from arena_pipeline.view.reviewing import Review
 from arena_pipeline.view.writing import Shown
 
 ADDRESS = "127.0.0.1"
@@ -37,25 +36,6 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-
-
-class Review(Protocol):
-    """What the server shows and where corrections go."""
-
-    def cases(self) -> Mapping[str, int]:
-        """Case -> voxels of its CT."""
-
-    def index(self) -> str:
-        """The page of all cases."""
-
-    def show(self, case: str) -> Shown:
-        """Facts and volumes as they are now."""
-
-    def page(self, case: str, shown: Shown) -> str:
-        """HTML."""
-
-    def save(self, case: str, upload: Path, structures: list[str], changed: bool) -> SavedCorrection:
-        """Raises ArenaError for what can't be a correction of the case."""
 
 
 class ReviewServer(ThreadingHTTPServer):

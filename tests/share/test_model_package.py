@@ -105,7 +105,8 @@ def other(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def package(workspace: Workspace, tmp_path: Path) -> Path:
     make_model(workspace)
-    return export_model(901, tmp_path / "model.zip", workspace, shots=2).file
+    export_model(901, tmp_path / "model.zip", workspace, shots=2)
+    return tmp_path / "model.zip"
 
 
 def contents(package: Path) -> dict[str, bytes]:
@@ -156,7 +157,8 @@ def test_nothing_in_it_tells_of_patients_or_of_the_machine(workspace: Workspace,
     means = {"1": {"Dice": 0.875, "NSD_1mm": 0.5}, "2": {"Dice": float("nan"), "NSD_1mm": 0.25}}
     per_case = [{"reference_file": f"/data/{case}.nii.gz", "metrics": {}} for case in CASES]
     summary.write_text(json.dumps({"structures": {"1": "liver", "2": "left atrium"}, "mean": means, "metric_per_case": per_case}))
-    files = contents(export_model(901, tmp_path / "model.zip", workspace, summary=summary).file)
+    export_model(901, tmp_path / "model.zip", workspace, summary=summary)
+    files = contents(tmp_path / "model.zip")
     secrets = (*CASES, str(workspace.root), str(tmp_path), "/data/", "ct-desk-7", "dr-who", "training_log")
     for name, content in files.items():
         assert not [secret for secret in secrets if secret.encode() in content or secret in name], name
@@ -171,17 +173,19 @@ def test_nothing_in_it_tells_of_patients_or_of_the_machine(workspace: Workspace,
 
 
 def test_the_same_model_gives_the_same_bytes_there_and_here(package: Path, workspace: Workspace, other: Workspace, tmp_path: Path) -> None:
-    again = export_model(901, tmp_path / "again.zip", workspace).file
+    again = tmp_path / "again.zip"
+    export_model(901, again, workspace)
     assert again.read_bytes() == package.read_bytes()
     install_model(package, other)
-    assert export_model(901, tmp_path / "theirs.zip", other).file.read_bytes() == package.read_bytes()
+    export_model(901, tmp_path / "theirs.zip", other)
+    assert (tmp_path / "theirs.zip").read_bytes() == package.read_bytes()
     record = read_adapter_record(fold_folder(other.model(DATASET, FOUNDATION, "arena", 2), "liver", 1))
     assert record.support_ids == () and record.support_sha256 is None and record.shots == 2
 
 
 def test_some_of_the_folds_and_structures(workspace: Workspace, other: Workspace, tmp_path: Path) -> None:
     make_model(workspace)
-    manifest = export_model(901, tmp_path / "part.zip", workspace, folds=[1], structures=["liver"]).manifest
+    manifest = export_model(901, tmp_path / "part.zip", workspace, folds=[1], structures=["liver"])
     assert manifest.folds == {"liver": (1,)}
     install_model(tmp_path / "part.zip", other)
     assert info(other).models[0].folds == {"liver": (1,)}

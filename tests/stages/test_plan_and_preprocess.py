@@ -14,10 +14,11 @@ import pytest
 from arena_pipeline.cli import plan as plan_command
 from arena_pipeline.cli import plan_and_preprocess as command
 from arena_pipeline.errors import DatasetError, FoundationError, PlansError
+from arena_pipeline.io.json_files import differences
 from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.stages.extract_fingerprint import extract_fingerprint
-from arena_pipeline.stages.plan import differing_keys, plan
+from arena_pipeline.stages.plan import plan
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.stages.preprocess import preprocess
 from arena_pipeline.workspace import Workspace
@@ -192,9 +193,9 @@ def test_the_command_prints_a_summary(prepared_for: Workspace, tiny_dataset: Mak
     assert "decoder frozen" in capsys.readouterr().out
 
 
-def test_differing_keys_name_what_differs() -> None:
+def test_differences_name_what_differs() -> None:
     old = {"a": {"b": 1, "c": 2}, "tasks": [{"name": "liver", "max_shots": 3}], "reasons": {"a": "x"}}
     new = {"a": {"b": 1, "c": 3}, "tasks": [{"name": "liver", "max_shots": 5}], "reasons": {"a": "y"}}
-    assert differing_keys(old, new) == ["a.c", "tasks.liver.max_shots"]
-    assert differing_keys(old, {**old, "reasons": {"a": "y"}}) == ["reasons.a"]
-    assert differing_keys(old, old) == []
+    assert differences(old, new) == {"a.c": (2, 3), "tasks.liver.max_shots": (3, 5), "reasons.a": ("x", "y")}
+    assert differences(old, {**old, "d": 4}) == {"d": (None, 4)}
+    assert differences(old, old) == {}
