@@ -23,10 +23,9 @@ from arena_pipeline.io.lock import locked
 from arena_pipeline.io.splits import published_split
 from arena_pipeline.words import pluralize
 from arena_pipeline.workspace import Workspace
-from dataset_conversion.asked import refuse_standard_layout, unknown_structures
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob, place_image, place_segmentation, save_report
 from dataset_conversion.earlier import ConversionSettings
-from dataset_conversion.target import convert_cases, dataset_folder, describe, finish_dataset
+from dataset_conversion.target import convert_cases, dataset_folder, describe, finish_dataset, refuse_standard_layout, unknown_structures
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from arena_pipeline.errors import ArenaError, DatasetError, NoSpace
+from arena_pipeline.errors import ArenaError, DatasetError, NoSpace, UnknownStructure
 from arena_pipeline.io.atomic import remove_unfinished, write_json
 from arena_pipeline.io.dataset import DatasetJson, Objective
+from arena_pipeline.io.json_files import similar
 from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.io.space import require_space
 from arena_pipeline.words import listed, pluralize
@@ -57,6 +58,23 @@ def dataset_folder(workspace: Workspace, dataset_id: int, name: str) -> Path:
             f"dataset {dataset_id}: {workspace.raw / others[0]} has this number already", advice="choose another with -d, or give its name with -n"
         )
     return workspace.raw_dataset(folder_name)
+
+
+def unknown_structures(unknown: Sequence[str], known: Sequence[str], where: str) -> UnknownStructure:
+    """The error for names that are none of `known`: what was probably meant, and `where` the known ones are."""
+    meant = dict.fromkeys(close for name in unknown if (close := similar(name, known)) is not None)
+    question = f", did you mean {', '.join(meant)}?" if meant else ";"
+    return UnknownStructure(f"unknown structure {', '.join(unknown)}{question} {where}")
+
+
+def refuse_standard_layout(folder: Path) -> None:
+    """Raises DatasetError for a folder that is a dataset already."""
+    if (folder / "dataset.json").is_file() and (folder / "imagesTr").is_dir():
+        raise DatasetError(
+            "already in the standard layout (imagesTr, dataset.json), nothing needs converting",
+            file=folder,
+            advice="check it with arena_verify_dataset, or go on with arena_plan_and_preprocess",
+        )
 
 
 def convert_cases(

@@ -16,7 +16,7 @@ from typing import Literal
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.facts import load_fact
 from arena_pipeline.words import pluralize
-from dataset_conversion.asked import refuse_standard_layout, unknown_structures
+from dataset_conversion.target import refuse_standard_layout, unknown_structures
 
 logger = logging.getLogger(__name__)
 

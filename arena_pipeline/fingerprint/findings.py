@@ -69,90 +69,63 @@ def split_sentences(raw: RawDataset) -> list[str]:
 
 
 def _grid_findings(measurements: Mapping[str, CaseMeasurement], scheme: Scheme) -> list[Finding]:
+    found: list[Finding] = []
+
+    def add(level: Level, sentence: str) -> None:
+        found.append(Finding(level=level, case=None, sentence=sentence))
+
     facts = {case: measured.facts for case, measured in measurements.items()}
     patch_mm = np.array(scheme.patch_size_mm)
     factors = {case: max(np.divide(f.spacing_mm, scheme.spacing_xyz_mm)) for case, f in facts.items()}
-    findings = []
-    coarse = [case for case, factor in factors.items() if factor > COARSE_FACTOR]
-    if coarse:
+    if coarse := [case for case, factor in factors.items() if factor > COARSE_FACTOR]:
         worst = max(coarse, key=lambda case: factors[case])
-        sentence = (
-            f"{_cases(coarse, facts)} up-sampled by more than {COARSE_FACTOR:g} (most: {worst}, from {_mm(facts[worst].spacing_mm)} to "
-            f"{_mm(scheme.spacing_xyz_mm)}, factor {factors[worst]:.1f}): the network sees interpolated slices; use thinner ones if there are any"
-        )
-        findings.append(Finding(level="warning", case=None, sentence=sentence))
-    small = [case for case, f in facts.items() if any(np.array(f.field_of_view_mm) < patch_mm)]
-    if small:
+        most = f"{worst}, from {_mm(facts[worst].spacing_mm)} to {_mm(scheme.spacing_xyz_mm)}, factor {factors[worst]:.1f}"
+        seen = "the network sees interpolated slices; use thinner ones if there are any"
+        add("warning", f"{_cases(coarse, facts)} up-sampled by more than {COARSE_FACTOR:g} (most: {most}): {seen}")
+    if small := [case for case, f in facts.items() if any(np.array(f.field_of_view_mm) < patch_mm)]:
         worst = min(small, key=lambda case: min(facts[case].field_of_view_mm / patch_mm))
-        sentence = (
-            f"{_cases(small, facts)} smaller than the foundation's patch of {_mm(patch_mm)} along some axis (smallest: {worst}, "
-            f"{_mm(facts[worst].field_of_view_mm)}): the rest of it is padded with air; use scans with a larger field of view if there are any"
-        )
-        findings.append(Finding(level="warning", case=None, sentence=sentence))
-    oblique = [case for case, f in facts.items() if f.oblique]
-    if oblique:
-        sentence = (
-            f"{_cases(oblique, facts)} oblique to the patient's axes: handled along their own axes, results come on the CT's grid; nothing to do"
-        )
-        findings.append(Finding(level="info", case=None, sentence=sentence))
-    sheared = [case for case, measured in measurements.items() if not measured.orthonormal]
-    if sheared:
-        sentence = f"{_cases(sheared, facts)} on a grid without right angles, taken as if it had them; re-export where shapes look skewed"
-        findings.append(Finding(level="warning", case=None, sentence=sentence))
-    return findings
+        size = f"smaller than the foundation's patch of {_mm(patch_mm)} along some axis (smallest: {worst}, {_mm(facts[worst].field_of_view_mm)})"
+        add("warning", f"{_cases(small, facts)} {size}: the patch is filled up with air; use scans with a larger field of view if there are any")
+    if oblique := [case for case, f in facts.items() if f.oblique]:
+        handled = "handled along their own axes, results come on the CT's grid; nothing to do"
+        add("info", f"{_cases(oblique, facts)} oblique to the patient's axes: {handled}")
+    if sheared := [case for case, measured in measurements.items() if not measured.orthonormal]:
+        add("warning", f"{_cases(sheared, facts)} on a grid without right angles, taken as if it had them; re-export where shapes look skewed")
+    return found
 
 
 def _structure_findings(structures: Mapping[str, StructureFacts], preset: FoundationPreset) -> list[Finding]:
     """One sentence per kind of finding, naming its structures: a dataset may have a hundred."""
-    voxel_ml = float(np.prod(preset.scheme.spacing_mm)) / 1000
-    volumes = {name: facts.median_volume_ml for name, facts in structures.items() if facts.median_volume_ml is not None}
-    clipped = [name for name, facts in structures.items() if facts.clipped_share is not None and facts.clipped_share > MUCH_CLIPPED]
-    low, high = preset.scheme.window_hu
-    window, spacing = f"{low:g} to {high:g} HU", _mm(preset.scheme.spacing_xyz_mm)
+    found: list[Finding] = []
+
+    def add(level: Level, names: list[str], sentence: str) -> None:
+        if names:
+            found.append(Finding(level=level, case=None, sentence=f"{listed(names, NAMED_STRUCTURES)}: {sentence}"))
+
+    spacing, voxel_ml = _mm(preset.scheme.spacing_xyz_mm), float(np.prod(preset.scheme.spacing_mm)) / 1000
+    window = f"mostly outside the foundation's window of {preset.scheme.window_hu[0]:g} to {preset.scheme.window_hu[1]:g} HU"
     shown = {name: facts for name, facts in structures.items() if facts.non_empty}
-    groups: list[tuple[Level, list[str], str]] = [
-        (
-            "warning",
-            [name for name, facts in structures.items() if not facts.annotated],
-            "annotated in no training case, no adaptation is possible; annotate some, or drop it from labels in dataset.json",
-        ),
-        (
-            "warning",
-            [name for name, facts in structures.items() if facts.annotated and not facts.non_empty],
-            "absent from all cases in which it is annotated, no adaptation is possible; add cases that show it",
-        ),
-        (
-            "info",
-            [f"{name} ({facts.non_empty})" for name, facts in shown.items() if facts.non_empty < USUAL_SHOTS],
-            f"present in fewer than {USUAL_SHOTS} training cases (the number is the most shots possible); annotate more if you can",
-        ),
-        (
-            "warning",
-            [f"{name} (about {volume / voxel_ml:.2g})" for name, volume in volumes.items() if volume < FEW_VOXELS * voxel_ml],
-            f"fewer than {FEW_VOXELS:g} voxels at the foundation's {spacing}, too few to outline well; a foundation with finer voxels suits better",
-        ),
-        (
-            "warning",
-            [f"{name} ({', '.join(facts.vanishing_cases[:NAMED_CASES])})" for name, facts in shown.items() if facts.vanishing_cases],
-            f"not a voxel is left at the foundation's {spacing}, so nothing is learned of it from these; a foundation with finer voxels shows more",
-        ),
-        (
-            "info",
-            [f"{name} ({facts.touches_border} of {facts.non_empty})" for name, facts in shown.items() if facts.touches_border],
-            "reaches the edge of the volume and may be cut off there; prefer support cases that show all of it",
-        ),
-        (
-            "warning",
-            [f"{name} ({structures[name].clipped_share:.0%})" for name in clipped if name not in preset.structures],
-            f"mostly outside the foundation's window of {window}, the network sees its outline but no detail inside; check its result with care",
-        ),
-        (
-            "info",
-            [f"{name} ({structures[name].clipped_share:.0%})" for name in clipped if name in preset.structures],
-            f"mostly outside the foundation's window of {window}, but the foundation learned it so; nothing to do",
-        ),
-    ]
-    return [Finding(level=level, case=None, sentence=f"{listed(names, NAMED_STRUCTURES)}: {text}") for level, names, text in groups if names]
+    can_not = "no adaptation is possible"
+    unannotated = [name for name, facts in structures.items() if not facts.annotated]
+    add("warning", unannotated, f"annotated in no training case, {can_not}; annotate some, or drop it from labels in dataset.json")
+    empty = [name for name, facts in structures.items() if facts.annotated and not facts.non_empty]
+    add("warning", empty, f"absent from all cases in which it is annotated, {can_not}; add cases that show it")
+    rare = [f"{name} ({facts.non_empty})" for name, facts in shown.items() if facts.non_empty < USUAL_SHOTS]
+    add("info", rare, f"present in fewer than {USUAL_SHOTS} training cases (the number is the most shots possible); annotate more if you can")
+    volumes = {name: facts.median_volume_ml for name, facts in structures.items() if facts.median_volume_ml is not None}
+    small = [f"{name} (about {ml / voxel_ml:.2g})" for name, ml in volumes.items() if ml < FEW_VOXELS * voxel_ml]
+    finer = "a foundation with finer voxels"
+    add("warning", small, f"fewer than {FEW_VOXELS:g} voxels at the foundation's {spacing}, too few to outline well; {finer} suits better")
+    vanishing = [f"{name} ({', '.join(facts.vanishing_cases[:NAMED_CASES])})" for name, facts in shown.items() if facts.vanishing_cases]
+    add("warning", vanishing, f"not a voxel is left at the foundation's {spacing}, so nothing is learned of it from these; {finer} shows more")
+    cut = [f"{name} ({facts.touches_border} of {facts.non_empty})" for name, facts in shown.items() if facts.touches_border]
+    add("info", cut, "reaches the edge of the volume and may be cut off there; prefer support cases that show all of it")
+    clipped = {name: f"{name} ({facts.clipped_share:.0%})" for name, facts in structures.items() if (facts.clipped_share or 0) > MUCH_CLIPPED}
+    new = [words for name, words in clipped.items() if name not in preset.structures]
+    add("warning", new, f"{window}, the network sees its outline but no detail inside; check its result with care")
+    known = [words for name, words in clipped.items() if name in preset.structures]
+    add("info", known, f"{window}, but the foundation learned it so; nothing to do")
+    return found
 
 
 def _cases(cases: list[str], everything: Mapping[str, object]) -> str:
