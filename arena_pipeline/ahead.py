@@ -1,4 +1,4 @@
-"""What comes next is made while what there is gets used."""
+"""The next item is made while the present one is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 def one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
     """The same items in the same order, each made by a thread while the one before is in use; an error comes where its item would.
 
-    A consumer that stops early has had one more item made than it took.
+    Where a consumer stops early, one more item was made than it took.
     """
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="arena-ahead") as thread:

@@ -1,4 +1,4 @@
-"""What a container, a job or a service is allowed of its machine: Linux's control groups, versions 1 and 2.
+"""The limits of memory and cores that hold for a container, job or service: Linux's control groups, versions 1 and 2.
 
 The limits of the own group and of all above it count. They lie where /proc/self/cgroup says, or at the root where a container sees only itself.
 """

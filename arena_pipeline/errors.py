@@ -93,7 +93,7 @@ class FolderInUse(ArenaError):
 
 
 class NoSpace(ArenaError):
-    """A disk has not the bytes that are needed, or a folder can't be written."""
+    """A disk has too little free space, or a folder can't be written."""
 
 
 class WorkerDied(ArenaError):

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its arguments, versions, device, and the seconds and peak memory of every stage."""
+"""The record of a run: its arguments, versions, device, and the seconds and peak memory of every stage."""
 
 from __future__ import annotations
 

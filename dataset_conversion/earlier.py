@@ -59,7 +59,7 @@ def check_settings(folder: Path, settings: ConversionSettings) -> None:
 
 
 def _read_settings(folder: Path) -> ConversionSettings | None:
-    """Of the conversion that made the folder; from dataset.json where an older version made it; None where neither tells."""
+    """Of the conversion that made the folder; from dataset.json where an older version made it; None where neither can be read."""
     try:
         return ConversionSettings.model_validate(json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, ValidationError):
@@ -142,7 +142,7 @@ def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, Earlier], stal
         )
 
 
-def tell_changed(found: dict[str, Earlier]) -> None:
+def warn_of_changed(found: dict[str, Earlier]) -> None:
     """The warning about files that are kept as somebody has changed them."""
     changed = [name for earlier in found.values() for name in earlier.changed]
     if changed:

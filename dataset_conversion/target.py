@@ -32,7 +32,7 @@ from dataset_conversion.earlier import (
     refuse_losses,
     remove_case,
     stale_cases,
-    tell_changed,
+    warn_of_changed,
 )
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def convert_cases(
     Raises:
         DatasetError: the folder holds files that no conversion wrote, or, without `overwrite`, a dataset of other settings, or changed files
             that can't stay. Nothing was written then.
-        NoSpace: the disk has not the bytes that have to be copied, or is full.
+        NoSpace: the disk has too little free space for what is copied, or is full.
     """
     found = _clear(folder, jobs, settings, overwrite)
     reports = {job.identifier: report for job in jobs if (report := _finished(job, found, overwrite)) is not None}
@@ -178,7 +178,7 @@ def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSett
     found = {case: Earlier.of(folder, case) for case in sorted({*stale, *(job.identifier for job in jobs)})}
     if not overwrite:
         refuse_losses(jobs, found, stale)
-        tell_changed(found)
+        warn_of_changed(found)
     for part in (*PARTS, "conversion"):
         for path in remove_unfinished(folder / part):
             logger.info("removing %s, left by an interrupted run", path)

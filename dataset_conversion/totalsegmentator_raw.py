@@ -45,7 +45,7 @@ class RawTotalSegmentator:
 
     Attributes:
         version: whose list of classes holds; masks of the other release are not mixed in.
-        version_reason: what told it.
+        version_reason: what it was recognised by.
         split: subject -> train, val or test, from meta.csv; None without meta.csv.
     """
 
@@ -97,7 +97,7 @@ class RawTotalSegmentator:
 
     def belongs_to_other_version(self, subject: Subject) -> list[str]:
         """Masks that show a subject to be of the other release: it has such, and none of this release's own."""
-        own, other = _telling_masks(subject, self.version), _telling_masks(subject, _other(self.version))
+        own, other = _masks_only_in(subject, self.version), _masks_only_in(subject, _other(self.version))
         return other if other and not own else []
 
     def defects(self) -> dict[str, str]:
@@ -114,7 +114,7 @@ def _other(version: Version) -> Version:
     return "v2" if version == "v1" else "v1"
 
 
-def _telling_masks(subject: Subject, version: Version) -> list[str]:
+def _masks_only_in(subject: Subject, version: Version) -> list[str]:
     """Masks whose names only this release has."""
     only = set(class_list(version)) - set(class_list(_other(version)))
     return sorted(only & set(subject.masks))
@@ -160,7 +160,7 @@ def _read_meta(path: Path) -> tuple[set[str], dict[str, str] | None]:
 def _detect_version(root: Path, subjects: dict[str, Subject], columns: set[str]) -> tuple[Version, str]:
     telling: Counter[Version] = Counter()
     for subject in subjects.values():
-        v1, v2 = len(_telling_masks(subject, "v1")), len(_telling_masks(subject, "v2"))
+        v1, v2 = len(_masks_only_in(subject, "v1")), len(_masks_only_in(subject, "v2"))
         if v1 != v2:
             telling["v1" if v1 > v2 else "v2"] += 1
     by_masks: Version | None = telling.most_common(1)[0][0] if telling and telling["v1"] != telling["v2"] else None
@@ -176,6 +176,7 @@ def _detect_version(root: Path, subjects: dict[str, Subject], columns: set[str])
         return by_meta, "the columns of meta.csv"
     if telling:
         raise DatasetError(
-            f"{root}: as many subjects have masks of v1 as of v2 ({telling['v1']} each), and no meta.csv tells", advice="convert the releases apart"
+            f"{root}: as many subjects have masks of v1 as of v2 ({telling['v1']} each), and there is no meta.csv",
+            advice="convert the releases apart",
         )
     return "v1", "no mask name and no meta.csv tells the releases apart; the names here mean the same in both"

@@ -113,8 +113,8 @@ def read_fold_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, A
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AdapterError(f"damaged, or not a checkpoint ({reason})", file=path, advice=ANEW) from None
     if changed:
-        told = "; ".join(f"{name} ({_shortened(there)} there, {_shortened(now)} now)" for name, (there, now) in changed.items())
-        raise AdapterError(f"an unfinished adaptation with other {told}", file=path, advice=f"go back to those, or {ANEW}")
+        changes = "; ".join(f"{name} ({_shortened(there)} there, {_shortened(now)} now)" for name, (there, now) in changed.items())
+        raise AdapterError(f"an unfinished adaptation with other {changes}", file=path, advice=f"go back to those, or {ANEW}")
     return dict(stored)
 
 

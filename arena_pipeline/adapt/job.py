@@ -162,7 +162,7 @@ class PlannedDataset:
             for fold, support in self._support_sets(task, shots, folds, whole).items()
         ]
         for job in jobs:
-            _tell_absent(job, check_support(job))
+            _warn_of_absent(job, check_support(job))
         self._require_unchanged({case for job in jobs for case in job.support_ids})
         return jobs
 
@@ -226,7 +226,7 @@ def check_support(job: FoldJob) -> set[int]:
     return shown
 
 
-def _tell_absent(job: FoldJob, shown: set[int]) -> None:
+def _warn_of_absent(job: FoldJob, shown: set[int]) -> None:
     if absent := [name for name, label in job.task.structures.items() if label not in shown]:
         logger.warning(
             "%s, fold %d: %s in none of the support cases (%s), so it can't be learned from them; more shots, or another fold with -f, may have it",

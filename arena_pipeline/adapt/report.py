@@ -1,4 +1,4 @@
-"""What a person can watch: training_log.csv, a row per finished epoch, and progress.png."""
+"""training_log.csv, a row per finished epoch, and the picture progress.png."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from arena_pipeline.model.architectures import layer_label
 class TrainingLog:
     """Appends each epoch to a CSV file as it ends: epoch, loss, learning_rate, effective_rank (sum), then one column per matrix.
 
-    A file that is there is replaced by one with the `earlier` epochs.
+    An existing file is replaced by one with the `earlier` epochs.
     """
 
     def __init__(self, path: Path, earlier: Sequence[Epoch] = ()) -> None:

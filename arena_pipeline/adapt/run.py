@@ -178,23 +178,23 @@ def _prepared(job: FoldJob, device: torch.device, number: int = 0) -> Adaptation
 
 def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progress: bool) -> History:
     name, done, begun = f"{job.task.name}, fold {job.fold}", len(adaptation.epochs), time.monotonic()
-    told = begun
+    last_line = begun
     with (
         TrainingLog(job.folder / TRAINING_LOG, adaptation.epochs) as log,
         tqdm(total=job.settings.max_epochs, initial=done, desc=name, unit="epoch", disable=None if progress else True) as bar,
     ):
 
         def on_epoch(epoch: Epoch) -> None:
-            nonlocal told
+            nonlocal last_line
             checkpoints.keep()
             log.add(epoch)
             bar.set_postfix(loss=f"{epoch.loss:.3f}", rank=sum(epoch.effective_rank.values()))
             bar.update()
             last = epoch.epoch + 1 == job.settings.max_epochs  # a line of its own follows
-            if progress and bar.disable and not last and time.monotonic() - told >= SECONDS_BETWEEN_LINES:
-                told = time.monotonic()
+            if progress and bar.disable and not last and time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
                 epochs, number = job.settings.max_epochs, epoch.epoch + 1
-                left = duration((told - begun) / (number - done) * (epochs - number))
+                left = duration((last_line - begun) / (number - done) * (epochs - number))
                 logger.info("%s: epoch %d of %d, loss %.3f, about %s left", name, number, epochs, epoch.loss, left)
 
         try:

@@ -63,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(description: str, workspace: bool = True) -> argparse.ArgumentParser:
-    """A parser that takes no abbreviations and has --verbose, and -w (a `Workspace` in `args.workspace`) unless told otherwise."""
+    """A parser that takes no abbreviations and has --verbose, and -w (a `Workspace` in `args.workspace`) unless `workspace` is False."""
     make_streams_usable()
     options = _Parser(description=description, formatter_class=_Formatter, allow_abbrev=False)
     if workspace:
@@ -137,7 +137,7 @@ def add_jobs_at_once(options: argparse.ArgumentParser, jobs: str, default: str =
 
 
 def add_conversion(options: argparse.ArgumentParser, raw: str, name: str) -> None:
-    """What every converter is told; `raw` says what its -i takes, `name` is what -n names the dataset by default."""
+    """The options of every converter; `raw` is the help of -i, `name` the default of -n."""
     options.add_argument("-i", dest="source", type=Path, required=True, metavar="RAW", help=raw)
     options.add_argument("-d", dest="dataset_id", type=dataset_number, required=True, metavar="ID", help="number of the new dataset, e.g. 101")
     options.add_argument("-n", dest="name", default=name, metavar="NAME", help="name of the new dataset")

@@ -7,7 +7,7 @@ import argparse
 from arena_pipeline.cli import common
 
 DESCRIPTION = """\
-Converts a raw TotalSegmentator folder (v1 or v2, told by itself) to the standard layout, a binary task per structure.
+Converts a raw TotalSegmentator folder (v1 or v2, found out by itself) to the standard layout, a binary task per structure.
 
 A mask file that is missing means "not annotated" in that subject, an empty one means "absent". CTs are linked or copied unchanged.
 Can be interrupted and run again: finished subjects are kept, and so are converted files that somebody has corrected since.

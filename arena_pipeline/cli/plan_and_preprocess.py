@@ -46,7 +46,7 @@ def _plan_and_preprocess(args: argparse.Namespace) -> None:
 
 
 def _repeated(args: argparse.Namespace) -> str:
-    """What the next command must be told as this one was."""
+    """The options of this command that the next one needs too."""
     named = [] if args.foundation is None else ["-foundation", args.foundation]
     named += args.workspace.options
     return f" {shlex.join(named)}" if named else ""

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     if torchrun_rank() == 0:
         return common.run(_print_weights, args, "arena_pretrain", args.output)
     try:
-        _pretrain(args)  # the first process tells, logs and records for all
+        _pretrain(args)  # the first process prints, logs and records for all
     except ArenaError as error:
         print(f"error in process {torchrun_rank()}: {error}", file=sys.stderr)
         return common.EXIT_USER_ERROR

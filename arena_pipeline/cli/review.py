@@ -13,7 +13,7 @@ DESCRIPTION = """Shows predictions in a browser with a pen. What you accept or c
     arena_review -d 101 out/        what arena_predict -o out/ wrote; ends with Ctrl-C
 
 The pages come from this computer alone (127.0.0.1), under an address that nobody can guess. A case is copied, CT and label, into imagesTr
-and labelsTr of raw/Dataset101_NAME; what it takes the place of is kept in replaced/. The page tells the command that adapts again."""
+and labelsTr of raw/Dataset101_NAME; what it replaces is kept in replaced/. The page shows the command that adapts again."""
 
 
 def main(argv: list[str] | None = None) -> int:

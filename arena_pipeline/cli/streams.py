@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 
 
 class _Unbreakable:
-    """A stream of messages whose reader may be gone and whose disk may be full: the work goes on without them."""
+    """A stream that drops what it can't write, as when its reader is gone or the disk is full, so that the work goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -16,7 +16,7 @@ EXIT_NOT_USABLE = 1
 SHOWN: dict[Level, int] = {"error": 1_000_000, "warning": 20, "fixed": 5, "info": 3}
 
 DESCRIPTION = """\
-Reads every file of a raw dataset and tells what is wrong with it, in a sentence each. Errors keep a case from being used, warnings may spoil
+Reads every file of a raw dataset and says what is wrong with it, in a sentence each. Errors keep a case from being used, warnings may spoil
 results, "fixed" is mended whenever the file is read. Writes dataset_audit.json; the raw files are never changed.
 Ends with 0 where the dataset can be used, with 1 where it has errors.
 

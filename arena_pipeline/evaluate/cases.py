@@ -1,4 +1,4 @@
-"""What there is to evaluate: cases matched by identifier, structures matched by name."""
+"""The cases of an evaluation, matched by identifier, and their structures, matched by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SWAPPED = f"-ref has a {JSON_NAME}, as predictions have: are -ref and -pred swap
 
 @dataclass(frozen=True)
 class EvaluationCase:
-    """One case and what is asked of it.
+    """One case, and the structures to score in it.
 
     Attributes:
         structures: those to score.
@@ -47,7 +47,7 @@ class EvaluationCase:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What is there to be scored.
+    """The predictions to score.
 
     Attributes:
         path: the folder, or the one segmentation.
@@ -202,8 +202,8 @@ def warn_of_support(cases: Sequence[EvaluationCase], include: bool) -> None:
     seen = [case.identifier for case in cases if case.in_support]
     if seen:
         what = "counted all the same (--include_support)" if include else "left out of the means (--include_support counts them)"
-        told = "the model was adapted on them, so their scores say nothing about unseen scans"
-        logger.warning("%d of %d cases are support cases: %s; %s: %s", len(seen), len(cases), told, what, listed(seen, NAMES_SHOWN))
+        meaning = "the model was adapted on them, so their scores say nothing about unseen scans"
+        logger.warning("%d of %d cases are support cases: %s; %s: %s", len(seen), len(cases), meaning, what, listed(seen, NAMES_SHOWN))
 
 
 def _report_missing(predictions: Path, missing: list[str], found: int, chill: bool) -> None:

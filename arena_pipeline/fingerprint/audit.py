@@ -217,6 +217,6 @@ def _absent_structures(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterato
     training = [case for case in cases if case.part == "Tr"]
     present = {label for case in training for label in case.labels_present or ()}
     if not training:
-        return  # unreadable, which is told
+        return  # unreadable: each has a finding
     if absent := [name for name, label in raw.json.structures.items() if label not in present]:
         yield f"{listed(absent, NAMED)}: no training case shows it, no adaptation to it is possible; add cases that do"

@@ -48,8 +48,8 @@ def extract_fingerprint(raw: RawDataset, preset: FoundationPreset, workers: int 
         else:
             measured[case] = result
     if faults:
-        told = listed((faults[case] for case in sorted(faults)), NAMED_FAULTS, "; ")
-        raise DatasetError(f"{raw.folder.name}, {len(faults)} of {pluralize(len(jobs), 'training case')} can't be used: {told}")
+        named = listed((faults[case] for case in sorted(faults)), NAMED_FAULTS, "; ")
+        raise DatasetError(f"{raw.folder.name}, {len(faults)} of {pluralize(len(jobs), 'training case')} can't be used: {named}")
     return _assemble(raw, preset, dict(sorted(measured.items())), state)
 
 

@@ -21,7 +21,7 @@ NAMED_STRUCTURES = 12
 
 
 def in_words(findings: Iterable[Finding], shown: Mapping[Level, int]) -> list[str]:
-    """A line for each finding, "warning: s0042: the sentence"; cases with the same one share a line, and of a level at most `shown` are told."""
+    """A line for each finding, "warning: s0042: the sentence"; cases with the same sentence share a line; of each level at most `shown` lines."""
     groups: dict[tuple[Level, str], list[str]] = {}
     for finding in findings:
         cases = groups.setdefault((finding.level, finding.sentence), [])

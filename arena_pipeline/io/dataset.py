@@ -128,8 +128,8 @@ class StructureSplit(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> StructureSplit:
         if both := [case for case in dict.fromkeys(self.test) if case in self.train]:
-            told = listed(both, NAMED_FAULTS)
-            raise ValueError(f"{told} under train and under test: a case adapted on can't be a query, take it out of one")
+            named = listed(both, NAMED_FAULTS)
+            raise ValueError(f"{named} under train and under test: a case adapted on can't be a query, take it out of one")
         return self
 
     def only(self, cases: Container[str]) -> StructureSplit:

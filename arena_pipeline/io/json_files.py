@@ -1,4 +1,4 @@
-"""JSON files that are validated models: one way to read them, with every fault in words."""
+"""Reading and writing JSON files as validated models; every fault is described in words."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def locked(folder: Path, part: str = "", patience_seconds: float = 0) -> Iterato
         patience_seconds: how long to wait for another's lock to end.
 
     Raises:
-        FolderInUse: another command holds it, here or on another host.
+        FolderInUse: another command holds it, on this host or another.
         NoSpace: it can't be written.
     """
     key = folder.resolve() / f".{part}"
@@ -64,7 +64,7 @@ def locked(folder: Path, part: str = "", patience_seconds: float = 0) -> Iterato
             finally:
                 _held.reset(token)
     finally:
-        with suppress(OSError):  # something was written, as it should be
+        with suppress(OSError):  # not empty: something was written
             for place in made:
                 place.rmdir()
 
@@ -96,7 +96,7 @@ def is_held(folder: Path, part: str) -> bool:
 
 
 def forget(folder: Path, part: str) -> None:
-    """Removes what a dead owner left of a part that nobody will hold again."""
+    """Removes the files of the lock of a part that nobody will hold again."""
     for name in (LOCK, OWNER):
         (folder / name.format(part)).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The sizes of corner-aligned resampling, and its nearest voxels: what a label map becomes at another spacing."""
+"""Corner-aligned resampling of label maps by the nearest voxel, and the size and spacing of the result."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def _is_gzip(path: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The uncompressed bytes, told by the content: a misnamed .nii.gz is common. Turns every way a file can be damaged into ImageError."""
+    """The uncompressed bytes; the content, not the name, says whether it is gzip. Raises ImageError for every kind of damage."""
     try:
         with gzip.open(path, "rb") if _is_gzip(path) else open(path, "rb") as stream:
             yield stream  # type: ignore[misc]
@@ -281,4 +281,4 @@ def _fill(stream: BinaryIO, target: memoryview, path: Path) -> None:
     for _ in range(max(1, len(target) // SKIPPED_BYTES) + 1):
         if not stream.read(SKIPPED_BYTES):
             return
-    raise ImageError(f"goes on after the {len(target):,} bytes that its header tells of", file=path, advice="export it again")
+    raise ImageError(f"goes on after the {len(target):,} bytes that its header promises", file=path, advice="export it again")

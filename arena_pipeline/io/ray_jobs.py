@@ -1,4 +1,4 @@
-"""Lists of jobs on a Ray cluster: Ray places, restarts and retries the workers; here is only what a job asks for and how its errors are told.
+"""Lists of jobs on a Ray cluster: Ray places, restarts and retries the workers; here is only what a job asks for and how its errors read.
 
 A worker is an actor: it gets the function once and keeps what that has loaded over all its jobs. One that dies, or whose node does, is started
 again where there is room, and its job is done again from what the job itself has saved.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from arena_pipeline.errors import ArenaError, MissingPackage, WorkerDied
 from arena_pipeline.io.atomic import remove_unfinished
-from arena_pipeline.io.workers import become_worker, outcome, told
+from arena_pipeline.io.workers import become_worker, outcome, received
 from arena_pipeline.machine import usable_cores
 from arena_pipeline.words import memory_size
 
@@ -109,7 +109,7 @@ def ray_results(function: Callable[[Any], Any], jobs: Mapping[str, Any], needs: 
             name = running[ready][0]
             give(running.pop(ready)[1])  # no name for it here, which would keep an idle one
             try:
-                yield name, told(name, needs.stage, *ray.get(ready))
+                yield name, received(name, needs.stage, *ray.get(ready))
             except ray.exceptions.RayError as error:
                 yield name, _died(name, needs.stage, error)
     finally:

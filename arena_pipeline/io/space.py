@@ -18,7 +18,7 @@ ADVICE = "free space, or choose a folder on another disk, then run the command a
 
 
 def require_writable(folder: Path) -> None:
-    """Writes a file where `folder` is or would be made, to find out: permissions alone do not tell of a read-only disk.
+    """Writes a file where `folder` is or would be made, to find out: permissions alone do not show that a disk is read-only.
 
     Raises:
         NoSpace: nothing can be written there.
@@ -57,7 +57,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def lack_of_space(error: Exception, path: Path, temporary: Path) -> NoSpace | None:
-    """The error to tell instead of `error` while writing `temporary`, which should become `path`: None where space is not the reason.
+    """The error to raise instead of `error` while writing `temporary`, which should become `path`: None where space is not the reason.
 
     Libraries report a full disk in different ways or not at all, so it is tried out with a small file.
     """

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-SECONDS_TO_END = 10.0  # for a worker that was told to; then it is killed
+SECONDS_TO_END = 10.0  # for a worker that was asked to end; then it is killed
 LIKELY_CAUSES = {
     "SIGKILL": "the system ends a process so when memory runs out",
     "SIGTERM": "another program ended it",
@@ -162,7 +162,7 @@ class Pool(Generic[Job, Result]):
         if self._waiting:
             worker.give(*self._waiting.popleft())
         if case is not None:
-            yield case, told(case, self._stage, *message)
+            yield case, received(case, self._stage, *message)
         if worker.case is None:
             self._workers.remove(worker)
             worker.dismiss()
@@ -186,8 +186,8 @@ class Pool(Generic[Job, Result]):
         return WorkerDied(f"{self._stage}: a worker process ended before it could start ({exit_words(code)})", advice=advice)
 
 
-def told(case: str, stage: str, result: Any, lines: Lines) -> Any:
-    """What a worker has sent, with its log lines logged here and a fault made an error; see `outcome`."""
+def received(case: str, stage: str, result: Any, lines: Lines) -> Any:
+    """What a worker has sent (see `outcome`): its log lines are logged here, and a fault becomes an error."""
     for name, level, line in lines:
         logging.getLogger(name).log(level, "%s", line)
     if not isinstance(result, Fault):
@@ -276,7 +276,7 @@ def outcome(function: Callable[[Any], Any], job: object) -> tuple[object, Lines]
         return function(job), collector.lines
     except ArenaError as error:
         return error, collector.lines
-    except Exception as error:  # noqa: BLE001  whatever it is, the command's own process tells it, with this traceback
+    except Exception as error:  # noqa: BLE001  whatever it is, the command's own process reports it, with this traceback
         return _fault(error), collector.lines
     finally:
         root.removeHandler(collector)

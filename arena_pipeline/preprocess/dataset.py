@@ -61,7 +61,7 @@ def preprocess_dataset(
 
     Raises:
         DatasetError: an unknown identifier.
-        NoSpace: the disk has not the bytes that the cases will take, or is full.
+        NoSpace: the disk has too little free space for the cases, or is full.
         ArenaError: one or more cases failed, each named with its reason, after all others were done; or a worker died.
     """
     chosen = _chosen(raw, cases)
@@ -70,7 +70,7 @@ def preprocess_dataset(
         logger.info("removing %s, left by an interrupted run", path)
     made = (scheme, folder, raw.json.labels)
     jobs = {case.identifier: PreprocessingJob(case, *made) for case in chosen if not is_current(case, scheme, folder, raw.json.ignore_label)}
-    _tell_damage(jobs, folder)
+    _log_damage(jobs, folder)
     if len(jobs) < len(chosen):
         logger.info("%d of %s preprocessed already", len(chosen) - len(jobs), pluralize(len(chosen), "case"))
     sizes = [_sizes(job) for job in jobs.values()]
@@ -91,7 +91,7 @@ def preprocess_dataset(
     return list(jobs)
 
 
-def _tell_damage(cases: Iterable[str], folder: Path) -> None:
+def _log_damage(cases: Iterable[str], folder: Path) -> None:
     """Logs which cases are made again because what was there is damaged."""
     for name in cases:
         if (fault := stored_fault(folder, name)) is not None:
@@ -154,7 +154,7 @@ def preprocess_case(job: PreprocessingJob) -> None:
         raise ImageError(not_there(case.image), file=case.image)
     files = (SourceFile.of(case.image), SourceFile.of(case.segmentation) if case.segmentation else None)
     source = Source(scheme=job.scheme, image=files[0], segmentation=files[1], ignore_label=job.ignore_label)
-    image = read_image(case.image, warn=False)  # the fingerprint has told
+    image = read_image(case.image, warn=False)  # the fingerprint has warned
     stored = None
     if case.segmentation is not None:
         stored = read_case_segmentation(case.identifier, case.segmentation, image.geometry, job.label_names).array
@@ -192,7 +192,7 @@ def _preprocess_named(job: PreprocessingJob) -> None:
 
 
 def _sizes(job: PreprocessingJob) -> tuple[int, int]:
-    """Bytes that the case may take in memory and on the disk. An image whose header can't be read is told when its turn comes."""
+    """Bytes that the case may take in memory and on the disk. 0 for an image whose header can't be read: the error comes when it is preprocessed."""
     try:
         geometry = read_geometry(job.case.image)
     except ArenaError:

@@ -118,7 +118,7 @@ def positions(n_in: int, n_out: int) -> np.ndarray:
 
 
 def nearest(position: np.ndarray) -> np.ndarray:
-    """The index next to a position; half-way between two the higher one, as far as the arithmetic tells: so does nnU-Net's."""
+    """The index next to a position; half-way between two the higher one, but for rounding, as in nnU-Net."""
     return np.floor(position + 0.5).astype(np.intp)
 
 

@@ -74,9 +74,9 @@ def model_card(
         ["made with", f"arena-pipeline {manifest.arena_version}"],
     ]
     settings = [[name, str(value)] for name, value in records[0].settings.model_dump(mode="json").items()]
-    evaluation = "Nothing was said about an evaluation when this model was exported: how good it is is not known.\n"
+    evaluation = "No evaluation was added when this model was exported: its quality is unknown.\n"
     if summary is not None:
-        evaluation = f"Means over {len(summary.metric_per_case)} cases, as told by who exported it.\n\n{summary.table()}"
+        evaluation = f"Means over {len(summary.metric_per_case)} cases, as stated by the person who exported it.\n\n{summary.table()}"
     evaluation += "".join(f"\n- {sentence}\n" for sentence in known)
     parts = [
         f"# {manifest.dataset_name}: {', '.join(structures)}\n",

@@ -89,7 +89,7 @@ def adapt_dataset(
     model = workspace.model(jobs[0].plans.dataset_name, jobs[0].preset.name, jobs[0].settings.method, shots)
     to_do = [job for job in jobs if overwrite or not _is_kept(job)]
     failed: list[ArenaError] = []
-    # weights that do not fit are told before anything is written
+    # raises for weights that do not fit, before anything is written
     _require_space_for_all(to_do, load_foundation_network(jobs[0].preset, jobs[0].weights).to("meta"))
     with all_locked([job.folder for job in to_do], COMMAND):  # each fold itself is held by the process that adapts it
         with all_locked([job.folder for job in to_do]):
@@ -170,7 +170,7 @@ def _forget_unfinished(job: FoldJob, continue_unfinished: bool, overwrite: bool)
 
 
 def _require_space_for_all(jobs: Sequence[FoldJob], network: nn.Module) -> None:
-    """Tells now what would be told hours later, when all but the last folds are adapted; a single one is checked in its turn.
+    """Raises NoSpace now, not hours later, where the disk has no room for the adapters of all jobs. A single job is checked when it starts.
 
     `network` is on the meta device, where a copy has shapes alone.
     """

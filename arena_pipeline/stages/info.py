@@ -95,7 +95,7 @@ class ModelState:
 
 @dataclass(frozen=True)
 class WorkspaceReport:
-    """All of it."""
+    """The whole workspace."""
 
     root: Path
     exists: bool
@@ -238,7 +238,7 @@ def _of_other_plans(model: Path) -> dict[str, tuple[int, ...]]:
 
     try:
         return of_other_plans(model, Plans.read(path))
-    except PlansError:  # damaged plans: arena_predict tells what is wrong with them
+    except PlansError:  # damaged plans: arena_predict says what is wrong with them
         return {}
 
 

@@ -126,7 +126,7 @@ def _check_fingerprint(fingerprint: Fingerprint, raw: RawDataset, preset: Founda
 
 
 def _check_candidates(plans: Plans) -> None:
-    """Raises DatasetError where no task has a candidate; that some have none, the summary tells."""
+    """Raises DatasetError where no task has a candidate. Tasks without one beside others that have some are listed in the summary."""
     if any(task.max_shots for task in plans.tasks):
         return
     names = [task.name for task in plans.tasks]

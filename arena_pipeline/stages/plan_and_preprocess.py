@@ -55,7 +55,7 @@ def plan_and_preprocess(
     Raises:
         ArenaError: as extract_fingerprint, plan and preprocess do; what an earlier step wrote stays.
     """
-    names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]  # a wrong number is told before the hours of work for the others
+    names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]  # raises for a wrong number before the hours of work for the others
     basis = planning_basis(workspace, foundation, device, objective, names)  # and so are missing weights
     if foundation is None and (rivals := undecided(workspace, names)):
         before = _planned_before(rivals, names[0], workspace)
@@ -108,8 +108,8 @@ def _by_probe(rivals: Sequence[str], dataset: str, workspace: Workspace, device:
     if not losses:
         return None
     best = min(losses, key=lambda name: losses[name])
-    told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-    return best, f"lowest training loss of a linear probe, {pluralize(PROBE_EPOCHS, 'epoch')} on {pluralize(len(cases), 'case')} ({told})"
+    tried = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    return best, f"lowest training loss of a linear probe, {pluralize(PROBE_EPOCHS, 'epoch')} on {pluralize(len(cases), 'case')} ({tried})"
 
 
 def _probe(foundation: str, dataset: str, trial: Workspace, device: str) -> float:

@@ -56,7 +56,7 @@ def require_integrity(dataset_id: int, workspace: Workspace, workers: int | None
     errors = [finding.sentence for finding in audit.of_level("error")]
     path = workspace.audit(audit.dataset_name)
     if errors:
-        told = listed(errors, NAMED_ERRORS, "; ")
-        raise DatasetError(f"{audit.dataset_name} is not usable as it is: {told}", advice=f"mend that; {path} has all findings")
+        named = listed(errors, NAMED_ERRORS, "; ")
+        raise DatasetError(f"{audit.dataset_name} is not usable as it is: {named}", advice=f"mend that; {path} has all findings")
     cases, warnings = pluralize(audit.checked, "case"), pluralize(len(audit.of_level("warning")), "warning")
     logger.info("%s: %s verified, %s in %s", audit.dataset_name, cases, warnings, path)

@@ -119,5 +119,5 @@ def _estimated_bytes(case: ShownCase) -> int:
     try:
         x, y, z = read_geometry(case.ct).shape
     except ArenaError:
-        return 0  # told when it is read
+        return 0  # the error comes when it is read
     return round(x * y * z * BYTES_PER_VOXEL)

@@ -151,7 +151,7 @@ class _Sources:
         advice = "name the CTs' folder with -i"
         place = self._images or (Path(self._recorded[case]) if case in self._recorded else None)
         if place is None:
-            raise DatasetError("nothing tells where its CT is", case=case, file=self._folder, advice=advice)
+            raise DatasetError("its CT is not recorded here", case=case, file=self._folder, advice=advice)
         if place not in self._found:
             if not place.exists():
                 raise DatasetError("its CT is not there any more", case=case, file=place, advice=advice)

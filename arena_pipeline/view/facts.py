@@ -1,4 +1,4 @@
-"""What a page knows of its case beside the volumes, as JSON that static/case.js reads."""
+"""The facts on a page besides the volumes, as JSON that static/case.js reads."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RangeFact(Frozen):
 
 
 class ReviewFacts(Frozen):
-    """What a page of arena_review knows more.
+    """What a page of arena_review shows besides.
 
     Attributes:
         dataset: where a correction goes.
@@ -65,7 +65,7 @@ class ReviewFacts(Frozen):
 
 
 class CaseFacts(Frozen):
-    """All of it. `shape` and `voxel_ml` are of the grid that is shown."""
+    """All facts of a page. `shape` and `voxel_ml` are of the grid that is shown."""
 
     shape: tuple[int, int, int]
     voxel_ml: float

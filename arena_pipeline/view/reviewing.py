@@ -170,5 +170,5 @@ def _voxels(case: ReviewedCase) -> int:
     try:
         x, y, z = read_geometry(case.shown.ct).shape
     except ArenaError:
-        return 0  # told when its page is opened
+        return 0  # the error comes when its page is opened
     return x * y * z
