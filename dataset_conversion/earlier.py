@@ -53,7 +53,8 @@ def check_settings(folder: Path, settings: ConversionSettings) -> None:
     earlier = _read_settings(folder)
     if earlier is not None and not settings.goes_on(earlier):
         raise DatasetError(
-            f"dataset {int(folder.name[7:10])}: {folder} is there with {earlier}, expected {settings}",
+            f"there is a dataset with {earlier}, expected {settings}",
+            file=folder,
             advice="choose another number with -d, or --overwrite to replace it",
         )
 
@@ -136,8 +137,7 @@ def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, Earlier], stal
         lost += [name for name in earlier.changed if job is None or (renumbered and name.startswith("labels"))]
     if lost:
         raise DatasetError(
-            f"{', '.join(lost[:NAMED])}: changed since the conversion, and this one would remove or renumber {'it' if len(lost) == 1 else 'them'} "
-            f"({len(lost)} in all)",
+            f"{listed(lost, NAMED)}: changed since the conversion, and this one would remove or renumber {'it' if len(lost) == 1 else 'them'}",
             advice="move such files away, or --overwrite to lose them",
         )
 
@@ -162,7 +162,7 @@ def stale_cases(folder: Path, jobs: Sequence[ConversionJob]) -> list[str]:
     foreign = [path for path in present if _case_of(path) not in known | {job.identifier for job in jobs}]
     if foreign:
         files = pluralize(len(foreign), "such file")
-        raise DatasetError(f"{foreign[0]}: not from this conversion ({files})", advice="choose another number with -d, or move them away")
+        raise DatasetError(f"not from this conversion ({files})", file=foreign[0], advice="choose another number with -d, or move them away")
     return sorted(
         {_case_of(path) for path in present if (_case_of(path), path.parent.name[-2:]) not in planned} | (known - {case for case, _ in planned})
     )

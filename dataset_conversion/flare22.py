@@ -87,7 +87,7 @@ def convert_flare22(
     pairs = _find_pairs(source)
     unknown = sorted(set(exclude) - set(pairs))
     if unknown:
-        raise DatasetError(f"--exclude {', '.join(unknown)}: no such case in {source}", advice=f"names look like {next(iter(pairs))}")
+        raise DatasetError(f"--exclude {', '.join(unknown)}: no such case", file=source, advice=f"names look like {next(iter(pairs))}")
     jobs, failures = _jobs(folder, labels, {case: files for case, files in pairs.items() if case not in exclude})
     settings = ConversionSettings(source=SOURCE, structures=tuple(structures) if structures else None, labels=labels)
     with locked(folder):
@@ -111,7 +111,7 @@ def convert_case(job: FlareJob) -> CaseReport:
     if unknown:
         expected = f"0..{max(job.raw_labels)}"
         raise DatasetError(
-            f"{job.identifier}: labels {unknown} in {job.segmentation}", advice=f"FLARE'22 has {expected}, take the case's label file again"
+            f"labels {unknown}", case=job.identifier, file=job.segmentation, advice=f"FLARE'22 has {expected}, take the case's label file again"
         )
     table = np.zeros(max(job.raw_labels) + 1, np.uint8)
     table[list(job.raw_labels)] = list(job.raw_labels.values())
@@ -158,7 +158,7 @@ def _find_pairs(source: Path) -> dict[str, tuple[Path, Path | None]]:
         logger.warning(text, pluralize(others, "image is", "images are"))
     if not pairs:
         example = f"FLARE22_Tr_0001{CHANNEL_SUFFIX}{ENDING}"
-        raise DatasetError(f"{folders[0] / 'images'}: no {example}", advice="give the folder of FLARE'22 that holds images/ and labels/")
+        raise DatasetError(f"no {example}", file=folders[0] / "images", advice="give the folder of FLARE'22 that holds images/ and labels/")
     return dict(sorted(pairs.items()))
 
 

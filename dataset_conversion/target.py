@@ -158,7 +158,7 @@ def finish_dataset(
     if failures and not description.numTraining:
         raise DatasetError(f"no training case could be converted: {faults}")
     if not description.numTraining:
-        raise DatasetError(f"{folder.name}: no training case", advice="at least one annotated CT has to be in the training part of the split")
+        raise DatasetError("no training case", file=folder, advice="at least one annotated CT has to be in the training part of the split")
     if failures:
         raise DatasetError(
             f"{pluralize(len(failures), 'case')} not in {folder.name} ({pluralize(description.numTraining, 'training case')} converted and usable): "

@@ -91,7 +91,9 @@ class RawTotalSegmentator:
         missing = [name for name in names if name not in there]
         if missing:
             raise DatasetError(
-                f"{', '.join(missing)}: no subject in {self.root} has the mask segmentations/{missing[0]}{ENDING}", advice="choose among those it has"
+                f"{', '.join(missing)}: no subject has the mask segmentations/{missing[0]}{ENDING}",
+                file=self.root,
+                advice="choose among those it has",
             )
         return [name for name in self.classes if name in names]
 
@@ -167,7 +169,8 @@ def _detect_version(root: Path, subjects: dict[str, Subject], columns: set[str])
     by_meta: Version | None = ("v2" if columns & V2_COLUMNS else "v1") if columns else None
     if by_meta and by_masks and by_meta != by_masks:
         raise DatasetError(
-            f"{root}: meta.csv has the columns of {by_meta}, but the masks of {pluralize(telling[by_masks], 'subject')} have names of {by_masks}",
+            f"meta.csv has the columns of {by_meta}, but the masks of {pluralize(telling[by_masks], 'subject')} have names of {by_masks}",
+            file=root,
             advice="the releases can't be mixed (CT and mask sizes differ): put meta.csv, CTs and masks of one release together",
         )
     if by_masks:
@@ -176,7 +179,8 @@ def _detect_version(root: Path, subjects: dict[str, Subject], columns: set[str])
         return by_meta, "the columns of meta.csv"
     if telling:
         raise DatasetError(
-            f"{root}: as many subjects have masks of v1 as of v2 ({telling['v1']} each), and there is no meta.csv",
+            f"as many subjects have masks of v1 as of v2 ({telling['v1']} each), and there is no meta.csv",
+            file=root,
             advice="convert the releases apart",
         )
     return "v1", "no mask name and no meta.csv tells the releases apart; the names here mean the same in both"

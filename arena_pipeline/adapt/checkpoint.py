@@ -66,7 +66,7 @@ class Checkpoints:
             self._adaptation.load_state_dict(stored["state"])
             self._earlier_seconds = float(stored["seconds"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise AdapterError(f"{self.path}: does not fit the adaptation it belongs to ({error})", advice=ANEW) from None
+            raise AdapterError(f"does not fit the adaptation it belongs to ({error})", file=self.path, advice=ANEW) from None
         return True
 
     def keep(self) -> None:

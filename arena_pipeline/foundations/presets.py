@@ -165,7 +165,7 @@ def load_preset(name: str, installed_root: Path | None = None) -> FoundationPres
         try:
             return FoundationPreset.model_validate(json.loads(content))
         except ValidationError as error:
-            raise FoundationError(f"plans/{name}.json: {error}") from None
+            raise FoundationError(str(error), file=f"plans/{name}.json") from None
     if name not in preset_names(installed_root):
         raise FoundationError(f"unknown foundation {name}", advice=f"known: {', '.join(preset_names(installed_root))}")
     path = Path(str(installed_root)) / name / INSTALLED_RECORD

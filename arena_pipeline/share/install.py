@@ -122,7 +122,7 @@ def _validate(folder: Path, manifest: Manifest, preset: FoundationPreset) -> Non
     own = (manifest.dataset_name, manifest.foundation, manifest.foundation_sha256, set(manifest.folds))
     if (plans.dataset_name, plans.foundation, plans.foundation_sha256, {task.name for task in plans.tasks}) != own:
         raise PackageError(f"{MANIFEST} and {PLANS} are of different models", advice="get the package again")
-    _check_limits(plans)
+    _check_limits(plans, folder)
     architecture = preset.architecture
     parameters = {name: tuple(tensor.shape) for name, tensor in skeleton(architecture).items() if not architecture.is_derived(name)}
     channels = parameters[f"{architecture.head}.weight"][1]
@@ -141,13 +141,15 @@ def _validate(folder: Path, manifest: Manifest, preset: FoundationPreset) -> Non
                 raise PackageError(f"its tensors do not fit {preset.name} ({listed(faults, 3, '; ')})", file=place)
 
 
-def _check_limits(plans: Plans) -> None:
+def _check_limits(plans: Plans, folder: Path) -> None:
     """Numbers that are possible but would ask for more memory than any machine has."""
     scheme = plans.scheme
     if not SPACING_MM[0] <= min(scheme.spacing_mm) <= max(scheme.spacing_mm) <= SPACING_MM[1] or max(scheme.patch_size_voxels) > LARGEST_PATCH:
         expected = f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm and at most {LARGEST_PATCH} voxels"
-        raise PackageError(f"{PLANS}: voxels of {scheme.spacing_mm} mm in patches of {scheme.patch_size_voxels}", advice=f"expected {expected}")
+        raise PackageError(
+            f"voxels of {scheme.spacing_mm} mm in patches of {scheme.patch_size_voxels}", file=folder / PLANS, advice=f"expected {expected}"
+        )
     if max(plans.inference.window_batch or 1, plans.workers.export or 1) > LARGEST_COUNT:
-        raise PackageError(f"{PLANS}: more than {LARGEST_COUNT} windows at once, or workers")
+        raise PackageError(f"more than {LARGEST_COUNT} windows at once, or workers", file=folder / PLANS)
     if wrong := {name: label for name, label in plans.labels.items() if not 0 <= label <= LARGEST_LABEL}:
-        raise PackageError(f"{PLANS}: labels {wrong}", advice=f"expected 0 to {LARGEST_LABEL:,}")
+        raise PackageError(f"labels {wrong}", file=folder / PLANS, advice=f"expected 0 to {LARGEST_LABEL:,}")

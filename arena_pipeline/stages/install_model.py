@@ -58,8 +58,9 @@ def _missing_foundation(manifest: Manifest, preset: FoundationPreset, package: P
     found = file_sha256(weights)
     if found != manifest.foundation_sha256:
         raise PackageError(
-            f"{package}: made on foundation {manifest.foundation} with weights of SHA-256 {manifest.foundation_sha256[:12]}..., but {preset.name} "
+            f"made on foundation {manifest.foundation} with weights of SHA-256 {manifest.foundation_sha256[:12]}..., but {preset.name} "
             f"here ({weights}) has {found[:12]}...",
+            file=package,
             advice=f"install it in a workspace (-w FOLDER) or an arena-pipeline ({manifest.arena_version}) with those weights",
         )
     return None

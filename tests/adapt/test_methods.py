@@ -281,7 +281,7 @@ def test_every_named_method_has_its_row_and_others_list_the_known() -> None:
 
 
 def test_adalora_without_peft_or_with_too_small_a_rank_says_what_to_do(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
-    with pytest.raises(PlansError, match="adalora: expected a rank of at least 2"):
+    with pytest.raises(PlansError, match="adalora with rank 1; expected a rank of at least 2"):
         started(weights, "adalora", rank=1)
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingPackage, match=r"needs the package peft; pip install 'arena-pipeline\[baselines\]'"):

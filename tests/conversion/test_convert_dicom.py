@@ -117,7 +117,7 @@ def test_it_goes_on_and_a_corrected_label_stays(tmp_path: Path, patient: Any, wo
     assert "labelsTr/p1_ct.nii.gz: changed since the conversion, kept so" in caplog.text
     dataset = RawDataset.open(folder)
     assert (list(dataset.training), list(dataset.queries)) == (["p1_ct"], ["p2_ct"])
-    with pytest.raises(DatasetError, match="is there with liver, spleen of DICOM"):  # another folder would take these cases away
+    with pytest.raises(DatasetError, match="there is a dataset with liver, spleen of DICOM"):  # another folder would take these cases away
         convert_dicom(tmp_path / "in" / "p2", workspace, 7, workers=0)
 
 

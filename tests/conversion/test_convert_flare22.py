@@ -39,7 +39,7 @@ def test_chosen_structures_are_numbered_anew(tmp_path: Path, flare_case, workspa
     flare_case(tmp_path / "raw", "FLARE22_Tr_0001")
     raw = RawDataset.open(convert_flare22(tmp_path / "raw", workspace, 102, structures=["kidney_right", "aorta", "liver"], workers=1))
     assert raw.json.labels == {"background": 0, "liver": 1, "aorta": 2, "kidney_right": 3}
-    with pytest.raises(DatasetError, match="dataset 102: .* is there with liver, aorta, kidney_right of FLARE'22, expected spleen, .*--overwrite"):
+    with pytest.raises(DatasetError, match="there is a dataset with liver, aorta, kidney_right of FLARE'22, expected spleen, .*--overwrite"):
         convert_flare22(tmp_path / "raw", workspace, 102, workers=1)
     with pytest.raises(UnknownStructure, match="unknown structure heart; FLARE'22 has: liver, kidney_right"):
         convert_flare22(tmp_path / "raw", workspace, 102, structures=["heart"], workers=1)

@@ -78,7 +78,7 @@ def adalora(network: nn.Module, architecture: Architecture, settings: Adaptation
     from peft import AdaLoraConfig
 
     if settings.rank < 2:
-        raise PlansError(f"adalora: expected a rank of at least 2, of which two thirds stay, found {settings.rank}")
+        raise PlansError(f"adalora with rank {settings.rank}", advice="expected a rank of at least 2, of which two thirds stay")
     config = AdaLoraConfig(init_r=settings.rank, target_r=settings.rank * 2 // 3, total_step=iterations)
     updates = add_updates_(network, architecture, partial(_matrices, config.lora_alpha), settings.rank, generator)
     own: list[Tensor] = [tensor for _, matrix in low_rank_matrices(updates) for tensor in matrix.parameters()]
