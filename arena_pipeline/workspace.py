@@ -82,7 +82,7 @@ class Workspace:
         Raises:
             DatasetError: none or several have it.
         """
-        found = [name for name in self.dataset_names() if int(name[7:10]) == dataset_id]
+        found = [name for name in self.dataset_names() if number_of(name) == dataset_id]
         if len(found) == 1:
             return found[0]
         if found:
@@ -144,6 +144,11 @@ class Workspace:
 
     def installed_foundation(self, foundation: str) -> Path:
         return self.foundations / foundation
+
+
+def number_of(dataset_name: str) -> int:
+    """101 of Dataset101_NAME."""
+    return int(dataset_name[7:10])
 
 
 def fold_folder(model: Path, task: str, fold: int) -> Path:

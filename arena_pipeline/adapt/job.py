@@ -25,7 +25,7 @@ from arena_pipeline.planning import Plans, TaskPlan
 from arena_pipeline.preprocess.dataset import makes_same_cases, require_unchanged
 from arena_pipeline.preprocess.store import StoredCase, read_case_record
 from arena_pipeline.settings import AdaptationSettings
-from arena_pipeline.workspace import Workspace, fold_folder
+from arena_pipeline.workspace import Workspace, fold_folder, number_of
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class PlannedDataset:
     def _require_unchanged(self, cases: set[str]) -> None:
         """Raises DatasetError where a label was corrected after it was preprocessed: plans and stored cases are of the old one."""
         name, workspace = self.plans.dataset_name, self.workspace
-        again = workspace.command("arena_plan_and_preprocess", "-d", int(name[7:10]), "-foundation", self.preset.name)
+        again = workspace.command("arena_plan_and_preprocess", "-d", number_of(name), "-foundation", self.preset.name)
         require_unchanged(workspace.raw_dataset(name), self.cases, sorted(cases), again)
 
 

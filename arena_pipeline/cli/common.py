@@ -1,9 +1,11 @@
 """What all commands share: the parser, the log, the record of the run, and the exit status.
 
-A command module is a parser, one function `arguments -> exit status` that calls its stage, and
+A command module has its options, and one function that calls its stage and prints:
 
     def main(argv: list[str] | None = None) -> int:
-        return common.run(_predict, _parser().parse_args(argv), "arena_predict")
+        options = common.parser(DESCRIPTION)
+        options.add_argument(...)
+        return common.run(_predict, options.parse_args(argv), "arena_predict")
 """
 
 from __future__ import annotations

@@ -25,11 +25,6 @@ Dice_present leaves the false positives out. Cases that the model was adapted on
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses, evaluates once, prints the table of structures; returns the exit status."""
-    return common.run(_evaluate, _parser().parse_args(argv), "arena_evaluate")
-
-
-def _parser() -> argparse.ArgumentParser:
     options = common.parser(DESCRIPTION)
     add = options.add_argument
     add("-ref", "--reference", type=Path, required=True, metavar="PATH", help="reference segmentations, e.g. labelsTs of a raw dataset; or one file")
@@ -51,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--chill", action="store_true", help="leave out cases that have no prediction instead of failing")
     add("--ignore_split", action="store_true", help="score training cases of the dataset's split too, not only its test cases")
     add("--include_support", action="store_true", help="count cases that the model was adapted on in the means")
-    return options
+    return common.run(_evaluate, options.parse_args(argv), "arena_evaluate")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

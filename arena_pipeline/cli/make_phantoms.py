@@ -17,7 +17,7 @@ example: arena_make_phantoms -o phantoms -n 20 --layout totalsegmentator --test 
 FIELDS_OF_VIEW = ("torso", "abdomen_pelvis", "abdomen", "chest", "chest_abdomen")
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION, workspace=False)
     options.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="the raw dataset's folder, made if missing")
     options.add_argument("-n", dest="number", type=common.positive_int, required=True, metavar="N", help="phantoms to make")
@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
         "--unannotated", dest="unannotated_share", type=float, default=0.0, metavar="SHARE", help="share of mask files left out (totalsegmentator)"
     )
     options.add_argument("-np", dest="workers", type=common.whole_number, default=1, metavar="N", help=common.WORKERS_HELP)
-    return options
+    args = options.parse_args(argv)
+    return common.run(_make, args, "arena_make_phantoms", args.output)
 
 
 def _make(args: argparse.Namespace) -> None:
@@ -44,8 +45,3 @@ def _make(args: argparse.Namespace) -> None:
 
     images = make_phantoms(**common.keywords(args) | {"spacing_mm": tuple(args.spacing_mm) if args.spacing_mm else None})
     print(f"{len(images)} phantoms in {args.output}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    return common.run(_make, args, "arena_make_phantoms", args.output)

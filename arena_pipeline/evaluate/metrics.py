@@ -9,10 +9,6 @@ from typing import Literal
 import cc3d
 import numpy as np
 
-from arena_pipeline.evaluate.surface import SurfaceDistances, surface_distances
-
-__all__ = ["STATUSES", "Overlap", "Status", "SurfaceDistances", "largest_component", "overlap", "surface_distances", "volume_error"]
-
 # scored: both have the structure. absent: neither. missed: only the reference. false_positive: only the prediction.
 # not_annotated: nobody looked for it in this case.
 Status = Literal["scored", "absent", "missed", "false_positive", "not_annotated"]

@@ -27,7 +27,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from arena_pipeline.evaluate.metrics import STATUSES, Overlap, Status, largest_component, overlap, surface_distances, volume_error
+from arena_pipeline.evaluate.metrics import STATUSES, Overlap, Status, largest_component, overlap, volume_error
+from arena_pipeline.evaluate.surface import surface_distances
 from arena_pipeline.io.geometry import Geometry
 from arena_pipeline.io.labels import label_boxes
 

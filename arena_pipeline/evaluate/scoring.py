@@ -14,7 +14,7 @@ from arena_pipeline.evaluate.metrics import Status
 from arena_pipeline.evaluate.scores import LabelPair, Protocol, StructureScore, native_scores, not_annotated_metrics, published_score
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.io.images import grid_difference, read_segmentation
+from arena_pipeline.io.images import grid_difference, read_segmentation, rounded
 from arena_pipeline.io.labels import UNLABELLED, label_boxes
 from arena_pipeline.io.orientation import AxisOrder, to_ras
 from arena_pipeline.io.segmentations import aligned, check_segment_names
@@ -116,8 +116,8 @@ def _for_reference(case: EvaluationCase, path: Path, grid: GridMap, reference: G
     spacing, shape, expected = order.ordered(reference.spacing_mm), order.ordered(reference.shape), grid.ras_shape
     if shape != expected or not np.allclose(grid.native_spacing_mm, spacing, rtol=1e-3):
         raise DatasetError(
-            f"{path} was made for a volume of {expected} voxels, spacing {_rounded(grid.native_spacing_mm)} mm (RAS), the reference "
-            f"{case.reference} has {shape} voxels, spacing {_rounded(spacing)} mm (RAS)",
+            f"{path} was made for a volume of {expected} voxels, spacing {rounded(grid.native_spacing_mm)} mm (RAS), the reference "
+            f"{case.reference} has {shape} voxels, spacing {rounded(spacing)} mm (RAS)",
             case=case.identifier,
             advice="predict the image that the reference was drawn on",
         )
@@ -146,7 +146,3 @@ def _check_labels(case: EvaluationCase, known: dict[str, int], array: np.ndarray
     unnamed = sorted(set(label_boxes(array)) - set(known.values()))
     if unnamed:
         raise DatasetError(f"labels {unnamed} in {path} have no name; known: {known}", case=case.identifier, advice="is this the right dataset?")
-
-
-def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(round(value, 3) for value in values)

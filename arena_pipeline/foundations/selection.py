@@ -9,7 +9,7 @@ from arena_pipeline.errors import PlansError
 from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset, with_weights
 from arena_pipeline.foundations.anatomy import by_anatomy
 from arena_pipeline.io.dataset import DatasetJson
-from arena_pipeline.workspace import Workspace
+from arena_pipeline.workspace import Workspace, number_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def planned_foundation(workspace: Workspace, dataset_name: str, foundation: str 
     """
     folder = workspace.preprocessed_dataset(dataset_name)
     planned = sorted(path.parent.name for path in folder.glob("*/plans.json")) if folder.is_dir() else []
-    number = int(dataset_name[7:10])
+    number = number_of(dataset_name)
     if foundation is not None and foundation not in planned:
         load_preset(foundation, workspace.foundations)  # an unknown name lists the known ones
         raise PlansError(

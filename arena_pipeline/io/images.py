@@ -165,14 +165,15 @@ def grid_difference(expected: Geometry, found: Geometry) -> str | None:
     if nifti.largest_distance_mm(expected, found.affine) <= GRID_TOLERANCE_VOXELS * min(expected.spacing_mm):
         return None
     if not np.allclose(expected.spacing_mm, found.spacing_mm, rtol=1e-3):
-        return f"spacing {_rounded(expected.spacing_mm)} vs {_rounded(found.spacing_mm)} mm"
+        return f"spacing {rounded(expected.spacing_mm)} vs {rounded(found.spacing_mm)} mm"
     if not np.allclose(expected.direction, found.direction, atol=1e-3):
-        one, other = _rounded(expected.direction.ravel()), _rounded(found.direction.ravel())
+        one, other = rounded(expected.direction.ravel()), rounded(found.direction.ravel())
         return f"direction {expected.orientation} {one} vs {found.orientation} {other}"
-    return f"origin {_rounded(expected.affine[:3, 3])} vs {_rounded(found.affine[:3, 3])} mm"
+    return f"origin {rounded(expected.affine[:3, 3])} vs {rounded(found.affine[:3, 3])} mm"
 
 
-def _rounded(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
+def rounded(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
+    """For a message."""
     return tuple(round(float(v), 3) for v in values)
 
 

@@ -16,7 +16,7 @@ from arena_pipeline.model.adapter import RECORD, TENSORS, AdapterRecord, read_ad
 from arena_pipeline.model.attempts import read_failed_attempts
 from arena_pipeline.planning import InferencePlan, Plans
 from arena_pipeline.words import listed
-from arena_pipeline.workspace import DATASET_FOLDER, Workspace, fold_folder
+from arena_pipeline.workspace import DATASET_FOLDER, Workspace, fold_folder, number_of
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def _asked(dataset_id: int | None, shots: int | None, foundation: str | None, me
 
 
 def _to_run(workspace: Workspace, dataset_id: int | None, shots: int | None, method: str) -> str:
-    known = [int(name[7:10]) for name in workspace.dataset_names()]
+    known = [number_of(name) for name in workspace.dataset_names()]
     number = dataset_id if dataset_id is not None else known[0] if len(known) == 1 else "NUMBER"
     prepare = workspace.command("arena_plan_and_preprocess", "-d", number)
     adapt = workspace.command("arena_adapt", "-d", number, "-shots", shots or 5, *_method_option(method))

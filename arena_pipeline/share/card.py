@@ -12,6 +12,7 @@ from arena_pipeline.foundations import FoundationPreset, installing
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.model.adapter import AdapterRecord
 from arena_pipeline.share.package import Manifest
+from arena_pipeline.workspace import number_of
 
 SHOWN_METRICS = ("Dice", "NSD_1mm", "HD95_mm", "volume_error_percent")
 LIMITS = """\
@@ -125,7 +126,7 @@ def _structures(records: Sequence[AdapterRecord]) -> str:
 def _use(manifest: Manifest, preset: FoundationPreset) -> str:
     install = "" if preset.weights.packaged else f"    {' '.join(installing(preset))}\n"
     where = "comes with arena-pipeline" if preset.weights.packaged else f"is to be had from: {preset.weights.origin}"
-    number = int(manifest.dataset_name[7:10])
+    number = number_of(manifest.dataset_name)
     return (
         f"The foundation {where}.\n\n{install}    arena_install_model THIS_FILE.zip\n"
         f"    arena_predict -i in/ -o out/ -d {number} -shots {manifest.shots} -foundation {preset.name} "

@@ -19,7 +19,7 @@ from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.dataset import changed_files
 from arena_pipeline.share.package import is_installed
 from arena_pipeline.words import pluralize
-from arena_pipeline.workspace import CHECKPOINT, ROI_NAMES, Workspace, fold_folder
+from arena_pipeline.workspace import CHECKPOINT, ROI_NAMES, Workspace, fold_folder, number_of
 
 USUAL_SHOTS = 5
 USUAL_FOLDS = (0, 1, 2)
@@ -151,7 +151,7 @@ def _dataset(workspace: Workspace, name: str, default: str) -> DatasetState:
     folder = workspace.preprocessed_dataset(name)
     planned = sorted({p.parent.name for p in folder.glob("*/plans.json")} & set(preset_names(workspace.foundations)))
     prepared = tuple(_prepared(workspace, name, foundation, default) for foundation in planned)
-    command = None if prepared else workspace.command("arena_plan_and_preprocess", "-d", _number(name))
+    command = None if prepared else workspace.command("arena_plan_and_preprocess", "-d", number_of(name))
     structures, failed = tuple(raw.json.structures), _failed_verification(workspace, name)
     return DatasetState(name, len(raw.training), len(raw.queries), structures, raw.json.objective, None, prepared, command, failed)
 
@@ -270,10 +270,6 @@ def _sorted(folds: dict[str, list[int]]) -> dict[str, tuple[int, ...]]:
     return {task: tuple(sorted(folds[task])) for task in sorted(folds)}
 
 
-def _number(dataset_name: str) -> int:
-    return int(dataset_name[7:10])
-
-
 def _which(dataset_name: str, foundation: str, default: str) -> list[str | int]:
     """The arguments that name a dataset and, unless the command would take it anyway, a foundation."""
-    return ["-d", _number(dataset_name), *([] if foundation == default else ["-foundation", foundation])]
+    return ["-d", number_of(dataset_name), *([] if foundation == default else ["-foundation", foundation])]

@@ -23,7 +23,7 @@ from arena_pipeline.planning import Plans, make_plans
 from arena_pipeline.planning.tasks import partly_annotated
 from arena_pipeline.records import stage
 from arena_pipeline.words import listed
-from arena_pipeline.workspace import Workspace
+from arena_pipeline.workspace import Workspace, number_of
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def plan_dataset(raw: RawDataset, fingerprint: Fingerprint, basis: PlanningBasis
 
 
 def _check_fingerprint(fingerprint: Fingerprint, raw: RawDataset, preset: FoundationPreset, workspace: Workspace) -> None:
-    name, number = raw.folder.name, int(raw.folder.name[7:10])
+    name, number = raw.folder.name, number_of(raw.folder.name)
     if fingerprint.source_sha256 != dataset_state(raw, load_preset(fingerprint.foundation, workspace.foundations)):
         advice = f"run arena_extract_fingerprint -d {number} -foundation {preset.name}"
         raise PlansError("the dataset has changed since", file=workspace.fingerprint(name), advice=advice)

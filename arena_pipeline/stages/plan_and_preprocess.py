@@ -21,7 +21,7 @@ from arena_pipeline.stages.plan import WrittenPlans, plan_dataset, planning_basi
 from arena_pipeline.stages.preprocess import Preprocessed, preprocess_planned
 from arena_pipeline.stages.verify_dataset import require_integrity
 from arena_pipeline.words import pluralize
-from arena_pipeline.workspace import Workspace
+from arena_pipeline.workspace import Workspace, number_of
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _by_probe(rivals: Sequence[str], dataset: str, workspace: Workspace, device:
 
 def _probe(foundation: str, dataset: str, trial: Workspace, device: str) -> float:
     """The last loss of a short adaptation, the mean over the tasks."""
-    number = int(dataset[7:10])
+    number = number_of(dataset)
     ((planned, _),) = plan_and_preprocess([number], trial, foundation, device=device)
     short = planned.plans.adaptation.model_copy(update={"max_epochs": PROBE_EPOCHS, "patches_per_volume": PROBE_PATCHES})
     planned.plans.model_copy(update={"adaptation": short}).write(planned.file)

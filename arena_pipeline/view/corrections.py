@@ -25,7 +25,7 @@ from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.images import ImageSource, grid_difference, read_image, write_image, write_segmentation
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.splits import LARGEST_DRAW
-from arena_pipeline.workspace import Workspace
+from arena_pipeline.workspace import Workspace, number_of
 
 CORRECTIONS = "corrections"  # in dataset.json: case -> where its annotation comes from
 TIME = "%Y-%m-%d_%H-%M-%S-%f"
@@ -82,7 +82,10 @@ def save_correction(correction: Correction, workspace: Workspace, dataset_name: 
         time = datetime.now().astimezone()
         older = workspace.replaced(dataset_name)
         kept = older / f"{case}_{time:{TIME}}{raw.json.file_ending}" if label.exists() else None
-        _copy_files({folder / "dataset.json": older / f"dataset_{time:{TIME}}.json"} | ({} if kept is None else {label: kept}))
+        for source, copy in ((folder / "dataset.json", older / f"dataset_{time:{TIME}}.json"), (label, kept)):
+            if copy is not None:
+                with replace_when_done(copy) as temporary:
+                    shutil.copyfile(source, temporary)
         entry = {
             "saved": time.isoformat(timespec="seconds"),
             "made_by": correction.origin,
@@ -107,12 +110,6 @@ def _require_same_ct(case: str, image: Image, there: Path) -> None:
     found = read_image(there, warn=False)
     if grid_difference(image.geometry, found.geometry) is not None or not np.array_equal(image.array, found.array):
         raise DatasetError("another CT has this name in the dataset", case=case, file=there, advice="rename one of them, and predict again")
-
-
-def _copy_files(copies: Mapping[Path, Path]) -> None:
-    for source, target in copies.items():
-        with replace_when_done(target) as temporary:
-            shutil.copyfile(source, temporary)
 
 
 def _with_case(raw: RawDataset, correction: Correction, entry: Mapping[str, Any]) -> DatasetJson:
@@ -164,7 +161,7 @@ def _message(raw: RawDataset, correction: Correction, kept: Path | None) -> str:
 
 
 def _command(workspace: Workspace, dataset_name: str, foundation: str | None, structures: Sequence[str], shots: int) -> str:
-    number, chosen = int(dataset_name[7:10]), [] if foundation is None else ["-foundation", foundation]
+    number, chosen = number_of(dataset_name), [] if foundation is None else ["-foundation", foundation]
     prepare = workspace.command("arena_plan_and_preprocess", "-d", number, *chosen)
     some = ["--structures", *structures] if structures else []
     return f"{prepare}\n{workspace.command('arena_adapt', '-d', number, *chosen, '-shots', shots, *some, '--overwrite')}"

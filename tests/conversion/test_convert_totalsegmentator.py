@@ -259,9 +259,7 @@ def test_other_structures_do_not_replace_a_dataset_unless_asked(v1_root: Path, w
     before = state_of(folder)
     command = ["-i", str(v1_root), "-d", "101", "-w", str(workspace.root), "-np", "0"]
     assert main([*command, "--structures", "liver"]) == 2
-    with pytest.raises(
-        DatasetError, match=r"there is a dataset with spleen of TotalSegmentator v1, expected spleen, liver, .*-d, or --overwrite"
-    ):
+    with pytest.raises(DatasetError, match=r"there is a dataset with spleen of TotalSegmentator v1, expected spleen, liver, .*-d, or --overwrite"):
         convert_totalsegmentator(v1_root, workspace, 101, workers=0)
     assert state_of(folder) == before
     convert_totalsegmentator(v1_root, workspace, 101, structures=["spleen"], workers=0)

@@ -251,7 +251,9 @@ def test_a_case_corrected_while_its_fold_is_adapted(ready: Workspace, monkeypatc
     edit_plans(ready, max_epochs=1)
     case = draw_support_set(("case_0", "case_1", "case_2"), 2, 0)[1]
     meanwhile(1, monkeypatch, lambda: correct_label(ready, case))
-    with pytest.raises(SupportSetError, match=rf"liver, fold 0: {case} in .*cases preprocessed again from other files .* run the command again"):
+    with pytest.raises(
+        SupportSetError, match=rf"cases: liver, fold 0: {case} preprocessed again from other files .*; no adapter is written, run the command again"
+    ):
         run(ready)
     folder = fold_folder(ready.model(NAME, FOUNDATION, "arena", 2), "liver", 0)
     assert not {"adapter.json", "checkpoint.pt"} & {path.name for path in folder.iterdir()}
