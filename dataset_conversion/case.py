@@ -1,4 +1,4 @@
-"""One case of a conversion: what is to be done, its files and its record. A worker process needs nothing else."""
+"""One case of a conversion: its job, files and record, which is all that a worker process needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an earlier conversion left in the folder: what is kept, what is made again, and what this one must not touch."""
+"""The files of an earlier conversion in the folder: which are kept, which are made again, and which must not be touched."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ConversionSettings(StoredModel):
 def check_settings(folder: Path, settings: ConversionSettings) -> None:
     """Raises DatasetError where the folder holds a dataset made by other settings, which this conversion would replace."""
     if not (folder / "dataset.json").is_file() and not any((folder / "conversion").glob("*.json")):
-        return  # nothing was converted by whatever left its settings here
+        return  # settings without a converted case
     earlier = _read_settings(folder)
     if earlier is not None and not settings.goes_on(earlier):
         raise DatasetError(
@@ -76,7 +76,7 @@ def _read_settings(folder: Path) -> ConversionSettings | None:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What is there of one case.
+    """The files of one case from an earlier conversion.
 
     Attributes:
         report: its record, None without a readable one.

@@ -1,4 +1,4 @@
-"""roi_names.csv: which structure a name means that somebody gave a region in a planning system or a viewer. A person decides, this proposes.
+"""roi_names.csv: which structure a name means that somebody gave a region in a planning system or a viewer. It proposes, and a person decides.
 
 name,structure,cases,suggestions
 Kidney_L,kidney_left,12,

@@ -1,4 +1,4 @@
-"""What arena_adapt has to do: every fold of every task, checked as a whole before the first one starts."""
+"""The jobs of arena_adapt: every fold of every task, all checked before the first one starts."""
 
 from __future__ import annotations
 

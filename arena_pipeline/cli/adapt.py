@@ -11,8 +11,8 @@ DESCRIPTION = """Adapts the foundation to a dataset: every fold of every structu
     arena_adapt -d 101 -shots 5
 
 Run arena_plan_and_preprocess first. Adapters, logs and plots are written to results/ in the workspace; arena_predict uses them.
-Interrupted, the same command with --continue goes on from the last finished epoch, to the same adapter; killed, from the last one that was
-saved, some minutes before at most."""
+After an interruption, the same command with --continue goes on from the last finished epoch and gives the same adapter. After a kill it goes
+on from the last epoch that was saved, at most some minutes earlier."""
 
 
 def main(argv: list[str] | None = None) -> int:

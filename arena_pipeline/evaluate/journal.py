@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """.SUMMARY.unfinished.jsonl beside the summary that it becomes. A case counts only with the same scoring and the same files."""
+    """Keeps scores in .SUMMARY.unfinished.jsonl until the summary is written. A case's are used again only for the same scoring and files."""
 
     def __init__(self, summary: Path, scoring: Scoring) -> None:
         self.path = summary.with_name(f".{summary.stem}.unfinished.jsonl")
@@ -32,7 +32,7 @@ class Journal:
             write_text(self.path, "".join(line(entry) for entry in self._there.values()))
 
     def scores(self, case: EvaluationCase) -> list[StructureScore] | None:
-        """What was found for this very case; None where it has to be scored."""
+        """The scores of this case from an earlier run; None where it has to be scored."""
         entry = self._there.get(self._key(case))
         return None if entry is None else [StructureScore(**score) for score in entry["scores"]]
 

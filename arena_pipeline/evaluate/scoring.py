@@ -51,7 +51,7 @@ class Scoring:
 
     @property
     def sentence(self) -> str:
-        """What is computed, for the summary and the terminal."""
+        """Says what is computed, for the summary and the terminal."""
         if self.protocol == "native":
             return "native: all metrics on the image's own grid"
         reduced = ", reference reduced to its largest 26-connected component" if self.largest_component else ""

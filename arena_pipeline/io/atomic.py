@@ -13,7 +13,7 @@ from typing import Any
 
 from arena_pipeline.io.space import lack_of_space
 
-UNFINISHED = ".unfinished."  # first letters of the name of a file while it is written; a killed process leaves such a file behind
+UNFINISHED = ".unfinished."  # the names of temporary files start with it; a killed process leaves them behind
 NAME_CHARACTERS = 40
 
 
@@ -46,7 +46,7 @@ def replace_when_done(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path, names: Iterable[str] | None = None) -> list[Path]:
-    """Deletes what a killed process left of files called `names` (None: of any), and says what; only for who holds the folder's lock."""
+    """Deletes the temporary files that killed processes left of `names` (None: of any file), and returns them. The caller holds the folder's lock."""
     prefixes = (UNFINISHED,) if names is None else tuple(_prefix(name) for name in names)
     left = [path for path in folder.glob(f"{UNFINISHED}*") if path.name.startswith(prefixes) and path.is_file()]
     for path in left:

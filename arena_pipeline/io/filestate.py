@@ -9,7 +9,7 @@ from arena_pipeline.settings import Frozen
 
 
 class SourceFile(Frozen):
-    """A file that something was made from.
+    """The state of a file that something was made from.
 
     Attributes:
         modified_ns: time of its last change; programs that copy or unpack files may set it to any other.
@@ -36,7 +36,7 @@ class SourceFile(Frozen):
 
 
 class WrittenFile(Frozen):
-    """A file that was written before the record that holds this."""
+    """The state of a file that was written before the record that holds this."""
 
     bytes: int
     sha256: str

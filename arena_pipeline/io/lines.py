@@ -1,4 +1,4 @@
-"""Records that are added to a file one line at a time, each with a checksum: a line that is torn or damaged is as if it were not there."""
+"""Records that are added to a file one line at a time, each with a checksum: torn or damaged lines are skipped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arena_pipeline.io.space import full_disk_as_no_space
 
 
 def add_line(path: Path, entry: dict[str, Any]) -> None:
-    """Adds a record. It is on the disk, and seen by who opens the file on whatever machine, when this returns."""
+    """Adds a record. When this returns, it is on the disk, and visible to every machine that shares it."""
     with full_disk_as_no_space(path), open(path, "a", encoding="utf-8") as file:
         file.write(line(entry))
         file.flush()

@@ -33,7 +33,7 @@ EngineName = Literal["local", "ray"]
 
 @dataclass(frozen=True)
 class Needs:
-    """What each job of a list takes, and what the list is called.
+    """The resources of each job of a list, and the name of the list.
 
     Attributes:
         stage: in front of the progress bar, and in errors.
@@ -43,7 +43,7 @@ class Needs:
         cores: of a job; 0: all that a machine has.
         device: where the jobs' networks run (auto, cpu, cuda, cuda:1, mps); a GPU takes one job at a time.
         unit: what a job is called.
-        folders: where the jobs write, and nobody else meanwhile: what a worker that died has left half-written there is removed.
+        folders: where only the jobs write; half-written files of workers that died are removed there.
     """
 
     stage: str
@@ -126,7 +126,7 @@ def workers_here(needs: Needs, jobs: int) -> int:
     else:
         asked = needs.usual if needs.workers is None else needs.workers  # type: ignore[assignment]
     affordable = limit_workers(asked, needs.memory_bytes, needs.stage) if asked > 1 else asked
-    count, short_of_memory = min(affordable, jobs), affordable < asked  # then a process of its own may die, and not take the command along
+    count, short_of_memory = min(affordable, jobs), affordable < asked  # then a separate process may die without ending the command
     return count if count > 1 or short_of_memory else 0
 
 

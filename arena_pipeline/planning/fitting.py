@@ -1,4 +1,4 @@
-"""What depends on the machine that adapts or predicts, and so is decided when it does; the plan may fix it. The numbers are the same either way."""
+"""Settings that depend on the machine and are decided when it adapts or predicts, unless the plans fix them. Results do not depend on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All cases of a raw dataset, several at a time; what is already there and still true is left alone."""
+"""Preprocesses the cases of a raw dataset, several at a time; what is there and up to date is kept."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _chosen(raw: RawDataset, cases: Sequence[str] | None) -> list[Case]:
 
 
 def _preprocess_named(job: PreprocessingJob) -> None:
-    """In a worker: `preprocess_case`, with the case's name in front of whatever goes wrong."""
+    """In a worker: `preprocess_case`, whose errors name the case."""
     name = job.case.identifier
     try:
         preprocess_case(job)

@@ -51,10 +51,10 @@ def unpack(archive: Archive, manifest: Manifest, preset: FoundationPreset, targe
 
 
 def read_package_manifest(archive: Archive) -> Manifest:
-    """The manifest of a package, whose files are those that it lists.
+    """The manifest of a package that has the files listed in it, and no others.
 
     Raises:
-        PackageError: it is missing, not one, or the package has other files.
+        PackageError: it is missing or invalid, or the package has other files.
     """
     package = archive.path
     if archive.sizes.get(MANIFEST, MAX_ENTRY_BYTES) > LARGEST_FILE_BYTES:
@@ -66,7 +66,7 @@ def read_package_manifest(archive: Archive) -> Manifest:
         except PackageError as error:
             raise PackageError(f"{MANIFEST}: {error.found}", file=package, advice=error.advice) from None
     wanted = names_of(manifest.folds)
-    differing = {"lacks": wanted - set(archive.sizes), "has besides": set(archive.sizes) - wanted - {MANIFEST}}
+    differing = {"lacks": wanted - set(archive.sizes), "also has": set(archive.sizes) - wanted - {MANIFEST}}
     differing["has without a checksum"] = wanted - set(manifest.files)
     differing["has checksums of"] = set(manifest.files) - wanted
     if faults := [f"{what} {listed(sorted(names), 3)}" for what, names in differing.items() if names]:

@@ -1,4 +1,4 @@
-"""A prediction that a person has looked at becomes a training case of a raw dataset: whole or not at all, and the older version stays.
+"""Saves a prediction that a person has looked at as a training case of a raw dataset: whole or not at all. The older version is kept.
 
 raw/DatasetXXX_Name/replaced/CASE_TIME.nii.gz   the annotation that a correction took the place of
 raw/DatasetXXX_Name/replaced/dataset_TIME.json  dataset.json as it was before it
@@ -33,7 +33,7 @@ TIME = "%Y-%m-%d_%H-%M-%S-%f"
 
 @dataclass(frozen=True)
 class Correction:
-    """What a person has looked at, and is right.
+    """A segmentation that a person has looked at and found right.
 
     Attributes:
         segmentation: (x, y, z) integers of the dataset on the CT's grid, with no other structures than `structures`.

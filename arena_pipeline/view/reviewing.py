@@ -32,7 +32,7 @@ class ReviewedCase:
     dataset: Path
 
     def page(self, neighbours: Neighbours) -> Shown:
-        """Every voxel, with the annotation that the dataset has of this case in the place of the prediction's.
+        """The facts and volumes of the page, at full resolution; where the dataset has an annotation of this case, that replaces the prediction.
 
         Raises:
             ArenaError: a file can't be read, or the dataset has too many structures.
@@ -55,13 +55,13 @@ class ReviewedCase:
         return put_together(self.shown, image, grid, (segmentation, raw.json.structures), neighbours, facts)
 
     def correction(self, upload: Path, structures: Sequence[str], changed: bool) -> Correction:
-        """What a browser has sent as a NIfTI file in RAS, checked before it is believed: grid, type, labels.
+        """The NIfTI file in RAS that a browser has sent, after its grid, type and labels are checked.
 
         Args:
             structures: those that are annotated in the whole scan; the voxels of others become background.
 
         Raises:
-            ArenaError: what is wrong with it.
+            ArenaError: it can't be a correction of this case.
         """
         description = DatasetJson.read(self.dataset / "dataset.json")
         description.require_structures(list(structures))
@@ -72,7 +72,7 @@ class ReviewedCase:
         array = _uploaded(self.shown.name, upload, grid.geometry)
         known = {0, *description.structures.values()}
         if unknown := sorted(set(labels_present(array)) - known):
-            raise ImageError(f"labels {unknown} that the dataset has not", case=self.shown.name)
+            raise ImageError(f"labels {unknown}, which the dataset does not have", case=self.shown.name)
         kept = [name for name in description.structures if name in structures]
         lookup = np.zeros(256, np.uint8)
         for name in kept:

@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the line of a request has the token."""
 
     def _answer(self, work: Callable[[list[str]], None]) -> None:
-        """Refuses what does not come from a page of this server before anything is looked at; one request at a time does the work."""
+        """Refuses requests that do not come from a page of this server, before anything is read. One request at a time is worked on."""
         places = [unquote(place) for place in self.path.partition("?")[0].split("/")[1:]]
         own_host = self.headers.get("Host") == self.server.host  # another name that leads here is a page from elsewhere
         own_origin = self.headers.get("Origin", f"http://{self.server.host}") == f"http://{self.server.host}"

@@ -47,7 +47,7 @@ class ShownGrid:
         return cls(order, _three(steps), _three(shape), affine)
 
     def cut(self, array: np.ndarray) -> np.ndarray:
-        """What is shown of an array on the native grid: a RAS view."""
+        """The shown voxels of an array on the native grid: a view in RAS."""
         return self.order.apply(array)[tuple(slice(None, None, step) for step in self.steps)]
 
     @property

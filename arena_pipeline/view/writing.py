@@ -25,7 +25,7 @@ class Neighbours(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What a page is made of: facts, and volumes by name, gzipped."""
+    """The content of a page: facts, and gzipped volumes by name."""
 
     facts: CaseFacts
     volumes: dict[str, bytes]

@@ -310,7 +310,7 @@ def scheme(**changes: Any) -> Change:
 HEAD = "weight.out.conv.conv."
 RECORD = "liver/fold_0/adapter.json"
 HOSTILE: list[tuple[str, Change, str]] = [
-    ("a file more", program, "has besides sitecustomize.py"),
+    ("a file more", program, "also has sitecustomize.py"),
     ("a file less", lambda files: files.pop("labels.json"), "lacks labels.json"),
     ("a task outside", outside, "is not the name of a file in a package"),
     ("another version", edit_json("manifest.json", package_version=2), "a package of version 2, this arena-pipeline reads version 1"),

@@ -142,7 +142,7 @@ def test_another_ct_of_that_name_is_not_overwritten(predicted: Path, dataset: Pa
         (lambda array, affine: (array[:-1], affine), "structure=liver", "on another grid: shape"),
         (lambda array, affine: (array, affine + np.eye(4) * 3), "structure=liver", "on another grid"),
         (lambda array, affine: (array.astype(np.int16), affine), "structure=liver", "one byte per voxel"),
-        (lambda array, affine: (array + 3, affine), "structure=liver", "labels [3, 4] that the dataset has not"),
+        (lambda array, affine: (array + 3, affine), "structure=liver", "labels [3, 4], which the dataset does not have"),
         (lambda array, affine: (array, affine), "structure=kidney", "unknown structure kidney"),
         (lambda array, affine: (array, affine), "", "no structure is ticked"),
     ],
