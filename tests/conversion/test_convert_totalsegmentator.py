@@ -199,7 +199,7 @@ def test_a_mask_on_another_grid_is_named_and_nothing_of_its_case_stays(v1_root: 
 def test_a_mask_with_two_values_is_refused(v1_root: Path, workspace: Workspace, write_nifti) -> None:
     affine = nibabel.load(v1_root / "s0001" / "ct.nii.gz").affine
     write_nifti(v1_root / "s0001" / "segmentations" / "spleen.nii.gz", np.arange(120, dtype=np.uint8).reshape(6, 5, 4) % 3, affine)
-    with pytest.raises(DatasetError, match=r"s0001: values 1, 2 in .*spleen\.nii\.gz; expected 0 and one other value"):
+    with pytest.raises(DatasetError, match=r"s0001: .*spleen\.nii\.gz: values 1, 2, expected 0 and one other; export the mask alone"):
         convert_totalsegmentator(v1_root, workspace, 101, workers=1)
 
 
