@@ -39,7 +39,8 @@ def extract_fingerprint(raw: RawDataset, preset: FoundationPreset, workers: int 
             all of them are named.
     """
     state = dataset_state(raw, preset)  # before reading: a file that changes meanwhile makes the fingerprint old
-    jobs = {case: _job(raw, case, preset) for case in raw.training}
+    samples = max(1, INTENSITY_SAMPLES // max(1, len(raw.training)))
+    jobs = {name: CaseJob(case, raw.json, preset.scheme, samples) for name, case in raw.training.items()}
     measured: dict[str, CaseMeasurement] = {}
     faults: dict[str, str] = {}
     for case, result in map_jobs(measure_case, jobs, Needs("fingerprint", workers, memory_bytes=BYTES_PER_WORKER)):
@@ -71,11 +72,6 @@ def dataset_state(raw: RawDataset, preset: FoundationPreset) -> str:
     ]
     facts += split_sentences(raw)  # whether a query of the split is there: no other finding is about queries
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _job(raw: RawDataset, case: str, preset: FoundationPreset) -> CaseJob:
-    samples = max(1, INTENSITY_SAMPLES // len(raw.training))
-    return CaseJob(raw.training[case], raw.json, preset.scheme, samples)
 
 
 def _assemble(raw: RawDataset, preset: FoundationPreset, measured: dict[str, CaseMeasurement], state: str) -> Fingerprint:
