@@ -66,7 +66,8 @@ class _Terminal(logging.Handler):
 def logging_to(log: LogFile | None, verbose: bool) -> Iterator[None]:
     """Sends this project's log to the terminal and to `log` inside the block."""
     terminal = _Terminal(logging.DEBUG if verbose else logging.INFO)
-    loggers, handlers = [logging.getLogger(name) for name in LOGGERS], [terminal] if log is None else [terminal, log]
+    handlers: list[logging.Handler] = [terminal] if log is None else [terminal, log]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     logging.captureWarnings(True)
     for logger in loggers:
         logger.setLevel(logging.DEBUG)
