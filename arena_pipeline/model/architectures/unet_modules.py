@@ -142,6 +142,17 @@ class UNet(nn.Module):
         super().__init__()
         self.encoder = Encoder(channels, kernels, strides, blocks[0], bias, residual)
         self.decoder = Decoder(channels, kernels, strides, blocks[1], bias, out_channels)
+        self.apply(initialise_)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(self.encoder(x))
+
+
+def initialise_(module: nn.Module) -> None:
+    """As nnU-Net starts: He's normal weights and no biases, and residual blocks whose own branch is silent at first."""
+    if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+        nn.init.kaiming_normal_(module.weight, a=0.01)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, ResidualBlock):
+        nn.init.zeros_(module.conv2.get_parameter("norm.weight"))  # the norm's bias is zero already

@@ -53,6 +53,20 @@ def test_the_output_is_unchanged_at_the_start_bit_for_bit_and_every_encoder_conv
     assert architecture.layer_label(f"{next(iter(updates))}.kernel") in ("stage 0, convs.0", "stem, convs.0")
 
 
+@pytest.mark.parametrize("architecture", [PLAIN, RESIDUAL])
+def test_random_weights_are_drawn_as_nnunet_draws_them(architecture: UNet) -> None:
+    """He: mean 0, variance 2 / (1 + 0.01^2) over in * kernel, and no biases. The last norm of a residual block starts at 0: the block as its skip."""
+    network = architecture.model_copy(update={"features_per_stage": (16, 32, 64, 64, 64, 64)}).build()
+    for module in network.modules():
+        if isinstance(module, (torch.nn.Conv3d, torch.nn.ConvTranspose3d)):
+            expected = (2 / (1 + 1e-4) / module.weight[0].numel()) ** 0.5
+            assert float(module.weight.detach().std()) == pytest.approx(expected, rel=5 / (2 * module.weight.numel()) ** 0.5)
+            assert module.bias is None or not module.bias.any()
+    for name, tensor in network.state_dict().items():
+        if name.endswith("norm.weight"):
+            assert (tensor == (0 if ".conv2." in name else 1)).all()
+
+
 def test_lists_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="same number of stages"):
         PlainUNet(**SMALL, blocks_per_stage=(1, 2, 2), decoder_convolutions=(1,))
