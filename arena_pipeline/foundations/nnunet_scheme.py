@@ -23,6 +23,8 @@ class NnunetScheme(Frozen):
         order: of the splines that images are resampled with.
         order_z: along the coarse axis, where spacings are anisotropic; probabilities come back with `order_z_back`.
         separate_z: always, never, or (None) where an edge is more than 3 times another.
+        reader: what nnU-Net reads files with, without the `WithReorient`, for models that are exported: ARENA reads them itself. nibabel refuses
+            an intercept of NaN, which CTs in circulation have; SimpleITK refuses axes that do not stand at right angles.
     """
 
     axes: tuple[int, int, int] = (2, 1, 0)
@@ -34,6 +36,7 @@ class NnunetScheme(Frozen):
     order_z: Literal[0, 1] = 0
     order_z_back: Literal[0, 1] = 0
     separate_z: bool | None = None
+    reader: Literal["SimpleITKIO", "NibabelIO"] = "SimpleITKIO"
 
     @model_validator(mode="after")
     def _check(self) -> NnunetScheme:

@@ -17,6 +17,7 @@ from arena_pipeline.io.label_names import BACKGROUND, IGNORE
 from arena_pipeline.model.architectures.unet import PlainUNet, ResidualUNet, UNet
 
 NETWORKS: dict[str, type[PlainUNet] | type[ResidualUNet]] = {"PlainConvUNet": PlainUNet, "ResidualEncoderUNet": ResidualUNet}
+REORIENTING = "WithReorient"
 READERS = {"SimpleITKIO": "as_stored", "NibabelIO": "as_stored", "SimpleITKIOWithReorient": "RAS", "NibabelIOWithReorient": "RAS"}
 RESAMPLING = "resample_data_or_seg_to_shape"
 PREPROCESSOR = "DefaultPreprocessor"
@@ -114,6 +115,7 @@ def scheme_of(plans: Mapping[str, Any], configuration: Mapping[str, Any], canoni
                 order_z=forward.get("order_z", 0),
                 order_z_back=back.get("order_z", 0),
                 separate_z=forward.get("force_separate_z"),
+                reader=reader.removesuffix(REORIENTING),
             ),
         )
     except ValidationError as error:

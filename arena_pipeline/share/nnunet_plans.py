@@ -13,11 +13,10 @@ from arena_pipeline.errors import PackageError
 from arena_pipeline.foundations import FoundationPreset, Scheme
 from arena_pipeline.foundations.nnunet_scheme import NnunetScheme
 from arena_pipeline.model.architectures.unet import ResidualUNet, UNet
-from arena_pipeline.model.nnunet_plans import NETWORKS, PREPROCESSOR, RESAMPLING
+from arena_pipeline.model.nnunet_plans import NETWORKS, PREPROCESSOR, REORIENTING, RESAMPLING
 
 TRAINER, PLANS_NAME, CONFIGURATION = "nnUNetTrainer", "nnUNetPlans", "3d_fullres"
 MODEL_FOLDER = f"{TRAINER}__{PLANS_NAME}__{CONFIGURATION}"
-READERS = {"RAS": "NibabelIOWithReorient", "as_stored": "NibabelIO"}
 NORM_AND_NONLINEARITY = {
     "conv_op": "torch.nn.modules.conv.Conv3d",
     "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
@@ -76,7 +75,7 @@ def nnunet_plans(dataset_name: str, architecture: UNet, scheme: Scheme) -> dict[
         "plans_name": PLANS_NAME,
         "original_median_spacing_after_transp": list(scheme.spacing_mm),
         "original_median_shape_after_transp": list(scheme.patch_size_voxels),
-        "image_reader_writer": READERS[scheme.orientation],
+        "image_reader_writer": conventions.reader + (REORIENTING if scheme.orientation == "RAS" else ""),
         "transpose_forward": forward,
         "transpose_backward": [forward.index(axis) for axis in range(3)],
         "configurations": {CONFIGURATION: configuration},

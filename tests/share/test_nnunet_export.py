@@ -18,6 +18,8 @@ from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.images import read_segmentation
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import read_adapter
+from arena_pipeline.model.nnunet_plans import READERS, architecture_of, configuration_of, scheme_of
+from arena_pipeline.share.nnunet_plans import nnunet_plans
 from arena_pipeline.stages.adapt import adapt_dataset
 from arena_pipeline.stages.export_model import export_nnunet
 from arena_pipeline.stages.install_foundation import install_model_folder
@@ -97,6 +99,18 @@ def test_each_task_comes_back_as_a_model_of_nnunet_that_says_the_same(adapted: t
 def network_of(workspace: Workspace, name: str) -> AdaptedNetwork:
     preset = load_preset(name, workspace.foundations)
     return AdaptedNetwork(preset, weights_file(preset, workspace.installed_foundation(name)), torch.device("cpu"))
+
+
+READ = [(reader, False, reader) for reader in READERS] + [(reader, True, f"{reader}WithReorient") for reader in ("SimpleITKIO", "NibabelIO")]
+
+
+@pytest.mark.parametrize(("named", "canonical", "written"), READ)
+def test_files_are_read_as_the_foundation_s_folder_says_and_turned_where_its_images_were(named: str, canonical: bool, written: str) -> None:
+    """`canonical`: TotalSegmentator's, which turns images to RAS itself, whatever reader its folders name."""
+    plans = json.loads((FIXTURES / "plain" / "plans.json").read_text()) | {"image_reader_writer": named}
+    configuration = configuration_of(plans, "3d_fullres")
+    again = nnunet_plans("Dataset901_Made", architecture_of(configuration, 4), scheme_of(plans, configuration, canonical))
+    assert again["image_reader_writer"] == written
 
 
 @pytest.mark.parametrize("adapted", ["plain"], indirect=True)
