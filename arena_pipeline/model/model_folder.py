@@ -94,7 +94,7 @@ def choose_model(
     if fitting:
         commands = "; ".join(f"{command} {_arguments(model, models)}" for model in fitting)
         raise AdapterError(f"{len(fitting)} adapted models fit", advice=f"choose one with its command: {commands}")
-    to_run = _to_run(workspace, dataset_id, shots, method)
+    to_run = _to_run(workspace, dataset_id, shots, foundation, method)
     if models:
         commands = "; ".join(f"{command} {_arguments(model, models)}" for model in models)
         asked = _asked(dataset_id, shots, foundation, method)
@@ -122,14 +122,15 @@ def _asked(dataset_id: int | None, shots: int | None, foundation: str | None, me
     return ", ".join(f"{name} {value}" for name, value in parts if value is not None)
 
 
-def _to_run(workspace: Workspace, dataset_id: int | None, shots: int | None, method: str) -> str:
+def _to_run(workspace: Workspace, dataset_id: int | None, shots: int | None, foundation: str | None, method: str) -> str:
     known = [number_of(name) for name in workspace.dataset_names()]
     number = dataset_id if dataset_id is not None else known[0] if len(known) == 1 else "NUMBER"
-    prepare = workspace.command("arena_plan_and_preprocess", "-d", number)
-    adapt = workspace.command("arena_adapt", "-d", number, "-shots", shots or 5, *_method_option(method))
+    named = [] if foundation is None else ["-foundation", foundation]
+    prepare = workspace.command("arena_plan_and_preprocess", "-d", number, *named)
+    adapt = workspace.command("arena_adapt", "-d", number, "-shots", shots or 5, *named, *_method_option(method))
     if not known:
         return f"put a dataset into {workspace.raw}, then run: {prepare} and {adapt}"
-    planned = any(workspace.preprocessed.glob(f"Dataset{number:03d}_*/*/plans.json")) if isinstance(number, int) else False
+    planned = any(workspace.preprocessed.glob(f"Dataset{number:03d}_*/{foundation or '*'}/plans.json")) if isinstance(number, int) else False
     return f"run: {adapt}" if planned else f"run: {prepare}, then {adapt}"
 
 

@@ -544,6 +544,10 @@ def test_a_method_is_chosen_by_name_and_arena_without(workspace: Workspace, scan
         choose_model(workspace, "arena_predict", 901, None, None, "lora")
     with pytest.raises(AdapterError, match="no adapted model with method fft .*-d NUMBER -shots 5 -method fft -w .*There are: .*-d 901; "):
         predict(scans, tmp_path / "out", workspace, method="fft")
+    with pytest.raises(
+        AdapterError, match="run: arena_plan_and_preprocess -d 7 -foundation organs -w .* arena_adapt -d 7 -shots 5 -foundation organs "
+    ):
+        predict(scans, tmp_path / "out", workspace, dataset_id=7, foundation="organs")
 
 
 def test_adapters_of_other_plans_are_left_out_and_told(
