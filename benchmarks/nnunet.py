@@ -1,7 +1,7 @@
 """Models of nnU-Net as ARENA and as nnU-Net's own predictor run them: segmentations, seconds and peak memory, in one run.
 
     make nnunet_env
-    python -m benchmarks.nnunet [--python .venv-nnunet/bin/python] [CT.nii.gz ...] [--speed 512 512 200]
+    python -m benchmarks.nnunet [CT.nii.gz ...] [--python .venv-nnunet/bin/python] [--models plain] [--folds 0 1 2] [--speed 512 512 200]
 
 Per model and CT the share of voxels in which both say the same, and of those that either calls a structure. The models:
     plain, residual      the tiny ones of tests/fixtures/nnunet, trained for so few steps that they find background alone: the mean of each
@@ -60,7 +60,8 @@ def ours(folder: Path | None, root: Path, pairs: list[tuple[Path, Path]], struct
     seconds = 0.0
     for ct, output in pairs:
         started = time.perf_counter()
-        made = predict(ct, output.parent / "ours", workspace, device="cpu", no_postprocessing=True, no_previews=True, **options)  # type: ignore[arg-type]
+        folder_of_ct = output.with_name(output.name.removesuffix(".nii.gz"))  # one each: CTs of several datasets may have one name
+        made = predict(ct, folder_of_ct, workspace, device="cpu", no_postprocessing=True, no_previews=True, **options)  # type: ignore[arg-type]
         seconds += time.perf_counter() - started
         next(iter(made.written.values())).rename(output)
     return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
@@ -79,11 +80,13 @@ def agreement(first: Path, second: Path) -> tuple[float, float]:
 
 
 def fixture(kind: str, root: Path) -> Path:
-    """The tiny model with the means of its logits taken off."""
+    """The tiny model with the means of its logits taken off, and with a reader that takes CTs whose header has an intercept of NaN too."""
     import torch
 
     folder = root / f"Dataset901_{kind}" / TRAINED
     shutil.copytree(FIXTURES / kind, folder)
+    plans = json.loads((folder / "plans.json").read_text()) | {"image_reader_writer": "SimpleITKIO"}
+    (folder / "plans.json").write_text(json.dumps(plans))
     path, means = folder / "fold_0" / "checkpoint_final.pth", torch.from_numpy(np.load(folder / "expected.npz")["means"])
     content = torch.load(path, weights_only=False)
     last = max(name for name in content["network_weights"] if name.startswith("decoder.seg_layers") and name.endswith("bias"))
@@ -92,7 +95,7 @@ def fixture(kind: str, root: Path) -> Path:
     return folder
 
 
-def adapted(kind: str, folder: Path, root: Path, folds: list[int]) -> dict[str, Path]:
+def adapted(kind: str, folder: Path, root: Path, folds: list[int], epochs: int) -> dict[str, Path]:
     """Adapts the tiny model and exports it: structure -> its nnU-Net folder. The workspace is `root`."""
     from arena_pipeline.io.dataset import DatasetJson
     from arena_pipeline.stages.adapt import adapt_dataset
@@ -115,8 +118,8 @@ def adapted(kind: str, folder: Path, root: Path, folds: list[int]) -> dict[str, 
     plan_and_preprocess([901], workspace, foundation="tiny", device="cpu", workers=0, fingerprint_workers=0)
     plans = workspace.plans("Dataset901_Made", "tiny")
     content = json.loads(plans.read_text())
-    rates = {"learning_rate": 0.02, "decoder_learning_rate": 0.02, "max_epochs": 40, "patches_per_volume": 2, "stop_window": 0, "l1_weight": 0.001}
-    content["adaptation"] |= rates
+    rates = {"learning_rate": 0.02, "decoder_learning_rate": 0.02, "l1_weight": 0.001}
+    content["adaptation"] |= rates | {"max_epochs": epochs, "patches_per_volume": 2, "stop_window": 0}
     plans.write_text(json.dumps(content))
     adapt_dataset(901, 2, workspace, folds=folds, device="cpu")
     return {one.task: one.path for one in export_nnunet(901, root / "nnunet", workspace, shots=2)}
@@ -183,7 +186,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     options.add_argument("cts", type=Path, nargs="*", metavar="CT.nii.gz")
     options.add_argument("--python", type=Path, default=Path(".venv-nnunet/bin/python"), help="with nnunetv2 (default: that of make nnunet_env)")
-    options.add_argument("--folds", type=int, nargs="+", default=[0], help="of the adapted models (default: 0)")
+    options.add_argument("--folds", type=int, nargs="*", default=[0], help="of the adapted models (default: 0); none: none are adapted")
+    options.add_argument("--epochs", type=int, default=40, help="of the adapted models (default: 40)")
     options.add_argument("--models", nargs="*", choices=tuple(KINDS), default=list(KINDS), help="of the tiny ones (default: both)")
     options.add_argument("--speed", type=int, nargs=3, metavar="VOXELS", help="also an untrained network on a made-up CT of this shape")
     options.add_argument("--width", type=int, default=32, help="channels of its first stage (default: 32)")
@@ -195,7 +199,7 @@ def main() -> None:
             folder, cts = fixture(kind, root), args.cts or [FIXTURES / kind / "case.nii.gz"]
             compare(kind, args.python, folder, cts, root)
             place = root / f"adapted_{kind}"
-            for structure, exported in adapted(kind, folder, place, args.folds).items():
+            for structure, exported in (adapted(kind, folder, place, args.folds, args.epochs) if args.folds else {}).items():
                 one = [place / "raw" / "Dataset901_Made" / "imagesTr" / "c_0000.nii.gz"]
                 compare(f"{kind}, adapted to {structure}, {len(args.folds)} folds", args.python, exported, [*one, *args.cts], place, structure)
             shutil.rmtree(root / "workspace")
