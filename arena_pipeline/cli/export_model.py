@@ -59,4 +59,5 @@ def _export_nnunet(args: argparse.Namespace) -> None:
     for folder in export_nnunet(**common.keywords(args, "output", "summary")):
         labels = ", ".join(f"{number} {name}" for name, number in folder.labels.items() if number)
         print(f"{folder.path}: fold{'s' if len(folder.folds) > 1 else ''} {', '.join(map(str, folder.folds))}; labels: {labels}")
-    print(f"next: nnUNetv2_predict_from_modelfolder -i CTS -o OUT -m {folder.path} -f {' '.join(map(str, folder.folds))}, where nnU-Net is installed")
+    folds = " ".join(map(str, folder.folds))
+    print(f"next: nnUNetv2_predict_from_modelfolder -i CTS -o SEGMENTATIONS -m {folder.path} -f {folds}, where nnU-Net is installed")
