@@ -55,6 +55,7 @@ def fine(ct: Path, output: Path, save_probabilities: bool) -> None:
     import torch
 
     from arena_pipeline.foundations import Scheme
+    from arena_pipeline.io.steps import run_through
     from arena_pipeline.predict.case import CaseSettings, Task
     from arena_pipeline.predict.job import Extra, PredictionJob, predict_file
     from arena_pipeline.predict.labels import LabelMap
@@ -69,7 +70,7 @@ def fine(ct: Path, output: Path, save_probabilities: bool) -> None:
     scheme = Scheme(spacing_mm=(1.5, 1.5, 1.5), window_hu=(-175, 250), patch_size_voxels=(96, 96, 96))
     setup = Setup((task,), CaseSettings(scheme, torch.device("cpu"), window_batch=2), labels, dict.fromkeys(labels, True), {})
     job = PredictionJob(output / "out", setup, LabelMap.of(labels, {}), Extra(save_probabilities=save_probabilities))
-    predict_file("body", ct, output / "out" / "body.nii.gz", job)
+    run_through(predict_file("body", ct, output / "out" / "body.nii.gz", job))
 
 
 RUNS = {"arena_mini": arena_mini, "1.5 mm": fine}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from arena_pipeline.io.space import lack_of_space
 
 UNFINISHED = ".unfinished."  # the names of temporary files start with it; a killed process leaves them behind
 NAME_CHARACTERS = 40
+
+_asking = threading.Lock()
 
 
 @contextmanager
@@ -76,6 +79,7 @@ def _prefix(name: str) -> str:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _asking:  # the mask is the process's: two threads that ask at once would leave it at 0
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

@@ -104,7 +104,7 @@ def forget(folder: Path, part: str) -> None:
 @contextmanager
 def _system_lock(folder: Path, part: str, patience_seconds: float) -> Iterator[None]:
     path, owner = folder / LOCK.format(part), folder / OWNER.format(part)
-    lock = FileLock(path)
+    lock = FileLock(path, thread_local=False)  # one thread may take it for another to give back
     try:
         lock.acquire(timeout=patience_seconds)
     except Timeout:

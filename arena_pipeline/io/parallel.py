@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.io.atomic import remove_unfinished
+from arena_pipeline.io.steps import InSteps, overlapped
 from arena_pipeline.io.workers import Pool, out_of_memory
 from arena_pipeline.machine import accelerators, limit_workers, usable_cores, workers_for
 
@@ -155,10 +157,9 @@ def _in_processes(pool: Pool[Job, Result], folders: Sequence[Path]) -> Results[R
 
 
 def _in_this_process(function: Callable[[Job], Result], jobs: Mapping[str, Job], bar: tqdm, stage: str) -> Results[Result]:
-    for name, job in jobs.items():
-        bar.set_postfix_str(name)
+    for name, outcome in zip(jobs, _outcomes(function, jobs, bar), strict=True):
         try:
-            yield name, function(job)
+            yield name, outcome()
         except ArenaError as error:
             yield name, error
         except MemoryError:
@@ -166,3 +167,12 @@ def _in_this_process(function: Callable[[Job], Result], jobs: Mapping[str, Job],
         except Exception:
             logger.error("%s: a fault of this program in %s", name, stage)
             raise
+
+
+def _outcomes(function: Callable[[Job], Result], jobs: Mapping[str, Job], bar: tqdm) -> Iterator[Callable[[], Result]]:
+    if isinstance(function, InSteps):
+        yield from overlapped(((name, function.steps(job)) for name, job in jobs.items()), bar.set_postfix_str)
+        return
+    for name, job in jobs.items():
+        bar.set_postfix_str(name)
+        yield partial(function, job)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Image
+from arena_pipeline.io.steps import Steps, Turn, run_through
 from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.model.precision import Precision
 from arena_pipeline.predict.export import RunningMaximum, restore_probability
@@ -26,6 +27,7 @@ from arena_pipeline.predict.windows import Activation, Box, Bundle, Network, Win
 from arena_pipeline.preprocess.body import fill_slices
 from arena_pipeline.preprocess.case import preprocess_image
 from arena_pipeline.preprocess.grid import GridMap
+from arena_pipeline.records import stage
 from arena_pipeline.settings import PrecisionName
 
 logger = logging.getLogger(__name__)
@@ -148,6 +150,11 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     Either one softmax task, whose background competes, or any number of sigmoid tasks, merged by the highest probability
     above the threshold. All tasks share the preprocessed volume; a task's probabilities are freed before the next but those of `tasks_at_once`.
     """
+    return run_through(volume_steps(volume, grid, tasks, settings, extras))
+
+
+def volume_steps(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], settings: CaseSettings, extras: Extras = Extras()) -> Steps[np.ndarray]:
+    """`predict_volume`, which says when it needs no network any more."""
     if len(tasks) != 1 and any(task.activation == "softmax" for task in tasks):
         raise ValueError("a softmax task can't be merged with others")
     last = max(label for task in tasks for label in task.structures.values())
@@ -159,17 +166,21 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     for tasks_here in _groups(in_order, settings.tasks_at_once):
         channels, keeps = sum(task.out_channels for task in tasks_here), bool(extras.probability)
         require_memory(working_parts(volume.shape, grid.native_shape, settings.scheme.patch_size_voxels, channels, keeps))
-        means = _means_over_folds(tasks_here, volume, outside, settings, extras)
+        with stage("predict"):
+            means = _means_over_folds(tasks_here, volume, outside, settings, extras)
+        if tasks_here[-1] is in_order[-1]:
+            yield Turn.END
         for task in tasks_here:
             probabilities = means.pop(0)
-            with as_interpolated(probabilities, task.activation, settings.threshold, settings.scheme.nnunet is not None):
-                if maximum is None:
-                    maximum = RunningMaximum(grid, _rival(task, probabilities, settings), settings.workers, dtype)
-                for label, channel in _in_label_order(task, last):
-                    maximum.add(label, probabilities[channel])
-                if task is in_order[-1]:
-                    maximum.finish()
-            _hand_out(task, probabilities, grid, settings.threshold, extras)
+            with stage("export"):
+                with as_interpolated(probabilities, task.activation, settings.threshold, settings.scheme.nnunet is not None):
+                    if maximum is None:
+                        maximum = RunningMaximum(grid, _rival(task, probabilities, settings), settings.workers, dtype)
+                    for label, channel in _in_label_order(task, last):
+                        maximum.add(label, probabilities[channel])
+                    if task is in_order[-1]:
+                        maximum.finish()
+                _hand_out(task, probabilities, grid, settings.threshold, extras)
             del probabilities
     if maximum is None:
         raise ValueError("no task to predict")

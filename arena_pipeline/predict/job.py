@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from arena_pipeline.io.dicom import CTSeries
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import ImageSource, read_geometry, read_image, write_image, write_segmentation
 from arena_pipeline.io.labels import count_labels
+from arena_pipeline.io.steps import Room, Steps, Turn
 from arena_pipeline.machine import free_memory_bytes
-from arena_pipeline.predict.case import Extras, predict_case
+from arena_pipeline.predict.case import Extras, volume_steps
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.memory import case_parts, in_words, most_that_fit
 from arena_pipeline.predict.outputs import case_files, remove_case
@@ -26,6 +28,7 @@ from arena_pipeline.predict.probabilities import Description, write_probabilitie
 from arena_pipeline.predict.review import ReviewLine, review_case
 from arena_pipeline.predict.slicer import write_slicer
 from arena_pipeline.predict.uncertainty import Uncertainty
+from arena_pipeline.preprocess.case import preprocess_image
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.masks import write_masks
 from arena_pipeline.records import stage
@@ -77,20 +80,24 @@ class PredictionJob:
         return [path for path, asked in wanted.items() if asked]
 
 
-def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJob) -> list[ReviewLine]:
+def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJob) -> Steps[list[ReviewLine]]:
     """One CT file to its segmentation and what else is asked for. The segmentation is written last: it marks the case as done.
+
+    In steps, so that the network may be at another case meanwhile.
 
     Returns:
         what a person should know of each structure to decide whether to look at it.
     """
     remove_case(job.folder, case)
-    job = _with_room(case, source, job)
+    geometry = read_geometry(source)
+    yield Room(sum(_parts(geometry, job).values()))
+    job = _with_room(case, geometry, job)
     with stage("read"):
         image = read_image(source)
     low, high = float(image.array.min()), float(image.array.max())
     if not looks_like_hu(low, high):
         logger.warning("%s: %s", case, not_hu_sentence(low, high))
-    found = _predict_image(case, image, job)
+    found = yield from _predict_image(case, image, job)
     segmentation = found.segmentation
     labels, files = job.setup.labels, case_files(job.folder, case)
     if job.extra.postprocess:
@@ -122,17 +129,19 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
     return review
 
 
-def _with_room(case: str, source: ImageSource, job: PredictionJob) -> PredictionJob:
+def _parts(geometry: Geometry, job: PredictionJob, tasks: int = 1, networks: int = 1) -> dict[str, int]:
+    """Bytes of each part that the case takes, with so many tasks and networks at once."""
+    scheme, channels = job.setup.settings.scheme, max(task.out_channels for task in job.setup.tasks)
+    keeps = job.extra.save_probabilities
+    return case_parts(geometry, scheme.spacing_xyz_mm, scheme.patch_size_voxels, channels * tasks, keeps, channels * networks)
+
+
+def _with_room(case: str, geometry: Geometry, job: PredictionJob) -> PredictionJob:
     """Says what the case will take, after deciding what is done at once: as many tasks, then networks, as half of the free memory takes, and one
     window at a time where even so little is free."""
-    setup, settings, geometry = job.setup, job.setup.settings, read_geometry(source)
-    channels, free = max(task.out_channels for task in setup.tasks), free_memory_bytes()
-
-    def parts(tasks: int, networks: int) -> dict[str, int]:
-        scheme, keeps = settings.scheme, job.extra.save_probabilities
-        return case_parts(geometry, scheme.spacing_xyz_mm, scheme.patch_size_voxels, channels * tasks, keeps, channels * networks)
-
-    tasks = most_that_fit(settings.tasks_at_once, lambda n: sum(parts(n, 1).values()) <= SHARE_TOGETHER * free)
+    setup, settings, free = job.setup, job.setup.settings, free_memory_bytes()
+    parts = partial(_parts, geometry, job)
+    tasks = most_that_fit(settings.tasks_at_once, lambda n: sum(parts(n).values()) <= SHARE_TOGETHER * free)
     wanted = min(settings.networks_at_once, tasks * max(len(task.networks) for task in setup.tasks))
     networks = most_that_fit(wanted, lambda n: sum(parts(tasks, n).values()) <= SHARE_TOGETHER * free)
     taken = parts(tasks, networks)
@@ -159,19 +168,22 @@ class _Predicted:
     uncertainty: Uncertainty | None
 
 
-def _predict_image(case: str, image: Image, job: PredictionJob) -> _Predicted:
+def _predict_image(case: str, image: Image, job: PredictionJob) -> Steps[_Predicted]:
     """The file of probabilities is written on the way."""
     setup, masks, fold_dice, entropies = job.setup, dict[str, np.ndarray](), dict[str, float](), dict[str, float]()
     uncertainty = Uncertainty() if job.extra.save_uncertainty else None
-    with ExitStack() as stack, stage("predict"):
+    with stage("preprocess"):
+        volume, grid = preprocess_image(image, setup.settings.scheme, setup.settings.workers)
+    yield Turn.NETWORK
+    with ExitStack() as stack:
         keep = None
         if job.extra.save_probabilities:
             description = Description(labels=setup.labels, activation=setup.tasks[0].activation, threshold=setup.settings.threshold)
             keep = stack.enter_context(write_probabilities(case_files(job.folder, case).probabilities, description)).add
         take_mask = masks.__setitem__ if job.extra.save_preprocessed else None
         extras = Extras(keep, take_mask, fold_dice.update, entropies.__setitem__, uncertainty)
-        prediction = predict_case(image, setup.tasks, setup.settings, extras)
-    return _Predicted(prediction.segmentation, prediction.grid, masks, fold_dice, entropies, uncertainty)
+        segmentation = yield from volume_steps(volume, grid, setup.tasks, setup.settings, extras)
+    return _Predicted(segmentation, grid, masks, fold_dice, entropies, uncertainty)
 
 
 def _report(case: str, segmentation: np.ndarray, geometry: Geometry, labels: dict[str, int]) -> None:

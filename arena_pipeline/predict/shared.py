@@ -12,6 +12,7 @@ from arena_pipeline.errors import AdapterError, ArenaError, DatasetError, Folder
 from arena_pipeline.io.atomic import short_name
 from arena_pipeline.io.images import ImageSource
 from arena_pipeline.io.lock import LOCK, locked
+from arena_pipeline.io.steps import InSteps, Steps, Turn
 from arena_pipeline.machine import usable_cores
 from arena_pipeline.model.out_of_memory import telling_out_of_memory
 from arena_pipeline.predict.job import PredictionJob, predict_file
@@ -42,14 +43,14 @@ class CaseDone:
 
 
 @dataclass(frozen=True, eq=False)
-class SharedPrediction:
+class SharedPrediction(InSteps[CaseTask, CaseDone]):
     """Predicts the cases of one folder, whoever else does. `keep`: finished ones of earlier runs stay."""
 
     job: PredictionJob
     journal: Journal
     keep: bool
 
-    def __call__(self, task: CaseTask) -> CaseDone:
+    def steps(self, task: CaseTask) -> Steps[CaseDone]:
         """Claims the case and predicts it, unless that is done.
 
         Raises:
@@ -63,7 +64,7 @@ class SharedPrediction:
                     return done
                 if left:  # by a process that has died
                     remove_left_unfinished(self.job.folder, [task.case])
-                return self._predict(task)
+                return (yield from self._predict(task))
         except FolderInUse:
             return CaseDone("elsewhere")
 
@@ -90,15 +91,16 @@ class SharedPrediction:
         self.journal.add(task.case, 0, (task.output, *others))
         return CaseDone("kept")
 
-    def _predict(self, task: CaseTask) -> CaseDone:
+    def _predict(self, task: CaseTask) -> Steps[CaseDone]:
         began = time.monotonic()
         try:
             with telling_out_of_memory(f"the prediction of {task.case}"):
-                review = predict_file(task.case, task.source, task.output, self._job_here)
+                review = yield from predict_file(task.case, task.source, task.output, self._job_here)
         except OF_ALL_CASES:
             raise
         except (ArenaError, OSError) as error:
             named = _named(task.case, error)
+            yield Turn.END  # the journal has the cases in their order
             self.journal.add(task.case, time.monotonic() - began, failed=str(named))
             raise named from None
         written = (task.output, *self.job.others(task.case, task.source))

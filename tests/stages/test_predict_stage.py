@@ -30,7 +30,7 @@ from arena_pipeline.model.task_head import head, pretrained_head
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.predict import job as prediction_job
-from arena_pipeline.predict.case import predict_case
+from arena_pipeline.predict.case import volume_steps
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.probabilities import ProbabilityFile
@@ -497,9 +497,9 @@ def test_a_case_that_memory_does_not_take_does_not_stop_the_others(
     def first_fails(*args: object) -> object:
         if raised:
             raise raised.pop()
-        return predict_case(*args)  # type: ignore[arg-type]
+        return volume_steps(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(prediction_job, "predict_case", first_fails)
+    monkeypatch.setattr(prediction_job, "volume_steps", first_fails)
     with pytest.raises(DatasetError, match=rf"1 of 2 cases not predicted: a: memory ran out in the prediction of a \({error}\); close other"):
         predict(scans, tmp_path / "out", workspace)
     assert (tmp_path / "out" / "b.nii.gz").is_file() and not list((tmp_path / "out").rglob("a*"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def stops(case, source, output, job):
         (job.folder / ".unfinished.b.nii.gz.x.nii.gz").write_bytes(b"half")
         print("at b", flush=True)
         time.sleep(600)
-    return predict_file(case, source, output, job)
+    return (yield from predict_file(case, source, output, job))
 
 shared.predict_file = stops
 from arena_pipeline.cli.predict import main
@@ -58,8 +59,10 @@ def test_commands_share_the_cases_and_one_that_was_killed_costs_nothing(
     other = subprocess.Popen([sys.executable, "-c", STOPS_AT_B, *command], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None and other.stdout.readline() == "at b\n"
-        found = progress(out)
-        assert found is not None and (found.total, found.predicted, found.left, found.commands[0].alive) == (3, 1, 2, True)
+        while (found := progress(out)) is None or not found.predicted:  # "b" is begun while "a" is at the network
+            assert other.poll() is None
+            time.sleep(0.05)
+        assert (found.total, found.predicted, found.left, found.commands[0].alive) == (3, 1, 2, True)
         with pytest.raises(
             PlansError, match="another command is predicting into it otherwise: integer of liver 1, now none; integer of spleen none, now 1; choose"
         ):
