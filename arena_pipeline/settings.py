@@ -26,7 +26,7 @@ class AdaptationSettings(Frozen):
         l1_weight: lambda of the objective L + lambda ||v||_1.
         gate_step: rho of the gradient step on v; 0 is the published value.
         gate_optimizer: "proximal" is the published step; "adamw" moves v by AdamW before the soft threshold.
-        learning_rate: base rate of A, B (and of the head while the decoder is frozen). Other methods' rates follow from these two, see there.
+        learning_rate: base rate of A, B (and of the head while the decoder is frozen). Those of other methods follow: see adapt.methods.
         decoder_learning_rate: base rate of decoder and head when the decoder is trained.
         new_head_learning_rate: base rate of a head that starts from random weights; None: as any other head.
         loss: "dice" is the published soft Dice loss; "dice_ce" adds the cross-entropy; see arena_pipeline.adapt.loss.

@@ -53,8 +53,8 @@ class SupportVolume:
 
         n = patches_per_volume.
 
-        Half of the centres are foreground, half background, an odd one is either. A patch lies inside the volume as far as
-        the volume is large enough; beyond it is zero.
+        Half of the centres lie in the foreground, half in the background; of an odd number the last is drawn from either at random.
+        A patch lies inside the volume as far as the volume is large enough; beyond it is zero.
         """
         count = settings.patches_per_volume
         positives = count // 2 + (rng.integers(2) if count % 2 else 0)

@@ -113,7 +113,7 @@ class FoldJob:
             return False
 
     def failed_attempts(self) -> tuple[Attempt, ...]:
-        """Attempts at this very adaptation that have not learned; MOST_ATTEMPTS of them: it was given up."""
+        """Failed attempts at exactly this adaptation; with MOST_ATTEMPTS of them the fold has been given up."""
         found = read_failed_attempts(self.folder, plain(self.checkpoint_identity()))
         return () if found is None else found.attempts
 
@@ -151,7 +151,7 @@ class PlannedDataset:
         Args:
             folds: None: DEFAULT_FOLDS, or all where each leaves scans out.
             changes: to the planned settings.
-            whole: support sets of K, also where the plans have each fold leave scans out.
+            whole: full support sets of K, even if the plans ask for folds that leave scans out.
         """
         settings = self.settings(changes)
         model = self.workspace.model(self.plans.dataset_name, self.preset.name, settings.method, shots)

@@ -1,6 +1,6 @@
 """Whether an adaptation has learned anything, and how one that has not is started again.
 
-Soft Dice has next to no gradient once a network says background, or structure, everywhere: an adaptation that came there stays there, and
+Where a network calls everything background, or everything structure, soft Dice has almost no gradient: such an adaptation can't recover, and
 finishes its schedule all the same. So it is judged by Dice on patches of its own support set, drawn as for training but never shifted.
 """
 

@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -87,7 +87,7 @@ class CaseSettings:
         threshold: what a structure of independent (sigmoid) tasks must exceed.
         workers: threads of the preprocessing and of the export.
         precision: of the networks.
-        tasks_at_once, networks_at_once: that see a window together: what is the same for all adapters is computed once, and more is in memory.
+        tasks_at_once, networks_at_once: how many share a window; more are faster, since what they share is computed once, and take more memory.
         fitting: the windows that the device has room for.
     """
 
@@ -104,6 +104,13 @@ class CaseSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fitting", FittingBatch(self.window_batch))
+
+    def together(self, window_batch: int, tasks: int, networks: int) -> CaseSettings:
+        """With so much at once; of the same number of windows it stays known how many the device has room for."""
+        changed = replace(self, window_batch=window_batch, tasks_at_once=tasks, networks_at_once=networks)
+        if window_batch == self.window_batch:
+            object.__setattr__(changed, "fitting", self.fitting)
+        return changed
 
     def windows(self, activation: Activation) -> Windows:
         """How the windows run. All share `fitting`, so that what the device can't do is tried once."""
@@ -148,7 +155,7 @@ def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], set
     """The segmentation, on the CT's own grid, of a volume preprocessed by `settings.scheme`.
 
     Either one softmax task, whose background competes, or any number of sigmoid tasks, merged by the highest probability
-    above the threshold. All tasks share the preprocessed volume; a task's probabilities are freed before the next but those of `tasks_at_once`.
+    above the threshold. All tasks share the preprocessed volume; only the probabilities of `tasks_at_once` tasks are in memory at a time.
     """
     return run_through(volume_steps(volume, grid, tasks, settings, extras))
 

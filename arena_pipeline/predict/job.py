@@ -37,7 +37,7 @@ from arena_pipeline.words import memory_size
 logger = logging.getLogger(__name__)
 
 SHARE_TOGETHER = 0.5
-"""Of the free memory that may be taken for the sake of speed."""
+"""The share of the free memory that running several networks together may use."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,7 @@ def _with_room(case: str, geometry: Geometry, job: PredictionJob) -> PredictionJ
         windows = 1
     if (windows, tasks, networks) == (settings.window_batch, settings.tasks_at_once, settings.networks_at_once):
         return job
-    changed = replace(settings, window_batch=windows, tasks_at_once=tasks, networks_at_once=networks)
-    return replace(job, setup=replace(setup, settings=changed))
+    return replace(job, setup=replace(setup, settings=settings.together(windows, tasks, networks)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,7 +90,7 @@ class Bundle:
 
     Attributes:
         network: (batch, 1, *patch_size) -> their logits beside each other on the channels' axis, equally many of each.
-        means: per network the number of the mean that its probabilities count in.
+        means: for each network, the index of the mean that it contributes to.
     """
 
     network: Network
@@ -105,8 +105,7 @@ def mean_over_networks(networks: Iterable[Network], volume: np.ndarray, windows:
 def means_over_bundles(bundles: Iterable[Bundle], volume: np.ndarray, windows: Windows, watch: Watch | None = None) -> list[np.ndarray]:
     """The means of the probabilities of several networks, each (channels, x, y, z) float32; however many they are, each mean is in memory once.
 
-    `watch` is called with every part of every network's own probabilities: number of the mean, of the network in it from 0, box, (channels, x, y, z).
-    What it changes in them counts.
+    `watch(mean, network, box, probabilities)` sees every part of every network's own probabilities, (channels, x, y, z), and may change it in place.
     """
     totals, counts = dict[int, np.ndarray](), Counter[int]()
     for bundle in bundles:

@@ -45,7 +45,7 @@ from arena_pipeline.workspace import CHECKPOINT, Workspace
 logger = logging.getLogger(__name__)
 
 COMMAND = "_command"
-"""The part of a fold's folder that its command holds, from the first fold to the last."""
+"""The lock of a fold's folder that the command holds for its whole run; another one is held by the process that adapts the fold."""
 
 
 @plain_arguments

@@ -110,3 +110,10 @@ def test_mean_of_probabilities() -> None:
     np.testing.assert_array_equal(mean_probabilities(iter(maps)), np.full((2, 2, 2), 0.5))
     with pytest.raises(ValueError, match="can't be averaged"):
         mean_probabilities([np.zeros((2, 2)), np.zeros((2, 3))])
+
+
+def test_what_a_device_had_no_room_for_is_not_tried_again_for_the_next_case() -> None:
+    SETTINGS.fitting.size = 1
+    assert SETTINGS.together(2, 3, 3).fitting.size == 1
+    assert SETTINGS.together(4, 3, 3).fitting.size == 4
+    SETTINGS.fitting.size = 2

@@ -2,9 +2,9 @@
 
 All share loss, batches, schedule, head and decoder (arena_pipeline.adapt.prepare), and save through one path (Trainable.tensors).
 
-Rates. The published ones belong to the published schedule, `learning_rate` 1e-3 and `decoder_learning_rate` 1e-4. Where plans have other rates,
-a method's move with them: where the decoder is trained, 1e-4 stands for decoder_learning_rate; any other rate for as many times
-learning_rate as it is of 1e-3. A head that starts from random weights has `new_head_learning_rate`, for every method, where the plans give one.
+Rates. The published ones assume `learning_rate` 1e-3 and `decoder_learning_rate` 1e-4, and scale with them: with a trained decoder, a published 1e-4
+becomes decoder_learning_rate; any other rate is scaled by learning_rate / 1e-3. A head that starts from random weights has
+`new_head_learning_rate`, for every method, where the plans give one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Method:
         build: (network, architecture, settings, generator, iterations) -> what is trained in the encoder; `iterations`: of the whole schedule.
         rate: published rate of that, and of the head, while the decoder is frozen.
         rate_with_decoder: of that while the decoder is trained too.
-        rank: allocated where neither -rank nor the plans say, whose rank is for their own method and its variants; None: it has none.
+        rank: used where neither -rank nor plans.json gives one for this method; None: the method has no rank.
         changes: settings that make a named variant of another method.
         package: needed from the extra [baselines].
         from_scratch: the network starts from random weights instead of the foundation's.
