@@ -1,6 +1,6 @@
 # Needs python3 (3.10 or newer), make and git. Everything is installed into .venv; no target writes outside this folder.
 PYTHON ?= python3
-PYTEST_ARGS ?= -q -n auto
+PYTEST_ARGS ?= -q -n auto --dist loadgroup
 # Always ".venv/bin/python -m tool": it works in a path with spaces, and relative, so make never sees one.
 PY := .venv/bin/python
 INSTALLED := .venv/installed

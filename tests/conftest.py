@@ -28,6 +28,16 @@ from arena_pipeline.workspace import ENVIRONMENT_VARIABLE, Workspace
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_DATA_VARIABLE = "ARENA_TEST_DATA"
+DEAR = ("cluster", "adapted", "prepared", "browser")
+"""Fixtures that take long to make: the tests of one run in one process (pytest -n 2 --dist loadgroup), which makes it once, and first."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in DEAR:
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name} {name}"))
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.io.atomic import remove_unfinished
+from arena_pipeline.io.outcome import out_of_memory
 from arena_pipeline.io.steps import InSteps, overlapped
-from arena_pipeline.io.workers import Pool, out_of_memory
+from arena_pipeline.io.workers import Pool
 from arena_pipeline.machine import accelerators, limit_workers, usable_cores, workers_for
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from arena_pipeline.errors import ArenaError, MissingPackage, WorkerDied
 from arena_pipeline.io.atomic import remove_unfinished
-from arena_pipeline.io.workers import become_worker, outcome, received
+from arena_pipeline.io.outcome import Line, outcome, received
+from arena_pipeline.io.workers import become_worker
 from arena_pipeline.machine import usable_cores
 from arena_pipeline.words import memory_size
 
@@ -79,12 +80,13 @@ class _Worker:
         self.function = function
         self.replaces_dead = ray.get_runtime_context().was_current_actor_reconstructed
 
-    def work(self, name: str, job: object) -> tuple[object, Any]:
-        result, lines = outcome(self.function, job)
+    def work(self, name: str, job: object) -> tuple[object, list[Line]]:
+        """With what it logged, which so arrives at its end."""
+        lines = list[Line]()
         if self.replaces_dead:
             self.replaces_dead = False
-            lines.insert(0, (__name__, logging.WARNING, f"{name}: done again: the worker or the node that had it has died"))
-        return result, lines
+            lines.append(Line(__name__, logging.WARNING, f"{name}: done again: the worker or the node that had it has died"))
+        return outcome(self.function, job, lines.append), lines
 
 
 def ray_results(function: Callable[[Any], Any], jobs: Mapping[str, Any], needs: Needs) -> Iterator[tuple[str, Any]]:
@@ -109,7 +111,10 @@ def ray_results(function: Callable[[Any], Any], jobs: Mapping[str, Any], needs: 
             name = running[ready][0]
             give(running.pop(ready)[1])  # no name for it here, which would keep an idle one
             try:
-                yield name, received(name, needs.stage, *ray.get(ready))
+                result, lines = ray.get(ready)
+                for line in lines:
+                    line.log()
+                yield name, received(name, needs.stage, result)
             except ray.exceptions.RayError as error:
                 yield name, _died(name, needs.stage, error)
     finally:

@@ -11,17 +11,16 @@ import signal
 import sys
 import tempfile
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from arena_pipeline.errors import ArenaError, WorkerDied
+from arena_pipeline.io.outcome import Line, fault_of, outcome, received
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,6 @@ LIKELY_CAUSES = {
     "SIGBUS": "a library crashed, or a disk or /dev/shm is full",
     "SIGABRT": "a library gave up, often for want of memory",
 }
-Lines = list[tuple[str, int, str]]
 
 _is_worker = False
 
@@ -50,26 +48,6 @@ def become_worker() -> None:
     """Makes `in_worker` true for the rest of this process."""
     global _is_worker
     _is_worker = True
-
-
-@dataclass(frozen=True)
-class Fault:
-    """An exception in a worker that is no ArenaError, in words: the exception itself may not survive the way to another process."""
-
-    sentence: str
-    traceback: str
-    out_of_memory: bool
-
-
-class LogCollector(logging.Handler):
-    """Collects what a worker logs, so that it reaches the log of the process that has the terminal and the log file."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.lines: Lines = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append((record.name, record.levelno, record.getMessage()))
 
 
 class _Worker:
@@ -158,11 +136,14 @@ class Pool(Generic[Job, Result]):
                 self._start(folder, worker.settings)
             yield worker.case, self._died(worker, worker.case)
             return
+        if isinstance(message, Line):
+            message.log()
+            return
         case, worker.case = worker.case, None
         if self._waiting:
             worker.give(*self._waiting.popleft())
         if case is not None:
-            yield case, received(case, self._stage, *message)
+            yield case, received(case, self._stage, message)
         if worker.case is None:
             self._workers.remove(worker)
             worker.dismiss()
@@ -186,19 +167,6 @@ class Pool(Generic[Job, Result]):
         return WorkerDied(f"{self._stage}: a worker process ended before it could start ({exit_words(code)})", advice=advice)
 
 
-def received(case: str, stage: str, result: Any, lines: Lines) -> Any:
-    """What a worker has sent (see `outcome`): its log lines are logged here, and a fault becomes an error."""
-    for name, level, line in lines:
-        logging.getLogger(name).log(level, "%s", line)
-    if not isinstance(result, Fault):
-        return result
-    if result.out_of_memory:
-        return out_of_memory(case, stage)
-    logger.error("%s: %s\n%s", case, stage, result.traceback)
-    found = f"{stage} failed with {result.sentence}, a fault of this program"
-    return WorkerDied(found, case=case, advice="its traceback is in the log, please report it")
-
-
 @contextmanager
 def loader_death_as_worker_died(stage: str) -> Iterator[None]:
     """Turns what torch's DataLoader raises when one of its processes dies into WorkerDied."""
@@ -211,12 +179,6 @@ def loader_death_as_worker_died(stage: str) -> Iterator[None]:
             f"{stage}: a process that reads the data died ({' '.join(str(error).split())}), most likely because memory ran out",
             advice="run again with fewer workers (-np; 0: none). It goes on where it was last saved",
         ) from error
-
-
-def out_of_memory(case: str, stage: str) -> ArenaError:
-    """For a MemoryError: the system refused, and nobody died."""
-    advice = "run again with fewer workers (-np 1), close other programs, or use a larger machine"
-    return ArenaError(f"memory ran out in {stage}", case=case, advice=advice)
 
 
 def exit_words(code: int | None) -> str:
@@ -259,28 +221,18 @@ def _leave_with_the_command() -> None:
 
 
 def _answer_one(function: Callable[[Any], Any], job: object, connection: Connection) -> None:
-    result, lines = outcome(function, job)
+    sending = threading.Lock()  # any thread of the job may log
+
+    def send(message: object) -> None:
+        with sending:
+            connection.send(message)
+
+    def tell(line: Line) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the command is gone, and so will this process be
+            send(line)
+
+    result = outcome(function, job, tell)
     try:
-        connection.send((result, lines))
+        send(result)
     except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:  # what pickle raises for a result that can't be sent
-        connection.send((_fault(error), lines))
-
-
-def outcome(function: Callable[[Any], Any], job: object) -> tuple[object, Lines]:
-    """In a worker: the function's result, its ArenaError or the Fault that it had, and what it logged."""
-    collector = LogCollector()
-    root = logging.getLogger()
-    root.addHandler(collector)
-    root.setLevel(logging.INFO)
-    try:
-        return function(job), collector.lines
-    except ArenaError as error:
-        return error, collector.lines
-    except Exception as error:  # noqa: BLE001  whatever it is, the command's own process reports it, with this traceback
-        return _fault(error), collector.lines
-    finally:
-        root.removeHandler(collector)
-
-
-def _fault(error: Exception) -> Fault:
-    return Fault(f"{type(error).__name__}: {error}", traceback.format_exc(), isinstance(error, MemoryError))
+        send(fault_of(error))

@@ -40,13 +40,32 @@ def test_what_a_worker_logs_is_logged_here(workers: int, tmp_path: Path, write_n
     assert sorted(name for name in jobs for record in caplog.records if f"{name}.nii.gz: the axes do not stand" in record.getMessage()) == ["a", "b"]
 
 
+def _logs_and_waits(file: Path) -> bool:
+    logging.getLogger("worker").info("now")
+    end = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    return file.exists()
+
+
+def test_what_a_worker_logs_arrives_while_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answers(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            (tmp_path / record.getMessage()).touch()  # which the worker waits for
+
+    logger = logging.getLogger("worker")
+    monkeypatch.setattr(logger, "handlers", [Answers()])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    assert dict(map_jobs(_logs_and_waits, {"a": tmp_path / "now", "b": tmp_path / "now"}, Needs("tests", 2))) == {"a": True, "b": True}
+
+
 def _fall(how: tuple[str, Path]) -> str:
     kind, folder = how
     if kind == "killed":
         with replace_when_done(folder / "killed.txt") as temporary:
             (folder / "pid").write_text(str(os.getpid()))
             temporary.write_text("half")
-            time.sleep(60)
+            time.sleep(250)
     if kind == "fault":
         raise ZeroDivisionError("by zero")
     if kind == "exit":
@@ -71,7 +90,7 @@ def test_a_worker_that_dies_takes_only_its_own_case_with_it(tmp_path: Path, capl
     began = time.monotonic()
     results = dict(map_jobs(_fall, {f"s_{kind}": (kind, tmp_path) for kind in kinds}, Needs("tests", 2, folders=[tmp_path])))
     killer.join()
-    assert time.monotonic() - began < 50  # nobody waited for the one that slept
+    assert time.monotonic() - began < 200  # nobody waited for the one that slept
     assert sorted(results) == sorted(f"s_{kind}" for kind in kinds)
     assert results["s_last"] == "last"
     said = {name: str(error) for name, error in results.items() if isinstance(error, ArenaError)}
