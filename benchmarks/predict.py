@@ -2,7 +2,8 @@
 
 The packaged foundation on a made-up CT, zero-shot, as a command of its own from start to end, its files and pictures written. Beside it what
 importing alone takes. Seconds on the clock, which what else the machine does makes longer, and seconds of the processors, which it hardly does.
-With several cases, reading, exporting and drawing go on while the network is busy with another one.
+With several cases, reading, exporting and drawing go on while the network is busy with another one. --elsewhere SECONDS puts a sleep of so many
+seconds per CT, with boxes as its result, in the place of the network: as it would be on a device of its own, which takes no cores.
 """
 
 from __future__ import annotations
@@ -25,6 +26,18 @@ from benchmarks.volumes import SHAPE, SPACING_MM, torso
 STRUCTURES = ("liver", "spleen", "aorta", "kidney_left", "kidney_right", "stomach", "pancreas")
 IMPORTS = "import arena_pipeline.stages.predict, arena_pipeline.model.architectures.swin_attention"
 COMMAND = "import sys; from arena_pipeline.cli.predict import main; sys.exit(main())"
+ELSEWHERE = """
+import time, numpy
+from arena_pipeline.predict import case
+def network(tasks, volume, *_):
+    time.sleep({seconds})
+    found = numpy.zeros((tasks[0].out_channels, *volume.shape), numpy.float32)
+    found[0] = 1
+    for number, channel in enumerate(found[1:]):
+        channel[number * 4 : number * 4 + 40, 20:60, 20:60] = 2
+    return [found]
+case._means_over_folds = network
+"""
 
 
 def timed(*command: str) -> tuple[float, float]:
@@ -35,7 +48,7 @@ def timed(*command: str) -> tuple[float, float]:
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def run(shape: tuple[int, int, int], cases: int, runs: int, device: str) -> str:
+def run(shape: tuple[int, int, int], cases: int, runs: int, device: str, elsewhere: float | None = None) -> str:
     """A markdown table: imports, the command, the command beside imports, and its stages, each in every run."""
     rows: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -50,7 +63,8 @@ def run(shape: tuple[int, int, int], cases: int, runs: int, device: str) -> str:
             imports = timed(IMPORTS)
             out = folder / f"out_{number}"
             options = ("-i", str(folder / "in"), "-o", str(out), "-w", str(workspace), "-device", device)
-            whole = timed(COMMAND, *options, "-foundation", "arena_mini", "--zero_shot", *STRUCTURES)
+            command = COMMAND if elsewhere is None else ELSEWHERE.format(seconds=elsewhere) + COMMAND
+            whole = timed(command, *options, "-foundation", "arena_mini", "--zero_shot", *STRUCTURES)
             if not number:
                 continue  # the files of the packages were not in memory yet
             beside = tuple(all_of - of_them for all_of, of_them in zip(whole, imports, strict=True))
@@ -70,8 +84,9 @@ def main() -> None:
     options.add_argument("--cases", type=int, default=1)
     options.add_argument("--runs", type=int, default=3, help="after one to warm up")
     options.add_argument("-device", default="cpu")
+    options.add_argument("--elsewhere", type=float, metavar="SECONDS")
     args = options.parse_args()
-    print(run(tuple(args.shape), args.cases, args.runs, args.device))
+    print(run(tuple(args.shape), args.cases, args.runs, args.device, args.elsewhere))
 
 
 if __name__ == "__main__":
