@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(INSTALLED)
 
-demo: $(INSTALLED)  ## the whole job on data it makes itself (under 10 minutes)
+demo: $(INSTALLED)  ## the whole job on data it makes itself (about 10 minutes)
 	@$(PY) -c 'import sys; from arena_pipeline.cli.demo import main; sys.exit(main())'
 
 test: $(INSTALLED)  ## the test suite

@@ -21,6 +21,10 @@ from arena_pipeline.io.atomic import write_json
 from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter_record
 
 EXPECTED = "expected_dice.json"
+POOR_FIT = 0.5
+"""Dice on the support set. On real esophagi, of which arena_mini knows little, ARENA had 0.19 to 0.34 there and 0.2 on other patients, where training
+all of the network had 0.6 and 0.4 (docs/results.md)."""
+TRAIN_ALL = ("fft", "scratch")
 NOT_BETTER = "not better than zero-shot"
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 CONFIDENCE = 0.95
@@ -114,11 +118,12 @@ def expected_of(task_folder: Path, record: AdapterRecord) -> list[ExpectedDice]:
 
 
 def doubts(task_folder: Path, records: Sequence[AdapterRecord]) -> list[str]:
-    """Structures of one task, adapted by `records`, for which the foundation as it is would do as well, a sentence each.
+    """Structures of one task, adapted by `records`, for which the foundation as it is, or another method, would do as well, a sentence each.
 
-    Scans that were left out decide where there are any. Else a model that is not even better on its own support set: to be better there would say
-    nothing, since it has seen it.
+    Scans that were left out decide where there are any. Else a model that is not even better on its own support set, or with the decoder frozen can't
+    even fit that: to be good there would say nothing, since it has seen it.
     """
+    by_decoder = records[0].train_decoder or records[0].settings.method in TRAIN_ALL
     known = {one.structure: one for one in expected_of(task_folder, records[0]) if one.verdict is not None}
     said = []
     for structure in records[0].structures:
@@ -136,6 +141,11 @@ def doubts(task_folder: Path, records: Sequence[AdapterRecord]) -> list[str]:
             said.append(
                 f"{structure}: adapting made it no better even on its own support set (Dice {np.mean(after):.3f}, the foundation as it is "
                 f"{np.mean(before):.3f} on the same patches); --zero_shot {structure} does as well"
+            )
+        elif judged and np.mean(after) < POOR_FIT and not by_decoder:
+            said.append(
+                f"{structure}: with the foundation's decoder as it is the fit is poor even on its own support set (Dice {np.mean(after):.3f}); "
+                f"try -method fft, or train_decoder: true in plans.json"
             )
     return said
 

@@ -21,7 +21,7 @@ from scipy import ndimage
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.geometry import Image
 
-PAUSE = 20  # times what writing the table took, at least, between two writings
+SECONDS_PER_SECOND_OF_WRITING = 20  # times what writing the table took, at least, between two writings
 LOW_FOLD_DICE = 0.7  # folds see other support sets: a few per cent of disagreement is their normal difference
 VOLUME_MARGIN = 1.5  # of five volumes the next one lies outside the smallest and largest one time in three, so the range is widened by this
 
@@ -163,7 +163,7 @@ class ReviewTable:
     def put(self, case: str, lines: Sequence[ReviewLine]) -> None:
         """Replaces the lines of a case, and writes the file unless that would take much of the time: ten thousand cases have a long one."""
         self.update({case: lines})
-        if time.monotonic() - self._written_at > PAUSE * self._write_seconds:
+        if time.monotonic() - self._written_at > SECONDS_PER_SECOND_OF_WRITING * self._write_seconds:
             self.write()
 
     def update(self, cases: Mapping[str, Sequence[ReviewLine]]) -> None:

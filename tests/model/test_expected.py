@@ -16,10 +16,12 @@ from arena_pipeline.settings import AdaptationSettings
 FIVE = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def record(before: dict[str, float], after: float) -> AdapterRecord:
+def record(before: dict[str, float], after: float, train_decoder: bool = False) -> AdapterRecord:
     rates = {"learning_rate": 1e-3, "decoder_learning_rate": 1e-4, "new_head_learning_rate": None}
     attempt = Attempt(seed=(0,), **rates, epochs=20, final_loss=0.3, support_dice={"liver": after}, dice_before=before, fault=None)  # type: ignore[arg-type]
-    return AdapterRecord.model_construct(structures={"liver": 1}, settings=AdaptationSettings(), shots=5, attempts=(attempt,))
+    return AdapterRecord.model_construct(
+        structures={"liver": 1}, settings=AdaptationSettings(), shots=5, attempts=(attempt,), train_decoder=train_decoder
+    )
 
 
 def test_the_interval_by_hand() -> None:
@@ -60,5 +62,8 @@ def test_without_left_out_scans_only_a_model_no_better_on_its_own_scans_is_doubt
     assert not doubts(tmp_path, [record(before, 0.801)]) and not doubts(tmp_path, [record({}, 0.1)])
     (doubt,) = doubts(tmp_path, [record(before, 0.7), record(before, 0.9)])
     assert "no better even on its own support set (Dice 0.800, the foundation as it is 0.800" in doubt
+    (doubt,) = doubts(tmp_path, [record({"liver": 0.1}, 0.3), record({"liver": 0.1}, 0.5)])
+    assert "the fit is poor even on its own support set (Dice 0.400); try -method fft" in doubt
+    assert not doubts(tmp_path, [record({"liver": 0.1}, 0.3, train_decoder=True)])
     write_expected(tmp_path, [ExpectedDice.of("liver", "arena", FIVE, tuple(value - 0.05 for value in FIVE))])
     assert not doubts(tmp_path, [record(before, 0.7)])  # scans that it has not seen say more

@@ -138,7 +138,7 @@ def test_every_kind_of_method_goes_on_after_ctrl_c(ready: Workspace, method: str
 def test_an_interrupt_in_the_middle_of_an_epoch_saves_those_before_it(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_plans(ready, max_epochs=3)
     expected = results(run(ready))
-    monkeypatch.setattr(checkpoint, "PAUSE", 10**9)  # the first epoch is written, then none before the interrupt
+    monkeypatch.setattr(checkpoint, "SECONDS_PER_SECOND_OF_WRITING", 10**9)  # the first epoch is written, then none before the interrupt
     iterate, done = loop.Adaptation._iterate, []
 
     def interrupted(*args: object) -> float:

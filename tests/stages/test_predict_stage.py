@@ -300,7 +300,7 @@ def test_continuing_needs_to_know_what_made_the_segmentations(workspace: Workspa
 
 
 def test_another_models_results_never_stand_beside_this_ones(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
-    make_model(workspace, "binary", folds=(0,))
+    make_model(workspace, "binary", folds=(0,), keep_largest=True)
     out = tmp_path / "out"
     predict(scans, out, workspace, no_previews=True, save_probabilities=True)
     kept = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
