@@ -54,7 +54,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     scans.mkdir()
     for number in range(args.cases):
         hu = rng.normal(0, 120, (args.size,) * 3).astype(np.int16)
-        write_image(scans / f"ct_{number:04d}.nii.gz", Image(hu, Geometry(hu.shape, np.diag([*SPACING_MM, 1.0]))))
+        write_image(scans / f"ct{number}.nii.gz", Image(hu, Geometry(hu.shape, np.diag([*SPACING_MM, 1.0]))))
     alone, expected = predicted(scans, workspace, folder / "alone", 1)
     two, found = predicted(scans, workspace, folder / "two", 2)
     same = "the same" if found == expected else "DIFFERENT"
