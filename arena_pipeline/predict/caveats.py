@@ -45,7 +45,7 @@ def _given_up(fold: Path) -> bool:
 
 
 def tell_doubts(model: AdaptedModel) -> None:
-    """Warns of structures that the foundation as it is would find as well."""
+    """Warns of structures that the foundation as it is, or another method, would find as well."""
     for task in model.tasks:
         for doubt in doubts(model.path / task.record.task, [read_adapter_record(folder) for folder in task.folds.values()]):
             logger.warning("%s", doubt)

@@ -36,6 +36,7 @@ class Entry:
 
     Attributes:
         failed: why it can't be predicted, in words; None: it is predicted.
+        seconds: from when it was claimed, waiting for the network included.
         by: process and host.
         ended: seconds since 1970.
         files: name -> size, times and checksum of what was written.
@@ -180,9 +181,9 @@ def progress(output: Path) -> Progress | None:
     if not commands:
         return None
     now = [entry for entry in entries if not entry.earlier]
-    by: dict[str, list[float]] = {}
+    by: dict[str, list[Entry]] = {}
     for entry in now:
-        by.setdefault(entry.by, []).append(entry.seconds)
+        by.setdefault(entry.by, []).append(entry)
     began = min((one.began for one in commands if one.alive), default=None)
     since = [entry for entry in now if began is not None and entry.ended >= began]
     return Progress(
@@ -191,9 +192,14 @@ def progress(output: Path) -> Progress | None:
         failed=sum(entry.failed is not None for entry in now),
         earlier=len(entries) - len(now),
         commands=commands,
-        by={who: (len(seconds), sum(seconds) / len(seconds)) for who, seconds in sorted(by.items())},
+        by={who: (len(own), _seconds_at_work(own) / len(own)) for who, own in sorted(by.items())},
         cases_per_hour=len(since) * 3600 / (time.time() - began) if began is not None and since else None,
     )
+
+
+def _seconds_at_work(entries: Sequence[Entry]) -> float:
+    """From the first case's beginning to the last one's end: cases overlap, so their own seconds add up to more."""
+    return max(entry.ended for entry in entries) - min(entry.ended - entry.seconds for entry in entries)
 
 
 def _facts(entry: Entry) -> dict[str, Any]:

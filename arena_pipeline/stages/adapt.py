@@ -111,7 +111,7 @@ def adapt_dataset(
                 logger.info("%d of %s done, about %s left", done, pluralize(len(to_do), "fold"), left)
         if any(job.left_out for job in jobs):
             with stage("left-out scans"):  # of all folds that are there: each may have had a command of its own
-                all_folds = planned.jobs(shots, None, structures, changes)
+                all_folds = jobs if folds is None else planned.jobs(shots, None, structures, changes)
                 expect_dice(planned, all_folds, pick_device("auto" if on_gpus_of_cluster(device) else device))
     if failed:
         raise _as_one(failed, len(jobs))

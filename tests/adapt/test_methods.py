@@ -228,6 +228,7 @@ def test_the_optimizer_gets_each_parameter_once_at_its_rate(weights: Path) -> No
         ("fft", NOVEL, {"new_head_learning_rate": 0.05}, [1e-4, 1e-4, 0.05]),
         ("fft", BASE, {}, [1e-3, 1e-3]),
         ("linear_probe", BASE, {"new_head_learning_rate": 0.05}, [0.1]),  # its head is not new
+        ("scratch", BASE, {"new_head_learning_rate": 0.05}, [0.01, 0.05]),  # its head is, whatever the task
     )
     for method, task, changes, rates in cases:
         trainable = started(weights, method, task, **changes).trainable

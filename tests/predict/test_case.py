@@ -113,7 +113,7 @@ def test_mean_of_probabilities() -> None:
 
 
 def test_what_a_device_had_no_room_for_is_not_tried_again_for_the_next_case() -> None:
-    SETTINGS.fitting.size = 1
-    assert SETTINGS.together(2, 3, 3).fitting.size == 1
-    assert SETTINGS.together(4, 3, 3).fitting.size == 4
-    SETTINGS.fitting.size = 2
+    settings = replace(SETTINGS)
+    settings.fitting.size = 1
+    assert settings.together(2, 3, 3).fitting.size == 1
+    assert settings.together(4, 3, 3).fitting.size == 4

@@ -98,3 +98,14 @@ def test_a_run_goes_on_without_reading_what_is_there_and_tries_a_failed_case_aga
     summary = predict(scans, out, workspace, continue_prediction=True, **options)
     assert (list(summary.written), list(summary.kept)) == (["c"], ["a", "b"])
     assert {line.case for line in summary.review} == set("abc")
+
+
+def test_the_seconds_of_overlapping_cases_do_not_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path)
+    journal.folder.mkdir()
+    journal.join(2, (0, 1), False)
+    for case, ended, seconds in (("a", 10.0, 10.0), ("b", 14.0, 9.0)):  # b was claimed while a was at the network
+        monkeypatch.setattr("arena_pipeline.predict.journal.time.time", lambda ended=ended: ended)
+        journal.add(case, seconds)
+    found = progress(tmp_path)
+    assert found is not None and list(found.by.values()) == [(2, 7.0)]

@@ -110,7 +110,8 @@ class PatchSteps(Dataset):
         for label, value in volume.targets.items():
             target[stored == label] = value
         if self.settings.variety:
-            vary_structures(image := np.array(image, dtype=np.float32), target, self.settings.variety, rng)
+            image = np.array(image, dtype=np.float32)
+            vary_structures(image, target, self.settings.variety, rng)
         with _global_generators(rng):
             done = self.transform(data=image[None, None], seg=target[None, None])
         image, target = done["data"][0, 0].astype(np.float32), np.rint(done["seg"][0, 0]).astype(np.int64)
