@@ -16,12 +16,12 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import grid_difference, read_segmentation, rounded
 from arena_pipeline.io.labels import UNLABELLED, label_boxes
+from arena_pipeline.io.nearest import resample_nearest
 from arena_pipeline.io.orientation import AxisOrder, to_ras
 from arena_pipeline.io.segmentations import aligned, check_segment_names
 from arena_pipeline.preprocess.case import preprocess_segmentation
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.masks import read_masks
-from arena_pipeline.preprocess.resample import resample_nearest
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.dataset import Case, DatasetJson
 from arena_pipeline.io.geometry import Geometry
 from arena_pipeline.io.labels import bounding_box, count_labels, label_boxes
-from arena_pipeline.io.nearest import resample_nearest
+from arena_pipeline.io.nearest import corner_aligned_axes, edge_aligned_axes, edge_aligned_shape, take_nearest
 from arena_pipeline.io.orientation import AxisOrder
 
 INTENSITY_SEED = 1234
@@ -123,8 +123,12 @@ class _Structures:
         self.labels, self.ignore_label = job.description.structures, job.description.ignore_label
         self.clipped = count_labels(segmentation[clipped], len(voxels))
         order = AxisOrder.of(geometry.affine)
-        coarse = resample_nearest(order.apply(segmentation), order.ordered(geometry.spacing_mm), job.scheme.spacing_xyz_mm)
-        self.left = count_labels(coarse, len(voxels))
+        oriented, spacings = order.apply(segmentation), (order.ordered(geometry.spacing_mm), job.scheme.spacing_xyz_mm)
+        if job.scheme.nnunet is None:
+            axes = corner_aligned_axes(oriented.shape, *spacings)
+        else:
+            axes = edge_aligned_axes(oriented.shape, edge_aligned_shape(oriented.shape, *spacings))
+        self.left = count_labels(take_nearest(oriented, axes), len(voxels))
 
     def measured(self) -> dict[str, StructureMeasurement]:
         boxes = label_boxes(self.segmentation)

@@ -9,8 +9,8 @@ import psutil
 
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.nearest import effective_spacing, resampled_size
 from arena_pipeline.machine import free_memory_bytes
-from arena_pipeline.preprocess.resample import effective_spacing, resampled_size
 from arena_pipeline.words import memory_size, pluralize
 
 FLOAT = 4

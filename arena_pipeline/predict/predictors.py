@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from arena_pipeline.predict.case import CaseSettings, Network, Task
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+NO_CHANGES: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +55,14 @@ class Setup:
     support_volumes_ml: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
-def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspace: Workspace, device: torch.device) -> Setup:
-    """The folds of every task of `model`, on one network in memory; of a multi-class task only `structures` are written."""
+def adapted_setup(
+    model: AdaptedModel, structures: Sequence[str] | None, workspace: Workspace, device: torch.device, changes: Mapping[str, Any] = NO_CHANGES
+) -> Setup:
+    """The folds of every task of `model`, on one network in memory; of a multi-class task only `structures` are written.
+
+    Args:
+        changes: of the planned inference; a None among them changes nothing.
+    """
     preset = load_preset(model.foundation, workspace.foundations)
     network = AdaptedNetwork(preset, weights_file(preset, workspace.installed_foundation(preset.name)), device)
     tasks = tuple(adapted_task(task.record, tuple(task.folds.values()), network, structures) for task in model.tasks)
@@ -64,7 +73,8 @@ def adapted_setup(model: AdaptedModel, structures: Sequence[str] | None, workspa
     source = {"model": str(model.path.resolve()), "foundation": preset.name, "licence": preset.licence} | folds
     keep = {name: flag for task in model.tasks for name, flag in model.keep_largest.items() if name in task.record.structures}
     channels = max(task.out_channels for task in tasks)
-    settings = case_settings(preset.model_copy(update={"scheme": model.scheme}), model.inference, model.export_workers, device, channels)
+    inference = _changed(model.inference, changes)
+    settings = case_settings(preset.model_copy(update={"scheme": model.scheme}), inference, model.export_workers, device, channels)
     settings = replace(settings, tasks_at_once=len(tasks), networks_at_once=sum(len(task.networks) for task in tasks))
     support_ids, volumes = _support(model)
     return Setup(tasks, settings, _labels(tasks), keep, source, _window_bytes(preset, device), support_ids, volumes)
@@ -99,7 +109,14 @@ def _select(network: AdaptedNetwork, folder: Path) -> Network:
     return network.select(folder)
 
 
-def zero_shot_setup(structures: Sequence[str], workspace: Workspace, foundation: str | None, dataset_name: str | None, device: torch.device) -> Setup:
+def zero_shot_setup(
+    structures: Sequence[str],
+    workspace: Workspace,
+    foundation: str | None,
+    dataset_name: str | None,
+    device: torch.device,
+    changes: Mapping[str, Any] = NO_CHANGES,
+) -> Setup:
     """The pre-trained head as it is.
 
     With a softmax head every channel takes part in the argmax, and `structures` are written; with a sigmoid head only
@@ -125,8 +142,14 @@ def zero_shot_setup(structures: Sequence[str], workspace: Workspace, foundation:
     network = AdaptedNetwork(preset, weights_file(preset, workspace.installed_foundation(name)), device)
     task = zero_shot_task(preset, {one: numbers[one] for one in structures}, network)
     source = {"model": "zero-shot", "foundation": name, "licence": preset.licence}
-    settings = case_settings(preset, inference, None, device, len(preset.structures) + 1)  # all of the head, whatever is taken from it
+    settings = case_settings(
+        preset, _changed(inference, changes), None, device, len(preset.structures) + 1
+    )  # all of the head, whatever is taken from it
     return Setup((task,), settings, _labels((task,)), keep, source, _window_bytes(preset, device))
+
+
+def _changed(inference: InferencePlan, changes: Mapping[str, Any]) -> InferencePlan:
+    return inference.model_copy(update={name: value for name, value in changes.items() if value is not None})
 
 
 def _planned(

@@ -10,12 +10,13 @@ from arena_pipeline.errors import ImageError
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.labels import UNLABELLED, bounding_box
+from arena_pipeline.io.nearest import corner_aligned_axes, edge_aligned_axes, effective_spacing, resampled_size, take_nearest
 from arena_pipeline.io.orientation import to_ras
 from arena_pipeline.machine import memory_bytes
 from arena_pipeline.preprocess.body import body_mask
 from arena_pipeline.preprocess.grid import GridMap
-from arena_pipeline.preprocess.nnunet import preprocess_nnunet, resample_labels
-from arena_pipeline.preprocess.resample import effective_spacing, resample_annotated, resample_linear, resample_nearest, resampled_size
+from arena_pipeline.preprocess.nnunet import preprocess_nnunet
+from arena_pipeline.preprocess.resample import resample_annotated, resample_linear
 
 
 def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np.ndarray, GridMap]:
@@ -101,11 +102,12 @@ def preprocess_segmentation(array: np.ndarray, grid: GridMap, ignore_label: int 
     if array.shape != grid.native_shape:
         found = f"a segmentation of shape {array.shape} does not fit its CT of shape {grid.native_shape}"
         raise ImageError(found, advice="re-export it on the CT's grid")
-    resample = resample_nearest
+    resample = take_nearest
     if ignore_label is not None and (unlabelled := array == ignore_label).any():
         array, resample = np.where(unlabelled, np.uint16(UNLABELLED), array.astype(np.uint16)), resample_annotated
+    oriented = grid.axis_order.apply(array)
     if grid.native_start is not None and grid.native_stop is not None:
-        kept = tuple(slice(first, last) for first, last in zip(grid.native_start, grid.native_stop, strict=True))
-        return resample_labels(grid.axis_order.apply(array)[kept], grid.resampled_shape)
-    resampled = resample(grid.axis_order.apply(array), grid.native_spacing_mm, grid.scheme_spacing_mm)
+        kept = oriented[tuple(slice(first, last) for first, last in zip(grid.native_start, grid.native_stop, strict=True))]
+        return resample(kept, edge_aligned_axes(kept.shape, grid.resampled_shape))
+    resampled = resample(oriented, corner_aligned_axes(oriented.shape, grid.native_spacing_mm, grid.scheme_spacing_mm))
     return np.ascontiguousarray(resampled[grid.crop])

@@ -14,6 +14,7 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.foundations.nnunet_scheme import NnunetScheme
 from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.labels import bounding_box
+from arena_pipeline.io.nearest import edge_aligned, edge_aligned_shape
 from arena_pipeline.io.orientation import AxisOrder
 from arena_pipeline.preprocess.grid import GridMap
 
@@ -41,10 +42,10 @@ def preprocess_nnunet(image: Image, scheme: Scheme, conventions: NnunetScheme) -
         raise ImageError("every voxel is 0", advice="expected a CT in Hounsfield units (air about -1000, soft tissue about 40)")
     cropped = array[box].astype(np.float32)
     native = order.ordered(image.geometry.spacing_mm)
-    x, y, z = (max(1, round(old / new * n)) for n, old, new in zip(cropped.shape, native, scheme.spacing_mm, strict=True))
+    shape = edge_aligned_shape(cropped.shape, native, scheme.spacing_mm)
     coarse = conventions.coarse_axis(native, scheme.spacing_mm)
     normalise_(cropped, scheme.window_hu, conventions)
-    volume = resample(cropped, (x, y, z), conventions.order, coarse, conventions.order_z)
+    volume = resample(cropped, shape, conventions.order, coarse, conventions.order_z)
     back = conventions.coarse_axis(scheme.spacing_mm, native)
     grid = GridMap(
         native_shape=image.geometry.shape,
@@ -104,28 +105,13 @@ def resample(array: np.ndarray, shape: Shape, order: int, coarse_axis: int | Non
 
 def along_first_axis(array: np.ndarray, n_out: int, linear: bool) -> np.ndarray:
     """The nearest plane, or the mean of the two around, at the output's positions."""
-    position = np.clip(positions(len(array), n_out), 0, len(array) - 1)
+    sampling = edge_aligned(len(array), n_out)
     if not linear:
-        return array[nearest(position)]
+        return array[sampling.nearest]
+    position = np.clip(sampling.positions, 0, len(array) - 1)
     lower = np.floor(position).astype(np.intp)
     weight = (position - lower).astype(np.float32).reshape(-1, *[1] * (array.ndim - 1))
     return array[lower] * (1 - weight) + array[np.minimum(lower + 1, len(array) - 1)] * weight
-
-
-def positions(n_in: int, n_out: int) -> np.ndarray:
-    """Where n_out voxels lie among n_in of the same extent, in input voxels."""
-    return (n_in / n_out) * (np.arange(n_out) + 0.5) - 0.5
-
-
-def nearest(position: np.ndarray) -> np.ndarray:
-    """The index next to a position; half-way between two the higher one, but for rounding, as in nnU-Net."""
-    return np.floor(position + 0.5).astype(np.intp)
-
-
-def resample_labels(array: np.ndarray, shape: Shape) -> np.ndarray:
-    """The nearest voxel; C-contiguous, same type."""
-    indices = [np.clip(nearest(positions(n_in, n_out)), 0, n_in - 1) for n_in, n_out in zip(array.shape, shape, strict=True)]
-    return np.ascontiguousarray(array[np.ix_(*indices)])
 
 
 def _zoomed(array: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:

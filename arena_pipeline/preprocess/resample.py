@@ -8,7 +8,7 @@ axis each give the same values as one pass over eight neighbours, at a fraction 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise, product
@@ -16,7 +16,7 @@ from itertools import pairwise, product
 import numpy as np
 
 from arena_pipeline.io.labels import UNLABELLED
-from arena_pipeline.io.nearest import Triple, effective_spacing, resample_nearest, resampled_size
+from arena_pipeline.io.nearest import Sampling, Triple, effective_spacing, resampled_size, take_nearest
 
 
 def resample_linear(array: np.ndarray, spacing_old: Triple, spacing_new: Triple, threads: int = 1) -> np.ndarray:
@@ -39,21 +39,18 @@ def resample_linear(array: np.ndarray, spacing_old: Triple, spacing_new: Triple,
     return array.astype(np.float32, copy=False)
 
 
-def resample_annotated(array: np.ndarray, spacing_old: Triple, spacing_new: Triple) -> np.ndarray:
-    """`resample_nearest` of labels among which are UNLABELLED voxels: where the nearest is one, the nearest annotated one in the new voxel.
+def resample_annotated(array: np.ndarray, axes: Sequence[Sampling]) -> np.ndarray:
+    """`take_nearest` of labels among which are UNLABELLED voxels: where the nearest is one, the nearest annotated one in the new voxel.
 
     So slices annotated here and there are not lost between the planes of a coarser grid.
     """
-    spacing_new = effective_spacing(spacing_old, spacing_new)
-    result = resample_nearest(array, spacing_old, spacing_new)
-    steps = [new / old for old, new in zip(spacing_old, spacing_new, strict=True)]
-    positions = [np.arange(n) * step for n, step in zip(result.shape, steps, strict=True)]
-    reach = [range(-int(step / 2 + 0.5), int(step / 2 + 0.5) + 1) if step > 1 else range(1) for step in steps]
+    result = take_nearest(array, axes)
+    reach = [range(-int(axis.step / 2 + 0.5), int(axis.step / 2 + 0.5) + 1) if axis.step > 1 else range(1) for axis in axes]
     for offsets in sorted(product(*reach), key=lambda offset: sum(o * o for o in offset)):
-        indices = [np.rint(position).astype(np.intp) + offset for position, offset in zip(positions, offsets, strict=True)]
+        indices = [axis.nearest + offset for axis, offset in zip(axes, offsets, strict=True)]
         inside = [
-            (abs(index - position) <= step / 2) & (index >= 0) & (index < n)
-            for index, position, step, n in zip(indices, positions, steps, array.shape, strict=True)
+            (abs(index - axis.positions) <= axis.step / 2) & (index >= 0) & (index < n)
+            for index, axis, n in zip(indices, axes, array.shape, strict=True)
         ]
         missing = (result == UNLABELLED) & np.logical_and.outer(np.logical_and.outer(inside[0], inside[1]), inside[2])
         where = np.nonzero(missing)

@@ -21,7 +21,6 @@ from arena_pipeline.io.parallel import Needs, map_jobs, works_here
 from arena_pipeline.io.space import require_writable
 from arena_pipeline.model.device import device_of_jobs
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
-from arena_pipeline.predict.case import CaseSettings
 from arena_pipeline.predict.caveats import tell_doubts, tell_missing_folds, tell_support_cases
 from arena_pipeline.predict.inputs import find_inputs, output_files, record_inputs, take_part, usable_names
 from arena_pipeline.predict.job import Extra, PredictionJob
@@ -121,6 +120,7 @@ def predict(
         asked = "an RTSTRUCT" if rtstruct else "a DICOM-SEG"
         raise DatasetError(f"{asked} refers to the slices of a DICOM series, found an image file", file=input_path, advice="give the DICOM folder")
     outputs = output_files(list(inputs), out, inputs)
+    changes = {"overlap": None if step_size is None else 1 - step_size, "precision": precision}
     journal = Journal(out)
     with locked(out, share(journal.name)):
         target = device_of_jobs(device)
@@ -129,7 +129,7 @@ def predict(
             if zero_shot is not None:
                 _check_zero_shot_arguments(shots, folds, model_folder, structures)
                 dataset = None if dataset_id is None else workspace.dataset_name(dataset_id)
-                setup, support_ids = zero_shot_setup(zero_shot, workspace, foundation, dataset, target), {}
+                setup, support_ids = zero_shot_setup(zero_shot, workspace, foundation, dataset, target, changes), {}
             else:
                 command = shlex.join(["arena_predict", "-i", str(input_path), "-o", str(out), *workspace.options])
                 path = Path(model_folder) if model_folder is not None else choose_model(workspace, command, dataset_id, shots, foundation, method)
@@ -139,10 +139,9 @@ def predict(
                 if folds is None:
                     tell_missing_folds(model)
                 tell_doubts(model)
-                setup = adapted_setup(model, structures, workspace, target)
+                setup = adapted_setup(model, structures, workspace, target, changes)
                 stored = workspace.cases(model.tasks[0].record.dataset_name, model.foundation)
                 support_ids = tell_support_cases(setup.support_ids, inputs, stored)
-        setup = replace(setup, settings=_as_asked(setup.settings, step_size, precision))
         setup = replace(setup, source=setup.source | _decisions(setup, extra))
         label_map = LabelMap.of(setup.labels, setup.source, {name: ids for name, ids in support_ids.items() if name in setup.labels})
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
@@ -154,11 +153,6 @@ def predict(
             journal.join(len(inputs), (part_id, num_parts), keep)
             record_inputs(out, inputs, Path(input_path))
         return _predict_all(inputs, outputs, SharedPrediction(PredictionJob(out, setup, label_map, extra), journal, keep), needs, refused)
-
-
-def _as_asked(planned: CaseSettings, step_size: float | None, precision: PrecisionName | None) -> CaseSettings:
-    overlap = planned.overlap if step_size is None else 1 - step_size
-    return replace(planned, overlap=overlap, precision=precision or planned.precision)
 
 
 def _decisions(setup: Setup, extra: Extra) -> dict[str, str]:

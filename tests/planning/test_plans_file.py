@@ -91,6 +91,7 @@ def test_a_damaged_or_missing_file_says_what_to_do(plans_file: Path) -> None:
     ("key", "value", "message"),
     [
         ("patch_size_voxels", [80, 64, 64], "multiples of 32"),
+        ("patch_size_voxels", [32, 32, 32], "more than"),
         ("spacing_mm", [0, 4, 4], "above 0"),
         ("window_hu", [250, -175], "a lower and a higher end"),
     ],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from arena_pipeline.preprocess.resample import effective_spacing, neighbours, resample_linear, resample_nearest, resampled_size
+from arena_pipeline.io.nearest import effective_spacing, resample_nearest, resampled_size
+from arena_pipeline.preprocess.resample import neighbours, resample_linear
 
 
 @pytest.mark.parametrize(

@@ -173,3 +173,5 @@ class Architecture(Frozen, ABC):
         if any(edge % divisor for edge, divisor in zip(patch_size_voxels, self.patch_divisor, strict=True)):
             steps = self.patch_divisor[0] if len(set(self.patch_divisor)) == 1 else self.patch_divisor
             raise ValueError(f"scheme.patch_size_voxels: expected multiples of {steps}, found {patch_size_voxels}")
+        if patch_size_voxels == self.patch_divisor:  # one voxel is left at the bottom, and a norm over one is 0
+            raise ValueError(f"scheme.patch_size_voxels: expected more than {self.patch_divisor}, the network's smallest step, found no more")

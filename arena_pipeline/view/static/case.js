@@ -201,8 +201,15 @@ document.addEventListener("keydown", (event) => {
   event.stopPropagation(); // NiiVue has keys of its own
 }, { capture: true });
 
+/** At every change of window NiiVue 0.69 makes two textures as large as the CT for a lit 3D view, which no page has: four fifths of the drawing. They become thin ones. */
+function withoutGradients() {
+  const { TEXTURE6, TEXTURE8 } = nv.gl, whole = nv.rgbaTex;
+  nv.rgbaTex = (texture, unit, [kind, x, y, z], ...more) => whole.call(nv, texture, unit, [kind, ...([TEXTURE6, TEXTURE8].includes(unit) ? [1, 1] : [x, y]), z], ...more);
+}
+
 async function open() {
   await nv.attachToCanvas(element("image"));
+  withoutGradients();
   const [ct, labels] = await Promise.all([volume("ct"), facts.structures.length ? volume("labels") : null]);
   const { low, high } = facts.windows[0];
   nv.addVolume(await image(ct, "ct", "gray", low, high));
