@@ -7,6 +7,7 @@ from pathlib import Path
 
 from arena_pipeline.cli import common
 from arena_pipeline.errors import DatasetError
+from arena_pipeline.io import endings
 from arena_pipeline.words import pluralize
 
 DESCRIPTION = """Segments CTs with an adapted model, or with the foundation as it is.
@@ -22,7 +23,7 @@ The same command may run any number of times at once, on any machines that see t
 tells how far they are."""
 
 SEGMENTATION_ENDING = ".nii.gz"
-OTHER_ENDINGS = (".nii", ".nrrd", ".mha", ".mhd", ".dcm")  # of a file that somebody hopes for, and would find to be a folder
+OTHER_ENDINGS = (*endings.IMAGES, ".dcm")  # of a file that somebody hopes for, and would find to be a folder
 LINES_SHOWN = 5  # of the review; the file has all
 
 
@@ -87,7 +88,7 @@ def _predict(args: argparse.Namespace) -> None:
 
     if args.output_folder.name.lower().endswith(SEGMENTATION_ENDING) and not args.output_folder.is_dir():
         summary = predict_to_file(output_file=args.output_folder, **common.keywords(args, "output_folder"))
-    elif args.output_folder.suffix.lower() in OTHER_ENDINGS and not args.output_folder.is_dir():
+    elif args.output_folder.name.lower().endswith(OTHER_ENDINGS) and not args.output_folder.is_dir():
         raise DatasetError(f"-o takes a folder or NAME{SEGMENTATION_ENDING}", file=args.output_folder, advice="choose one of the two")
     else:
         summary = predict(**common.keywords(args))

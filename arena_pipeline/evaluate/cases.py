@@ -10,8 +10,8 @@ from pathlib import Path
 
 from arena_pipeline.errors import DatasetError, UnknownStructure
 from arena_pipeline.evaluate.scores import LabelPair
+from arena_pipeline.io import endings
 from arena_pipeline.io.dataset import DatasetJson, without_slicer_copies
-from arena_pipeline.io.images import READABLE_ENDINGS
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
 from arena_pipeline.preprocess.masks import masks_file
 from arena_pipeline.words import listed
@@ -160,7 +160,7 @@ def find_cases(
         DatasetError: no reference, none of them a test case, or a missing prediction without `chill`.
     """
     folder = predictions.folder
-    references, predicted = _images_in(reference, (description.file_ending,)), _images_in(folder, READABLE_ENDINGS)
+    references, predicted = _images_in(reference, (description.file_ending,)), _images_in(folder, endings.IMAGES)
     if not references:
         found, advice = f"no segmentation CASE{description.file_ending} in it", "-ref is the folder of the reference segmentations"
         raise DatasetError(found, file=reference, advice=advice)
@@ -240,7 +240,7 @@ def _images_in(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
 
 def case_name(path: Path) -> str:
     """The file's name without its ending: CASE.nii.gz is CASE, not CASE.nii."""
-    ending = max((e for e in READABLE_ENDINGS if path.name.endswith(e)), key=len, default="")
+    ending = max((e for e in endings.IMAGES if path.name.endswith(e)), key=len, default="")
     return path.name.removesuffix(ending)
 
 

@@ -14,7 +14,8 @@ from arena_pipeline.errors import ArenaError, DatasetError, PlansError
 from arena_pipeline.fingerprint.findings import number_sentence, split_sentences
 from arena_pipeline.fingerprint.models import Finding, Level
 from arena_pipeline.fingerprint.reading import Part, read_case, structures_present
-from arena_pipeline.io.dataset import CHANNEL_SUFFIX, FOLDERS, IMAGE_ENDINGS, Case, DatasetJson, RawDataset
+from arena_pipeline.io import endings
+from arena_pipeline.io.dataset import CHANNEL_SUFFIX, FOLDERS, Case, DatasetJson, RawDataset
 from arena_pipeline.io.images import write_segmentation
 from arena_pipeline.io.json_files import StoredModel, read_model
 from arena_pipeline.io.parallel import Needs, map_jobs
@@ -203,7 +204,7 @@ def _second_copies(raw: RawDataset, name: str, files: Iterable[str]) -> dict[str
     """File -> case, of files that would be a case's image or segmentation if they had the dataset's ending."""
     cases = raw.training if name.endswith("Tr") else raw.queries
     suffix = CHANNEL_SUFFIX if name.startswith("images") else ""
-    named = {f"{case}{suffix}{ending}": case for case in cases for ending in IMAGE_ENDINGS if ending != raw.json.file_ending}
+    named = {f"{case}{suffix}{ending}": case for case in cases for ending in endings.IMAGES if ending != raw.json.file_ending}
     return {file: named[file] for file in files if file in named}
 
 

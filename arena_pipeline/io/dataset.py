@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from arena_pipeline.errors import DatasetError, UnknownStructure
+from arena_pipeline.io import endings
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.geometry import broken_link
 from arena_pipeline.io.json_files import read_model, similar
@@ -23,7 +24,6 @@ from arena_pipeline.words import listed
 
 Objective = Literal["binary", "multiclass"]
 CHANNEL_SUFFIX = "_0000"
-IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 NAMED_FAULTS = 10
 LONGEST_CASE_BYTES = 200  # a file's name may have 255 bytes, and CASE_probabilities.npz has a longer one while it is written
@@ -75,8 +75,8 @@ class DatasetJson(BaseModel):
             raise ValueError(
                 f"channel_names: expected one channel, {{'0': 'CT'}}, found {self.channel_names}; only CTs in Hounsfield units can be used"
             )
-        if self.file_ending not in IMAGE_ENDINGS:
-            raise ValueError(f"file_ending: expected one of {', '.join(IMAGE_ENDINGS)}, found {self.file_ending!r}")
+        if self.file_ending not in endings.IMAGES:
+            raise ValueError(f"file_ending: expected one of {', '.join(endings.IMAGES)}, found {self.file_ending!r}")
         check_labels(self.labels)
         for case, names in self.annotated.items():
             unknown = sorted(set(names) - set(self.labels))

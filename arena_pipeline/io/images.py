@@ -1,4 +1,4 @@
-"""Images and segmentations in and out: NIfTI by nibabel; NRRD and MetaImage by SimpleITK; DICOM series."""
+"""Images and segmentations in and out, from any kind of file (io/formats.py) or a DICOM series."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from arena_pipeline.errors import DatasetError, ImageError
-from arena_pipeline.io import itk, nifti
+from arena_pipeline.io import endings, nifti
 from arena_pipeline.io.dicom import CTSeries, only_series, read_series, series_geometry
+from arena_pipeline.io.formats import format_of
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.labels import labels_present
 
@@ -19,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 NAMED_VALUES = 5
 ImageSource = Path | CTSeries
-READABLE_ENDINGS = nifti.ENDINGS + itk.ENDINGS
 SLOPE_ROUNDING = 1e-6  # relative: NIfTI holds a slope in float32
 GRID_TOLERANCE_VOXELS = 0.1  # headers are rounded in many ways; a tenth of a voxel is no other grid
 
@@ -37,14 +37,10 @@ def read_image(path: str | Path | CTSeries, warn: bool = True) -> Image:
     if isinstance(path, CTSeries):
         return read_series(path)
     path = Path(path)
-    if path.is_dir() and not path.name.lower().endswith(READABLE_ENDINGS):
+    if path.is_dir() and not path.name.lower().endswith(endings.IMAGES):
         return read_series(only_series(path))
-    if _is_nifti(path):
-        stored, slope, intercept, geometry = nifti.read_nifti(path)
-        array = _as_hu(stored, slope, intercept)
-    else:
-        stored, geometry = itk.read_itk(path)
-        array = _as_hu(stored, 1.0, 0.0)
+    stored, slope, intercept, geometry = format_of(path).read(path)
+    array = _as_hu(stored, slope, intercept)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         voxels = "1 voxel is" if bad == 1 else f"{bad:,} voxels are"
@@ -65,13 +61,10 @@ def read_segmentation(path: str | Path) -> Image:
     """
     path = Path(path)
     tolerance = 0.0
-    if _is_nifti(path):
-        stored, slope, intercept, geometry = nifti.read_nifti(path)
-        if (slope, intercept) != (1.0, 0.0):
-            stored = stored * slope + intercept
-            tolerance = (abs(slope) / 2 if abs(slope) < 1 else 0) + SLOPE_ROUNDING * max(1.0, float(np.abs(stored).max()))
-    else:
-        stored, geometry = itk.read_itk(path)
+    stored, slope, intercept, geometry = format_of(path).read(path)
+    if (slope, intercept) != (1.0, 0.0):
+        stored = stored * slope + intercept
+        tolerance = (abs(slope) / 2 if abs(slope) < 1 else 0) + SLOPE_ROUNDING * max(1.0, float(np.abs(stored).max()))
     if stored.dtype == np.uint8:
         return Image(stored, geometry)
     if not (stored.min() >= -tolerance and stored.max() <= np.iinfo(np.uint16).max):
@@ -91,12 +84,7 @@ def storage_fix(path: Path) -> str | None:
 
     Raises ImageError as read_image.
     """
-    if _is_nifti(path):
-        header = nifti.read_nifti_geometry(path).header
-        as_float = header is not None and header.get_data_dtype().kind == "f"
-        slope, intercept = (1.0, 0.0) if header is None else nifti.scaling(header)
-    else:
-        as_float, slope, intercept = itk.is_stored_as_float(path), 1.0, 0.0
+    as_float, slope, intercept = format_of(path).read_encoding(path)
     if (slope, intercept) != (1.0, 0.0):
         return f"stored with a slope of {slope:.6g} and an intercept of {intercept:.6g}, whose rounding is taken off"
     return "stored as fractions, all of them whole numbers" if as_float else None
@@ -107,9 +95,9 @@ def read_geometry(path: str | Path | CTSeries) -> Geometry:
     if isinstance(path, CTSeries):
         return series_geometry(path)
     path = Path(path)
-    if path.is_dir() and not path.name.lower().endswith(READABLE_ENDINGS):
+    if path.is_dir() and not path.name.lower().endswith(endings.IMAGES):
         return series_geometry(only_series(path))
-    return nifti.read_nifti_geometry(path) if _is_nifti(path) else itk.read_itk_geometry(path)
+    return format_of(path).read_geometry(path)
 
 
 def write_image(path: str | Path, image: Image) -> None:
@@ -123,7 +111,8 @@ def write_image(path: str | Path, image: Image) -> None:
         array = array.astype(np.float32)
     elif array.dtype in (np.int64, np.uint64, np.bool_):
         array = array.astype(np.int32 if array.dtype != np.bool_ else np.uint8)
-    _write(Path(path), array, image.geometry, level=1)
+    path = Path(path)
+    format_of(path).write(path, array, image.geometry, 1, None)
 
 
 def write_segmentation(path: str | Path, array: np.ndarray, geometry: Geometry, labels: Mapping[str, int] | None = None) -> None:
@@ -147,7 +136,8 @@ def write_segmentation(path: str | Path, array: np.ndarray, geometry: Geometry, 
         unnamed = sorted(set(labels_present(compact)) - {0, *labels.values()})
         if unnamed:
             raise ImageError(f"labels {unnamed} have no name; known: {dict(labels)}", file=path)
-    _write(path, compact, geometry, level=6, comment=None if labels is None else json.dumps({"labels": dict(labels)}))
+    comment = None if labels is None else json.dumps({"labels": dict(labels)})
+    format_of(path).write(path, compact, geometry, 6, comment)
 
 
 def check_same_grid(case: str, image_geometry: Geometry, segmentation_geometry: Geometry, segmentation_path: str | Path) -> None:
@@ -175,27 +165,6 @@ def grid_difference(expected: Geometry, found: Geometry) -> str | None:
 def rounded(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
     """For a message."""
     return tuple(round(float(v), 3) for v in values)
-
-
-def _is_nifti(path: Path) -> bool:
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise ImageError("a pipe or a device, expected a file", file=path)
-    if path.is_dir() and path.name.lower().endswith(READABLE_ENDINGS):
-        raise ImageError(
-            "a folder where a file was expected", file=path, advice="if the file is in it, move it out, else rename or remove the folder"
-        )
-    if path.name.lower().endswith(itk.ENDINGS):
-        return False
-    if path.name.lower().endswith(nifti.ENDINGS):
-        return True
-    raise ImageError(f"unknown kind of image; known: {', '.join(READABLE_ENDINGS)} and DICOM folders", file=path)
-
-
-def _write(path: Path, array: np.ndarray, geometry: Geometry, level: int, comment: str | None = None) -> None:
-    if _is_nifti(path):
-        nifti.write_nifti(path, array, geometry, level, comment)
-    else:
-        itk.write_itk(path, array, geometry)
 
 
 def _as_hu(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:

@@ -11,11 +11,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from arena_pipeline.errors import ImageError
+from arena_pipeline.io import endings
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory, not_there
 
-ENDINGS = (".nrrd", ".mha", ".mhd")
-META_ENDINGS = (".mha", ".mhd")
 META_HEADER_BYTES = 4096
 NDIMS = re.compile(rb"^\s*NDims\s*=\s*(\d{1,9})\s*$", re.MULTILINE)
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -76,7 +75,7 @@ def write_itk(path: Path, array: np.ndarray, geometry: Geometry, fields: Mapping
 
 
 def _read_header(path: Path) -> sitk.ImageFileReader:
-    if path.name.lower().endswith(META_ENDINGS):
+    if path.name.lower().endswith(endings.META):
         _check_dimensions(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))

@@ -23,7 +23,6 @@ from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory, n
 
 logger = logging.getLogger(__name__)
 
-ENDINGS = (".nii.gz", ".nii")
 HEADER_BYTES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 OTHER_UNITS = {1: "metre", 3: "micrometre"}  # NIfTI's codes; 0 is unknown, 2 is the millimetre
 MAXIMAL_DEFLATE_RATIO = 1032  # what one byte of a deflate stream can expand to at most
@@ -79,6 +78,12 @@ def read_nifti(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
     if not dtype.isnative:
         stored = stored.astype(dtype.newbyteorder("="))
     return stored, slope, intercept, geometry
+
+
+def read_encoding(path: Path) -> tuple[bool, float, float]:
+    """Whether the voxels are stored as fractions, slope and intercept, from the header alone. Raises ImageError as read_nifti_geometry."""
+    header = read_nifti_geometry(path).header
+    return (False, 1.0, 0.0) if header is None else (header.get_data_dtype().kind == "f", *scaling(header))
 
 
 def write_nifti(path: Path, array: np.ndarray, geometry: Geometry, level: int, comment: str | None = None) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import RootModel
 
 from arena_pipeline.errors import DatasetError
+from arena_pipeline.io import endings
 from arena_pipeline.io.atomic import write_json
-from arena_pipeline.io.dataset import CHANNEL_SUFFIX, IMAGE_ENDINGS, check_case_name, without_slicer_copies
+from arena_pipeline.io.dataset import CHANNEL_SUFFIX, check_case_name, without_slicer_copies
 from arena_pipeline.io.dicom import NO_DICOM, CTSeries, find_series, in_words
 from arena_pipeline.io.geometry import broken_link
 from arena_pipeline.io.images import ImageSource
@@ -27,7 +28,7 @@ OTHER_CHANNEL = re.compile(r"(.+)_00(?!00)\d\d")
 
 def split_name(path: Path) -> tuple[str, str] | None:
     """(case identifier, ending) of an image file: the name without its ending and _0000; None for any other file."""
-    for ending in IMAGE_ENDINGS:
+    for ending in endings.IMAGES:
         if path.name.lower().endswith(ending) and len(path.name) > len(ending) and not path.name.startswith("."):
             return path.name[: -len(ending)].removesuffix(CHANNEL_SUFFIX), ending
     return None
@@ -74,11 +75,11 @@ def find_images(path: Path) -> dict[str, Path]:
     """Case identifier -> image file, as `find_inputs`, without DICOM."""
     _require_there(path)
     if path.is_file() and split_name(path) is None:
-        raise DatasetError(f"{path}: not an image this reads; expected one of {', '.join(IMAGE_ENDINGS)}, or a folder of DICOM series")
+        raise DatasetError(f"{path}: not an image this reads; expected one of {', '.join(endings.IMAGES)}, or a folder of DICOM series")
     files = [path] if path.is_file() else _image_files(path)
     if not files:
         inside = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
-        others = ", ".join(IMAGE_ENDINGS[1:])
+        others = ", ".join(endings.IMAGES[1:])
         raise DatasetError(f"{path}: no image in this folder; expected CASE.nii.gz or CASE_0000.nii.gz (or {others}) or DICOM slices, found {inside}")
     cases: dict[str, Path] = {}
     for file in files:
@@ -114,7 +115,7 @@ def _dicom_series(folder: Path) -> dict[str, ImageSource]:
 def _identifier(file: Path) -> str:
     name = split_name(file)
     if name is None:
-        raise DatasetError(f"{file}: not an image this reads; expected one of {', '.join(IMAGE_ENDINGS)}")
+        raise DatasetError(f"{file}: not an image this reads; expected one of {', '.join(endings.IMAGES)}")
     return name[0]
 
 
