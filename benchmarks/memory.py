@@ -56,8 +56,8 @@ def fine(ct: Path, output: Path, save_probabilities: bool) -> None:
 
     from arena_pipeline.foundations import Scheme
     from arena_pipeline.io.steps import run_through
-    from arena_pipeline.predict.case import CaseSettings, Task
-    from arena_pipeline.predict.job import Extra, PredictionJob, predict_file
+    from arena_pipeline.predict.case import CaseSettings, PredictionTask
+    from arena_pipeline.predict.job import OutputOptions, PredictionJob, predict_file
     from arena_pipeline.predict.labels import LabelMap
     from arena_pipeline.predict.predictors import Setup
 
@@ -66,10 +66,10 @@ def fine(ct: Path, output: Path, save_probabilities: bool) -> None:
     levels = torch.linspace(0, 1, STRUCTURES + 1)
     network.weight.copy_((400 * levels)[:, None, None, None, None])  # -200 (x - level)^2, without what all have in common
     network.bias.copy_(-200 * levels**2)
-    task = Task("multiclass", labels, labels, "softmax", (lambda: network,) * 3)
+    task = PredictionTask("multiclass", labels, labels, "softmax", (lambda: network,) * 3)
     scheme = Scheme(spacing_mm=(1.5, 1.5, 1.5), window_hu=(-175, 250), patch_size_voxels=(96, 96, 96))
     setup = Setup((task,), CaseSettings(scheme, torch.device("cpu"), window_batch=2), labels, dict.fromkeys(labels, True), {})
-    job = PredictionJob(output / "out", setup, LabelMap.of(labels, {}), Extra(save_probabilities=save_probabilities))
+    job = PredictionJob(output / "out", setup, LabelMap.of(labels, {}), OutputOptions(save_probabilities=save_probabilities))
     run_through(predict_file("body", ct, output / "out" / "body.nii.gz", job))
 
 

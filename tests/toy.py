@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from arena_pipeline.foundations import FoundationPreset, Scheme, Weights
+from arena_pipeline.io.geometry import Image
 from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.planning import TaskPlan
+from arena_pipeline.predict.case import CaseSettings, PredictionTask, Sinks, predict_volume
+from arena_pipeline.preprocess.case import preprocess_image
 
 SCHEME = Scheme(spacing_mm=(4, 4, 4), window_hu=(-175, 250), patch_size_voxels=(64, 32, 32))
 PRESET = FoundationPreset(
@@ -32,3 +39,9 @@ BASE = TaskPlan(
 NOVEL = TaskPlan(
     name="heart", structures={"heart": 1}, kind="novel", train_decoder=True, head="new", keep_largest={"heart": True}, candidates=("a",), max_shots=1
 )
+
+
+def predict_image(image: Image, tasks: Sequence[PredictionTask], settings: CaseSettings, sinks: Sinks | None = None) -> np.ndarray:
+    """The segmentation (x, y, z) of one CT in HU on its own grid."""
+    volume, grid = preprocess_image(image, settings.scheme)
+    return predict_volume(volume, grid, tasks, settings, sinks or Sinks())

@@ -101,14 +101,14 @@ class FoldJob:
     def is_done(self) -> bool:
         """Whether the fold's folder holds a whole adapter of this identity."""
         try:
-            return self.made(read_adapter(self.folder).record)  # the tensors too: a damaged adapter is not a finished one
+            return self.would_make(read_adapter(self.folder).record)  # the tensors too: a damaged adapter is not a finished one
         except AdapterError:
             return False
 
     def is_recorded(self) -> bool:
         """Whether what lies in the fold's folder, log and all, is of this identity; the adapter's tensors are not read."""
         try:
-            return self.made(read_adapter_record(self.folder))
+            return self.would_make(read_adapter_record(self.folder))
         except AdapterError:
             return False
 
@@ -117,7 +117,7 @@ class FoldJob:
         found = read_failed_attempts(self.folder, plain(self.checkpoint_identity()))
         return () if found is None else found.attempts
 
-    def made(self, record: AdapterRecord) -> bool:
+    def would_make(self, record: AdapterRecord) -> bool:
         """Whether the adapter of `record` is this job's. Records of version 0.1 have no checksum of the support set, and are taken for it."""
         known = {name: value for name, value in self.identity().items() if name != "support_sha256" or record.support_sha256 is not None}
         found = record.model_copy(update={"settings": record.settings.model_copy(update=SAME_NUMBERS)})

@@ -15,7 +15,7 @@ from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import read_adapter_record
 from arena_pipeline.model.expected import EXPECTED, ExpectedDice, write_expected
-from arena_pipeline.predict.case import Task
+from arena_pipeline.predict.case import PredictionTask
 from arena_pipeline.predict.predictors import adapted_task, zero_shot_task
 from arena_pipeline.preprocess.store import StoredCase
 
@@ -47,7 +47,7 @@ def _expected(job: FoldJob) -> Path:
     return job.folder.parent / EXPECTED
 
 
-def _left_out_dice(job: FoldJob, raw: RawDataset, task: Task, device: torch.device) -> list[Dice]:
+def _left_out_dice(job: FoldJob, raw: RawDataset, task: PredictionTask, device: torch.device) -> list[Dice]:
     """Structure -> Dice for each scan that the fold goes without; NaN where it has none or is not annotated."""
     found, settings = [], planned_settings(job.preset, job.plans, task, device)
     for name in job.left_out:

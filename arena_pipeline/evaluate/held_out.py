@@ -15,21 +15,21 @@ from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.images import read_geometry, read_segmentation
 from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.planning import Plans, TaskPlan
-from arena_pipeline.predict.case import CaseSettings, Extras, Task, predict_volume
+from arena_pipeline.predict.case import CaseSettings, PredictionTask, Sinks, predict_volume
 from arena_pipeline.predict.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.predictors import case_settings
 from arena_pipeline.preprocess.store import StoredCase
 
 
-def planned_settings(preset: FoundationPreset, plans: Plans, task: Task, device: torch.device) -> CaseSettings:
+def planned_settings(preset: FoundationPreset, plans: Plans, task: PredictionTask, device: torch.device) -> CaseSettings:
     """As arena_predict predicts with these plans."""
     preset = preset.model_copy(update={"scheme": plans.scheme})
     return case_settings(preset, plans.inference, plans.workers.export, device, task.out_channels)
 
 
-def segment_stored(settings: CaseSettings, planned: TaskPlan, stored: StoredCase, task: Task, extras: Extras | None = None) -> np.ndarray:
+def segment_stored(settings: CaseSettings, planned: TaskPlan, stored: StoredCase, task: PredictionTask, sinks: Sinks | None = None) -> np.ndarray:
     """(x, y, z) integers on the grid of the image that the case was preprocessed from."""
-    segmentation = predict_volume(stored.image(), stored.grid, (task,), settings, extras or Extras())
+    segmentation = predict_volume(stored.image(), stored.grid, (task,), settings, sinks or Sinks())
     postprocess_segmentation_(segmentation, planned.structures, planned.keep_largest, stored.identifier)
     return segmentation
 

@@ -70,7 +70,7 @@ class AdaptedNetwork:
         return to_device(load_foundation_network(self.preset, self._path), self.device).requires_grad_(False)
 
     @cached_property
-    def held(self) -> int:
+    def most_ready(self) -> int:
         """How many adapters are kept ready: as many as fit in HELD_SHARE of the free memory if each replaced every parameter."""
         return max(1, int(HELD_SHARE * free_bytes(self.device)) // sum(tensor.nbytes for tensor in self._own.values()))
 
@@ -101,17 +101,17 @@ class AdaptedNetwork:
         """The network with this adapter merged, in eval mode; None: the foundation as it is. Valid until the next call.
 
         Args:
-            adapter: one, or its folder, which is read and checked once while it is among the last `held`.
+            adapter: one, or its folder, which is read and checked once while it is among the last `most_ready`.
 
         Raises:
             AdapterError: the adapter was made for another foundation, or its tensors do not fit.
         """
-        self._put_on(self._held(adapter) if isinstance(adapter, Path) else None if adapter is None else self.prepared(adapter))
+        self._put_on(self._ready_adapter(adapter) if isinstance(adapter, Path) else None if adapter is None else self.prepared(adapter))
         return self.network
 
-    def _held(self, folder: Path) -> ReadyAdapter:
+    def _ready_adapter(self, folder: Path) -> ReadyAdapter:
         if folder not in self._ready:
-            while len(self._ready) >= self.held:
+            while len(self._ready) >= self.most_ready:
                 self._ready.pop(next(iter(self._ready)))
             self._ready[folder] = self.prepared(read_adapter(folder))
         return self._ready[folder]

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from arena_pipeline.foundations import Scheme
-from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.steps import Steps, Turn, run_through
 from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.model.precision import Precision
@@ -25,7 +24,6 @@ from arena_pipeline.predict.memory import require_memory, working_parts
 from arena_pipeline.predict.uncertainty import Uncertainty, boundary_entropy
 from arena_pipeline.predict.windows import Activation, Box, Bundle, Network, Windows, means_over_bundles
 from arena_pipeline.preprocess.body import fill_slices
-from arena_pipeline.preprocess.case import preprocess_image
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.records import stage
 from arena_pipeline.settings import PrecisionName
@@ -37,16 +35,16 @@ ChannelSink = Callable[[str, np.ndarray], None]
 
 
 class SharedNetwork(Protocol):
-    """One network that takes on adapters: `held` are ready at once, and within `window` what is the same for all is computed once."""
+    """One network that takes on adapters: `most_ready` are ready at once, and within `window` what is the same for all is computed once."""
 
     @property
-    def held(self) -> int: ...
+    def most_ready(self) -> int: ...
 
     def window(self) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class PredictionTask:
     """What one kind of network predicts.
 
     Attributes:
@@ -114,12 +112,12 @@ class CaseSettings:
 
     def windows(self, activation: Activation) -> Windows:
         """How the windows run. All share `fitting`, so that what the device can't do is tried once."""
-        precision, even = Precision.of(self.precision, self.device), self.scheme.nnunet is not None
-        return Windows(self.scheme.patch_size_voxels, self.overlap, activation, self.fitting, self.device, even, precision)
+        precision, as_nnunet = Precision.of(self.precision, self.device), self.scheme.nnunet is not None
+        return Windows(self.scheme.patch_size_voxels, self.overlap, activation, self.fitting, self.device, as_nnunet, precision)
 
 
 @dataclass(frozen=True, eq=False)
-class Extras:
+class Sinks:
     """Who wants more than the segmentation. Each is called with a channel's name and an array that may be kept.
 
     Attributes:
@@ -137,30 +135,18 @@ class Extras:
     uncertainty: Uncertainty | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """`segmentation`: (x, y, z) uint8 or, with labels above 255, uint16, on the CT's own grid. `grid`: leads there."""
-
-    segmentation: np.ndarray
-    grid: GridMap
-
-
-def predict_case(image: Image, tasks: Sequence[Task], settings: CaseSettings, extras: Extras = Extras()) -> Prediction:
-    """The segmentation of one CT (in HU); see `predict_volume`."""
-    volume, grid = preprocess_image(image, settings.scheme, settings.workers)
-    return Prediction(predict_volume(volume, grid, tasks, settings, extras), grid)
-
-
-def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], settings: CaseSettings, extras: Extras = Extras()) -> np.ndarray:
+def predict_volume(volume: np.ndarray, grid: GridMap, tasks: Sequence[PredictionTask], settings: CaseSettings, sinks: Sinks = Sinks()) -> np.ndarray:
     """The segmentation, on the CT's own grid, of a volume preprocessed by `settings.scheme`.
 
     Either one softmax task, whose background competes, or any number of sigmoid tasks, merged by the highest probability
     above the threshold. All tasks share the preprocessed volume; only the probabilities of `tasks_at_once` tasks are in memory at a time.
     """
-    return run_through(volume_steps(volume, grid, tasks, settings, extras))
+    return run_through(volume_steps(volume, grid, tasks, settings, sinks))
 
 
-def volume_steps(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], settings: CaseSettings, extras: Extras = Extras()) -> Steps[np.ndarray]:
+def volume_steps(
+    volume: np.ndarray, grid: GridMap, tasks: Sequence[PredictionTask], settings: CaseSettings, sinks: Sinks = Sinks()
+) -> Steps[np.ndarray]:
     """`predict_volume`, which says when it needs no network any more."""
     if len(tasks) != 1 and any(task.activation == "softmax" for task in tasks):
         raise ValueError("a softmax task can't be merged with others")
@@ -171,10 +157,10 @@ def volume_steps(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], setti
     outside = ~fill_slices(volume > 0) if settings.scheme.outside_body == "set_aside" else None
     in_order = sorted(tasks, key=lambda one: min(one.structures.values()))
     for tasks_here in _groups(in_order, settings.tasks_at_once):
-        channels, keeps = sum(task.out_channels for task in tasks_here), bool(extras.probability)
+        channels, keeps = sum(task.out_channels for task in tasks_here), bool(sinks.probability)
         require_memory(working_parts(volume.shape, grid.native_shape, settings.scheme.patch_size_voxels, channels, keeps))
         with stage("predict"):
-            means = _means_over_folds(tasks_here, volume, outside, settings, extras)
+            means = _means_over_folds(tasks_here, volume, outside, settings, sinks)
         if tasks_here[-1] is in_order[-1]:
             yield Turn.END
         for task in tasks_here:
@@ -187,7 +173,7 @@ def volume_steps(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], setti
                         maximum.add(label, probabilities[channel])
                     if task is in_order[-1]:
                         maximum.finish()
-                _hand_out(task, probabilities, grid, settings.threshold, extras)
+                _hand_out(task, probabilities, grid, settings.threshold, sinks)
             del probabilities
     if maximum is None:
         raise ValueError("no task to predict")
@@ -197,12 +183,12 @@ def volume_steps(volume: np.ndarray, grid: GridMap, tasks: Sequence[Task], setti
     return segmentation
 
 
-def _rival(task: Task, probabilities: np.ndarray, settings: CaseSettings) -> np.ndarray | float:
+def _rival(task: PredictionTask, probabilities: np.ndarray, settings: CaseSettings) -> np.ndarray | float:
     """What a structure must exceed, in what is interpolated."""
     return probabilities[0] if task.activation == "softmax" else 0.0 if settings.scheme.nnunet is not None else settings.threshold
 
 
-def _groups(tasks: Sequence[Task], at_once: int) -> Iterator[list[Task]]:
+def _groups(tasks: Sequence[PredictionTask], at_once: int) -> Iterator[list[PredictionTask]]:
     """Neighbours of equally many channels, `at_once` at most."""
     for _, alike in itertools.groupby(tasks, key=lambda task: task.out_channels):
         group = list(alike)
@@ -210,11 +196,11 @@ def _groups(tasks: Sequence[Task], at_once: int) -> Iterator[list[Task]]:
 
 
 def _means_over_folds(
-    tasks: Sequence[Task], volume: np.ndarray, outside: np.ndarray | None, settings: CaseSettings, extras: Extras
+    tasks: Sequence[PredictionTask], volume: np.ndarray, outside: np.ndarray | None, settings: CaseSettings, sinks: Sinks
 ) -> list[np.ndarray]:
     """Each task's probabilities, (channels, x, y, z); nothing but background `outside` the body, where every fold agrees on it."""
     windows = settings.windows(tasks[0].activation)
-    wanted = extras.fold_dice is not None or extras.uncertainty is not None
+    wanted = sinks.fold_dice is not None or sinks.uncertainty is not None
     several = [number for number, task in enumerate(tasks) if len(task.networks) > 1 and wanted]
     decisions = {n: FoldDecisions(volume.shape, tasks[n].structures_by_channel, tasks[n].activation, settings.threshold) for n in several}
 
@@ -226,19 +212,19 @@ def _means_over_folds(
 
     means = means_over_bundles(_bundles(tasks, settings.networks_at_once), volume, windows, watch)
     for number, found in decisions.items():
-        if extras.fold_dice is not None:
-            extras.fold_dice(found.mean_pairwise_dice())
-        if extras.uncertainty is not None:
+        if sinks.fold_dice is not None:
+            sinks.fold_dice(found.mean_pairwise_dice())
+        if sinks.uncertainty is not None:
             for name in tasks[number].structures_by_channel:
-                extras.uncertainty.add_disagreement(found.disagreement(name))
+                sinks.uncertainty.add_disagreement(found.disagreement(name))
     return means
 
 
-def _bundles(tasks: Sequence[Task], at_once: int) -> Iterator[Bundle]:
+def _bundles(tasks: Sequence[PredictionTask], at_once: int) -> Iterator[Bundle]:
     """The networks of all tasks, fold by fold, `at_once` at most in each bundle."""
     networks = [(number, make_ready) for number, task in enumerate(tasks) for make_ready in task.networks]
     shared = tasks[0].shared
-    at_once = at_once if shared is None else min(at_once, shared.held)
+    at_once = at_once if shared is None else min(at_once, shared.most_ready)
     window = nullcontext if shared is None else shared.window
     for first in range(0, len(networks), at_once):
         numbers, makers = zip(*networks[first : first + at_once], strict=True)
@@ -261,23 +247,23 @@ def _set_aside_(probabilities: np.ndarray, outside: np.ndarray, activation: Acti
         probabilities[0, outside] = 1
 
 
-def _hand_out(task: Task, probabilities: np.ndarray, grid: GridMap, threshold: float, extras: Extras) -> None:
-    if extras.probability is not None:
+def _hand_out(task: PredictionTask, probabilities: np.ndarray, grid: GridMap, threshold: float, sinks: Sinks) -> None:
+    if sinks.probability is not None:
         if task.activation == "softmax":
-            extras.probability(BACKGROUND, restore_probability(probabilities[0], grid, outside=1.0))
+            sinks.probability(BACKGROUND, restore_probability(probabilities[0], grid, outside=1.0))
         for name, channel in {**task.structures_by_channel, **task.competitors}.items():
-            extras.probability(name, restore_probability(probabilities[channel], grid))
-    if extras.mask is None and extras.boundary_entropy is None and extras.uncertainty is None:
+            sinks.probability(name, restore_probability(probabilities[channel], grid))
+    if sinks.mask is None and sinks.boundary_entropy is None and sinks.uncertainty is None:
         return
     winner = _winner(probabilities) if task.activation == "softmax" else None
     for name, channel in task.structures_by_channel.items():
         mask = probabilities[channel] > threshold if winner is None else winner == channel
-        if extras.mask is not None:
-            extras.mask(name, mask)
-        if extras.boundary_entropy is not None:
-            extras.boundary_entropy(name, boundary_entropy(probabilities[channel], mask))
-        if extras.uncertainty is not None:
-            extras.uncertainty.add_probability(probabilities[channel])
+        if sinks.mask is not None:
+            sinks.mask(name, mask)
+        if sinks.boundary_entropy is not None:
+            sinks.boundary_entropy(name, boundary_entropy(probabilities[channel], mask))
+        if sinks.uncertainty is not None:
+            sinks.uncertainty.add_probability(probabilities[channel])
 
 
 def _winner(probabilities: np.ndarray) -> np.ndarray:
@@ -288,7 +274,7 @@ def _winner(probabilities: np.ndarray) -> np.ndarray:
     return winner
 
 
-def _in_label_order(task: Task, last: int) -> Iterator[tuple[int, int]]:
+def _in_label_order(task: PredictionTask, last: int) -> Iterator[tuple[int, int]]:
     """(label, channel), ascending; competitors get the labels after `last`, so that they are easily taken out."""
     for name, channel in task.structures_by_channel.items():
         yield task.structures[name], channel

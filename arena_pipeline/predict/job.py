@@ -17,7 +17,7 @@ from arena_pipeline.io.images import ImageSource, read_geometry, read_image, wri
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.steps import Room, Steps, Turn
 from arena_pipeline.machine import free_memory_bytes
-from arena_pipeline.predict.case import Extras, volume_steps
+from arena_pipeline.predict.case import Sinks, volume_steps
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.memory import case_parts, in_words, most_that_fit
 from arena_pipeline.predict.outputs import case_files, remove_case
@@ -41,7 +41,7 @@ SHARE_TOGETHER = 0.5
 
 
 @dataclass(frozen=True)
-class Extra:
+class OutputOptions:
     """What is written besides the segmentation, and what is left out."""
 
     save_probabilities: bool = False
@@ -62,20 +62,20 @@ class PredictionJob:
     folder: Path
     setup: Setup
     label_map: LabelMap
-    extra: Extra
+    options: OutputOptions
 
     def others(self, case: str, source: ImageSource) -> list[Path]:
         """Files asked for besides the segmentation."""
-        files, extra = case_files(self.folder, case), self.extra
+        files, options = case_files(self.folder, case), self.options
         wanted = {
-            files.dicom_seg: extra.dicom_seg and isinstance(source, CTSeries),
-            files.rtstruct: extra.rtstruct,
-            files.slicer: extra.slicer,
-            files.probabilities: extra.save_probabilities,
-            files.masks: extra.save_preprocessed,
-            files.preview: extra.previews,
-            files.entropy: extra.save_uncertainty,
-            files.disagreement: extra.save_uncertainty and any(len(task.networks) > 1 for task in self.setup.tasks),
+            files.dicom_seg: options.dicom_seg and isinstance(source, CTSeries),
+            files.rtstruct: options.rtstruct,
+            files.slicer: options.slicer,
+            files.probabilities: options.save_probabilities,
+            files.masks: options.save_preprocessed,
+            files.preview: options.previews,
+            files.entropy: options.save_uncertainty,
+            files.disagreement: options.save_uncertainty and any(len(task.networks) > 1 for task in self.setup.tasks),
         }
         return [path for path, asked in wanted.items() if asked]
 
@@ -100,29 +100,29 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
     found = yield from _predict_image(case, image, job)
     segmentation = found.segmentation
     labels, files = job.setup.labels, case_files(job.folder, case)
-    if job.extra.postprocess:
+    if job.options.postprocess:
         with stage("postprocess"):
             postprocess_segmentation_(segmentation, labels, job.setup.keep_largest, case)
     review = review_case(case, image, segmentation, labels, job.setup.support_volumes_ml, found.fold_dice, found.boundary_entropy)
     with stage("write"):
-        if job.extra.save_preprocessed:
+        if job.options.save_preprocessed:
             write_masks(files.masks, found.masks, found.grid)
         if found.uncertainty is not None:
             for name, array in found.uncertainty.restored(found.grid).items():
                 write_image(getattr(files, name), Image(array, image.geometry))
-        if job.extra.previews:
+        if job.options.previews:
             colours = {name: (label, job.label_map.colours_rgb[name]) for name, label in labels.items()}
             check = [line.structure for line in review if line.check]
             write_preview(files.preview, case, image, segmentation, colours, job.setup.settings.scheme.window_hu, check)
-        if isinstance(source, CTSeries) and job.extra.dicom_seg:
+        if isinstance(source, CTSeries) and job.options.dicom_seg:
             from arena_pipeline.predict.dicom_seg import write_dicom_seg  # takes a second to import: only for DICOM
 
-            write_dicom_seg(files.dicom_seg, segmentation, source, job.label_map, job.extra.labelmap)
-        if isinstance(source, CTSeries) and job.extra.rtstruct:
+            write_dicom_seg(files.dicom_seg, segmentation, source, job.label_map, job.options.labelmap)
+        if isinstance(source, CTSeries) and job.options.rtstruct:
             from arena_pipeline.predict.rtstruct import write_rtstruct
 
             write_rtstruct(files.rtstruct, segmentation, source, job.label_map)
-        if job.extra.slicer:
+        if job.options.slicer:
             write_slicer(files.slicer, segmentation, image.geometry, job.label_map)
         write_segmentation(output, segmentation, image.geometry, labels)
     _report(case, segmentation, image.geometry, labels)
@@ -132,7 +132,7 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
 def _parts(geometry: Geometry, job: PredictionJob, tasks: int = 1, networks: int = 1) -> dict[str, int]:
     """Bytes of each part that the case takes, with so many tasks and networks at once."""
     scheme, channels = job.setup.settings.scheme, max(task.out_channels for task in job.setup.tasks)
-    keeps = job.extra.save_probabilities
+    keeps = job.options.save_probabilities
     return case_parts(geometry, scheme.spacing_xyz_mm, scheme.patch_size_voxels, channels * tasks, keeps, channels * networks)
 
 
@@ -170,18 +170,18 @@ class _Predicted:
 def _predict_image(case: str, image: Image, job: PredictionJob) -> Steps[_Predicted]:
     """The file of probabilities is written on the way."""
     setup, masks, fold_dice, entropies = job.setup, dict[str, np.ndarray](), dict[str, float](), dict[str, float]()
-    uncertainty = Uncertainty() if job.extra.save_uncertainty else None
+    uncertainty = Uncertainty() if job.options.save_uncertainty else None
     with stage("preprocess"):
         volume, grid = preprocess_image(image, setup.settings.scheme, setup.settings.workers)
     yield Turn.NETWORK
     with ExitStack() as stack:
         keep = None
-        if job.extra.save_probabilities:
+        if job.options.save_probabilities:
             description = Description(labels=setup.labels, activation=setup.tasks[0].activation, threshold=setup.settings.threshold)
             keep = stack.enter_context(write_probabilities(case_files(job.folder, case).probabilities, description)).add
-        take_mask = masks.__setitem__ if job.extra.save_preprocessed else None
-        extras = Extras(keep, take_mask, fold_dice.update, entropies.__setitem__, uncertainty)
-        segmentation = yield from volume_steps(volume, grid, setup.tasks, setup.settings, extras)
+        take_mask = masks.__setitem__ if job.options.save_preprocessed else None
+        sinks = Sinks(keep, take_mask, fold_dice.update, entropies.__setitem__, uncertainty)
+        segmentation = yield from volume_steps(volume, grid, setup.tasks, setup.settings, sinks)
     return _Predicted(segmentation, grid, masks, fold_dice, entropies, uncertainty)
 
 

@@ -24,7 +24,7 @@ from arena_pipeline.model.model_folder import AdaptedModel
 from arena_pipeline.planning import InferencePlan, Plans
 from arena_pipeline.planning.fitting import fit_windows
 from arena_pipeline.planning.memory import window_bytes
-from arena_pipeline.predict.case import CaseSettings, Network, Task
+from arena_pipeline.predict.case import CaseSettings, Network, PredictionTask
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Setup:
         window_bytes: main memory that the network takes for one window; 0 where it runs elsewhere.
     """
 
-    tasks: tuple[Task, ...]
+    tasks: tuple[PredictionTask, ...]
     settings: CaseSettings
     labels: dict[str, int]
     keep_largest: dict[str, bool]
@@ -91,14 +91,14 @@ def _support(model: AdaptedModel) -> tuple[dict[str, tuple[str, ...]], dict[str,
     return cases, volumes
 
 
-def adapted_task(record: AdapterRecord, folds: Sequence[Path], network: AdaptedNetwork, structures: Sequence[str] | None = None) -> Task:
+def adapted_task(record: AdapterRecord, folds: Sequence[Path], network: AdaptedNetwork, structures: Sequence[str] | None = None) -> PredictionTask:
     """The task of these adapters, whose folders are `folds`; of a multi-class task only `structures` are written, where given."""
     first = 1 if record.activation == "softmax" else 0
     channels = {name: channel for channel, name in enumerate(record.structures, start=first)}
     written = {name: label for name, label in record.structures.items() if structures is None or name in structures}
     others = {name: channel for name, channel in channels.items() if name not in written}
     networks = tuple(_ready(network, folder) for folder in folds)
-    return Task(record.task, written, channels, record.activation, networks, others, network)
+    return PredictionTask(record.task, written, channels, record.activation, networks, others, network)
 
 
 def _ready(network: AdaptedNetwork, folder: Path) -> Callable[[], Network]:
@@ -181,14 +181,14 @@ def check_zero_shot(preset: FoundationPreset, structures: Sequence[str]) -> None
         )
 
 
-def zero_shot_task(preset: FoundationPreset, labels: dict[str, int], network: AdaptedNetwork) -> Task:
+def zero_shot_task(preset: FoundationPreset, labels: dict[str, int], network: AdaptedNetwork) -> PredictionTask:
     """The pre-trained head's channels of `labels` (structure -> integer)."""
     if preset.head == "softmax":
         others = {name: channel for name, channel in preset.structures.items() if name not in labels}
-        return Task("zero_shot", labels, dict(preset.structures), "softmax", (partial(network.select, None),), others)
+        return PredictionTask("zero_shot", labels, dict(preset.structures), "softmax", (partial(network.select, None),), others)
     rows = [preset.structures[name] for name in labels]
     channels = {name: number for number, name in enumerate(labels)}
-    return Task("zero_shot", labels, channels, "sigmoid", (partial(_only, network, rows),))
+    return PredictionTask("zero_shot", labels, channels, "sigmoid", (partial(_only, network, rows),))
 
 
 def _only(foundation: AdaptedNetwork, rows: list[int]) -> Network:
@@ -206,7 +206,7 @@ def _window_bytes(preset: FoundationPreset, device: torch.device) -> int:
     return window_bytes(preset) if device.type == "cpu" else 0
 
 
-def _labels(tasks: Sequence[Task]) -> dict[str, int]:
+def _labels(tasks: Sequence[PredictionTask]) -> dict[str, int]:
     return dict(sorted((item for task in tasks for item in task.structures.items()), key=lambda item: item[1]))
 
 

@@ -25,7 +25,7 @@ OF_ALL_CASES = (NoSpace, FoundationError, AdapterError)
 
 
 @dataclass(frozen=True)
-class CaseTask:
+class CaseToPredict:
     """One case to predict; crosses to a worker process. `patience_seconds`: for who has claimed it."""
 
     case: str
@@ -43,14 +43,14 @@ class CaseDone:
 
 
 @dataclass(frozen=True, eq=False)
-class SharedPrediction(InSteps[CaseTask, CaseDone]):
+class SharedPrediction(InSteps[CaseToPredict, CaseDone]):
     """Predicts the cases of one folder, whoever else does. `keep`: finished ones of earlier runs stay."""
 
     job: PredictionJob
     journal: Journal
     keep: bool
 
-    def steps(self, task: CaseTask) -> Steps[CaseDone]:
+    def steps(self, task: CaseToPredict) -> Steps[CaseDone]:
         """Claims the case and predicts it, unless that is done.
 
         Raises:
@@ -75,7 +75,7 @@ class SharedPrediction(InSteps[CaseTask, CaseDone]):
         settings = replace(setup.settings, workers=min(setup.settings.workers, usable_cores()))
         return replace(self.job, setup=replace(setup, settings=settings))
 
-    def _already(self, task: CaseTask) -> CaseDone | None:
+    def _already(self, task: CaseToPredict) -> CaseDone | None:
         entry = self.journal.entries().get(task.case)
         if entry is not None and not entry.earlier:
             if entry.failed is not None:
@@ -91,7 +91,7 @@ class SharedPrediction(InSteps[CaseTask, CaseDone]):
         self.journal.add(task.case, 0, (task.output, *others))
         return CaseDone("kept")
 
-    def _predict(self, task: CaseTask) -> Steps[CaseDone]:
+    def _predict(self, task: CaseToPredict) -> Steps[CaseDone]:
         began = time.monotonic()
         try:
             with telling_out_of_memory(f"the prediction of {task.case}"):

@@ -43,7 +43,7 @@ class Windows:
         overlap: share of the patch that neighbouring windows have in common, in [0, 1).
         batch: windows run at once.
         precision: of the networks; None: float32.
-        even: steps of one length and weights as nnU-Net has them, instead of a shorter last step.
+        as_nnunet: steps of one length and weights as nnU-Net has them, instead of a shorter last step.
     """
 
     patch_size: tuple[int, int, int]
@@ -51,20 +51,20 @@ class Windows:
     activation: Activation
     batch: FittingBatch
     device: torch.device
-    even: bool = False
+    as_nnunet: bool = False
     precision: Precision | None = None
 
 
-def axis_starts(shape: Sequence[int], patch: Sequence[int], overlap: float, even: bool = False) -> list[list[int]]:
+def axis_starts(shape: Sequence[int], patch: Sequence[int], overlap: float, as_nnunet: bool = False) -> list[list[int]]:
     """Per axis the first voxels of the windows that cover a volume of `shape` (each axis at least the patch's).
 
-    They step by int(patch * (1 - overlap)), at least 1; the last one is moved back to end with the volume. `even`: as many as
+    They step by int(patch * (1 - overlap)), at least 1; the last one is moved back to end with the volume. `as_nnunet`: as many as
     that takes, evenly spread instead.
     """
     axes = []
     for length, edge in zip(shape, patch, strict=True):
         last = length - edge
-        if even:
+        if as_nnunet:
             steps = math.ceil(last / (edge * (1 - overlap)))
             axes.append([round(last / steps * number) for number in range(steps)] + [last])
         else:
@@ -72,16 +72,16 @@ def axis_starts(shape: Sequence[int], patch: Sequence[int], overlap: float, even
     return axes
 
 
-def importance(patch: Sequence[int], even: bool = False) -> Tensor:
+def importance(patch: Sequence[int], as_nnunet: bool = False) -> Tensor:
     """(x, y, z) float32 weights: a gaussian around the centre with sigma an eighth of each edge, at least LEAST_IMPORTANCE.
 
-    `even`: as nnU-Net has it, around voxel edge // 2 and down to what half precision can hold.
+    `as_nnunet`: as nnU-Net has it, around voxel edge // 2 and down to what half precision can hold.
     """
     weights = torch.ones(())
     for edge in patch:
-        offset = torch.arange(edge, dtype=torch.float32) - (edge // 2 if even else (edge - 1) / 2)
+        offset = torch.arange(edge, dtype=torch.float32) - (edge // 2 if as_nnunet else (edge - 1) / 2)
         weights = weights[..., None] * torch.exp(-0.5 * (offset / (SIGMA_SHARE * edge)) ** 2)
-    return weights.clamp(min=NNUNET_LEAST_IMPORTANCE if even else LEAST_IMPORTANCE)
+    return weights.clamp(min=NNUNET_LEAST_IMPORTANCE if as_nnunet else LEAST_IMPORTANCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +178,8 @@ def _finished_logits(network: Network, volume: Tensor, windows: Windows, along: 
 
     Sums and weights cover one layer of windows. After each layer, what lies before the next one is finished and moves out.
     """
-    patch, starts = windows.patch_size, axis_starts(volume.shape, windows.patch_size, windows.overlap, windows.even)
-    importances = importance(patch, windows.even).to(windows.device)
+    patch, starts = windows.patch_size, axis_starts(volume.shape, windows.patch_size, windows.overlap, windows.as_nnunet)
+    importances = importance(patch, windows.as_nnunet).to(windows.device)
     across = [[0] if axis == along else starts[axis] for axis in range(3)]
     depth = [patch[axis] if axis == along else volume.shape[axis] for axis in range(3)]
     sums = weights = torch.zeros(())

@@ -23,13 +23,13 @@ from arena_pipeline.model.device import device_of_jobs
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
 from arena_pipeline.predict.caveats import tell_doubts, tell_missing_folds, tell_support_cases
 from arena_pipeline.predict.inputs import find_inputs, output_files, record_inputs, take_part, usable_names
-from arena_pipeline.predict.job import Extra, PredictionJob
+from arena_pipeline.predict.job import OutputOptions, PredictionJob
 from arena_pipeline.predict.journal import Journal
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.outputs import remove_left_unfinished, require_one_meaning, require_room, require_same_meaning, segmentations
 from arena_pipeline.predict.predictors import Setup, adapted_setup, zero_shot_setup
 from arena_pipeline.predict.review import ReviewLine, ReviewTable
-from arena_pipeline.predict.shared import OF_ALL_CASES, CaseDone, CaseTask, SharedPrediction
+from arena_pipeline.predict.shared import OF_ALL_CASES, CaseDone, CaseToPredict, SharedPrediction
 from arena_pipeline.records import note, stage
 from arena_pipeline.settings import PrecisionName
 from arena_pipeline.words import pluralize
@@ -113,8 +113,11 @@ def predict(
             has no room. A case that can't be read or predicted does not stop the others;
             the error at the end names all of them.
     """
-    out, extra = Path(output_folder), Extra(save_probabilities, save_preprocessed, not no_postprocessing, not no_previews, dicom_seg is not False)
-    extra = replace(extra, labelmap=labelmap, rtstruct=rtstruct, slicer=slicer, save_uncertainty=save_uncertainty)
+    out, options = (
+        Path(output_folder),
+        OutputOptions(save_probabilities, save_preprocessed, not no_postprocessing, not no_previews, dicom_seg is not False),
+    )
+    options = replace(options, labelmap=labelmap, rtstruct=rtstruct, slicer=slicer, save_uncertainty=save_uncertainty)
     inputs, refused = usable_names(take_part(find_inputs(Path(input_path)), part_id, num_parts))
     if (dicom_seg or labelmap or rtstruct) and not all(isinstance(source, CTSeries) for source in inputs.values()):
         asked = "an RTSTRUCT" if rtstruct else "a DICOM-SEG"
@@ -142,7 +145,7 @@ def predict(
                 setup = adapted_setup(model, structures, workspace, target, changes)
                 stored = workspace.cases(model.tasks[0].record.dataset_name, model.foundation)
                 support_ids = tell_support_cases(setup.support_ids, inputs, stored)
-        setup = replace(setup, source=setup.source | _decisions(setup, extra))
+        setup = replace(setup, source=setup.source | _decisions(setup, options))
         label_map = LabelMap.of(setup.labels, setup.source, {name: ids for name, ids in support_ids.items() if name in setup.labels})
         require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
         needs = Needs("predict", workers, memory_bytes=setup.window_bytes, cores=0, device=device)
@@ -152,12 +155,12 @@ def predict(
             keep = _begin_or_join(journal, label_map, list(inputs), continue_prediction)
             journal.join(len(inputs), (part_id, num_parts), keep)
             record_inputs(out, inputs, Path(input_path))
-        return _predict_all(inputs, outputs, SharedPrediction(PredictionJob(out, setup, label_map, extra), journal, keep), needs, refused)
+        return _predict_all(inputs, outputs, SharedPrediction(PredictionJob(out, setup, label_map, options), journal, keep), needs, refused)
 
 
-def _decisions(setup: Setup, extra: Extra) -> dict[str, str]:
+def _decisions(setup: Setup, options: OutputOptions) -> dict[str, str]:
     """In words what the segmentations depend on besides the networks: for labels.json, so that no folder has those of two settings."""
-    largest = [name for name, alone in setup.keep_largest.items() if alone and extra.postprocess]
+    largest = [name for name, alone in setup.keep_largest.items() if alone and options.postprocess]
     settings = setup.settings
     inference = f"overlap {settings.overlap:g}, threshold {settings.threshold:g}, precision {settings.precision}"
     return {"inference": inference, "largest component alone": ", ".join(largest) or "of no structure"}
@@ -229,7 +232,7 @@ def _predict_all(
     for reason in failed:
         logger.error("not predicted: %s", reason)
     review = ReviewTable(job.folder / "review.csv", segmentations(job.folder))
-    left = {case: CaseTask(case, source, outputs[case]) for case, source in inputs.items()}
+    left = {case: CaseToPredict(case, source, outputs[case]) for case, source in inputs.items()}
     try:
         for patience in (0, LEASE_SECONDS):  # once more for those that others have claimed, who may have died
             tasks = {case: replace(task, patience_seconds=patience) for case, task in left.items()}

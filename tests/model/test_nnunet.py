@@ -18,11 +18,11 @@ from arena_pipeline.io.images import read_image
 from arena_pipeline.model.nnunet_checkpoint import read_nnunet_checkpoint
 from arena_pipeline.model.nnunet_folder import NnunetModel, read_nnunet_folder
 from arena_pipeline.model.weights import load_foundation_network
-from arena_pipeline.predict.case import predict_case
 from arena_pipeline.predict.predictors import zero_shot_setup
 from arena_pipeline.preprocess.case import preprocess_image
 from arena_pipeline.stages.install_foundation import install_model_folder
 from arena_pipeline.workspace import Workspace
+from tests.toy import predict_image
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "nnunet"
 KINDS = ("plain", "residual")
@@ -103,7 +103,7 @@ def test_segmentation_is_that_of_nnunet_in_999_of_1000_voxels(kind: str, tmp_pat
     torch.save(content, path)
     preset = install_model_folder(folder, workspace, "tiny").record.preset
     setup = zero_shot_setup(list(preset.structures), workspace, "tiny", None, torch.device("cpu"))
-    segmentation = predict_case(read_image(FIXTURES / kind / "case.nii.gz"), setup.tasks, setup.settings).segmentation
+    segmentation = predict_image(read_image(FIXTURES / kind / "case.nii.gz"), setup.tasks, setup.settings)
     assert len(np.unique(segmentation)) == 4
     assert (segmentation == expected["segmentation"]).mean() > 0.999
 

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.predict.case import CaseSettings, Extras, Network, Task, predict_case
+from arena_pipeline.predict.case import CaseSettings, Network, PredictionTask, Sinks
 from arena_pipeline.predict.ensemble import mean_probabilities
+from arena_pipeline.preprocess.case import preprocess_image
+from tests.toy import predict_image
 
 SCHEME = Scheme(spacing_mm=(2, 2, 2), window_hu=(-175, 250), patch_size_voxels=(16, 16, 16))
 SETTINGS = CaseSettings(SCHEME, torch.device("cpu"), window_batch=2)
@@ -43,20 +45,20 @@ def three_classes(x: Tensor) -> Tensor:
 
 def test_binary_tasks_are_merged_with_the_datasets_integers() -> None:
     image = ct()
-    both = Task("bright", {"bright": 4}, {"bright": 0}, "sigmoid", (lambda: brighter_than(50, 100),))
-    high = Task("brightest", {"brightest": 2}, {"brightest": 0}, "sigmoid", (lambda: brighter_than(150, 1000),))
-    found = predict_case(image, [both, high], SETTINGS).segmentation
+    both = PredictionTask("bright", {"bright": 4}, {"bright": 0}, "sigmoid", (lambda: brighter_than(50, 100),))
+    high = PredictionTask("brightest", {"brightest": 2}, {"brightest": 0}, "sigmoid", (lambda: brighter_than(150, 1000),))
+    found = predict_image(image, [both, high], SETTINGS)
     np.testing.assert_array_equal(found == 2, image.array == 200)  # where both are found, the more certain one stays
     np.testing.assert_array_equal(found == 4, image.array == 100)
 
 
 def test_a_softmax_task_and_its_competitors() -> None:
     image = ct()
-    everything = Task("all", {"a": 1, "b": 2}, {"a": 1, "b": 2}, "softmax", (lambda: three_classes,))
-    found = predict_case(image, [everything], SETTINGS).segmentation
+    everything = PredictionTask("all", {"a": 1, "b": 2}, {"a": 1, "b": 2}, "softmax", (lambda: three_classes,))
+    found = predict_image(image, [everything], SETTINGS)
     np.testing.assert_array_equal(found, np.select([image.array == 100, image.array == 200], [1, 2], 0))
-    only_b = Task("all", {"b": 7}, {"b": 2}, "softmax", (lambda: three_classes,), competitors={"a": 1})
-    np.testing.assert_array_equal(predict_case(image, [only_b], SETTINGS).segmentation, np.where(image.array == 200, 7, 0))
+    only_b = PredictionTask("all", {"b": 7}, {"b": 2}, "softmax", (lambda: three_classes,), competitors={"a": 1})
+    np.testing.assert_array_equal(predict_image(image, [only_b], SETTINGS), np.where(image.array == 200, 7, 0))
 
 
 def test_folds_are_averaged_as_probabilities_not_as_logits() -> None:
@@ -65,27 +67,29 @@ def test_folds_are_averaged_as_probabilities_not_as_logits() -> None:
     def constant(value: float) -> Network:
         return lambda x: torch.full_like(x, value)
 
-    def folds(*values: float) -> Task:
-        return Task("t", {"t": 1}, {"t": 0}, "sigmoid", tuple(lambda value=value: constant(value) for value in values))
+    def folds(*values: float) -> PredictionTask:
+        return PredictionTask("t", {"t": 1}, {"t": 0}, "sigmoid", tuple(lambda value=value: constant(value) for value in values))
 
-    assert not predict_case(ct(), [folds(9, -2, -2)], SETTINGS).segmentation.any()
-    assert predict_case(ct(), [folds(9, -1)], SETTINGS).segmentation.any()
+    assert not predict_image(ct(), [folds(9, -2, -2)], SETTINGS).any()
+    assert predict_image(ct(), [folds(9, -1)], SETTINGS).any()
 
 
 @pytest.mark.parametrize(("tasks_at_once", "networks_at_once"), [(1, 2), (2, 1), (2, 3), (3, 9)])
 def test_what_is_done_at_once_changes_nothing(tasks_at_once: int, networks_at_once: int) -> None:
     """To the bit: segmentation, probabilities and agreement of the folds, of three tasks with three folds each, and of a softmax task."""
 
-    def found(tasks: list[Task], settings: CaseSettings) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, float]]:
+    def found(tasks: list[PredictionTask], settings: CaseSettings) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, float]]:
         probabilities, dice = dict[str, np.ndarray](), dict[str, float]()
-        segmentation = predict_case(ct(), tasks, settings, Extras(probabilities.__setitem__, fold_dice=dice.update)).segmentation
+        segmentation = predict_image(ct(), tasks, settings, Sinks(probabilities.__setitem__, fold_dice=dice.update))
         return segmentation, probabilities, dice
 
     def folds(hu: float) -> tuple[Callable[[], Network], ...]:
         return tuple(lambda fold=fold: brighter_than(hu + 7 * fold, 3 + fold) for fold in range(3))
 
-    binary = [Task(f"t{hu}", {f"t{hu}": label}, {f"t{hu}": 0}, "sigmoid", folds(hu)) for label, hu in ((1, 80), (2, 150), (5, 20))]
-    softmax = [Task("all", {"a": 1, "b": 2}, {"a": 1, "b": 2}, "softmax", tuple(lambda f=f: lambda x: three_classes(x * f) for f in (1, 0.9, 0.8)))]
+    binary = [PredictionTask(f"t{hu}", {f"t{hu}": label}, {f"t{hu}": 0}, "sigmoid", folds(hu)) for label, hu in ((1, 80), (2, 150), (5, 20))]
+    softmax = [
+        PredictionTask("all", {"a": 1, "b": 2}, {"a": 1, "b": 2}, "softmax", tuple(lambda f=f: lambda x: three_classes(x * f) for f in (1, 0.9, 0.8)))
+    ]
     for tasks in (binary, softmax):
         expected, together = found(tasks, SETTINGS), found(tasks, replace(SETTINGS, tasks_at_once=tasks_at_once, networks_at_once=networks_at_once))
         np.testing.assert_array_equal(together[0], expected[0])
@@ -93,16 +97,16 @@ def test_what_is_done_at_once_changes_nothing(tasks_at_once: int, networks_at_on
         assert len(expected[2]) == sum(len(task.structures) for task in tasks) and expected[0].any()
 
 
-def test_extras_get_native_probabilities_and_preprocessed_masks() -> None:
+def test_sinks_get_native_probabilities_and_preprocessed_masks() -> None:
     image = ct()
-    task = Task("all", {"a": 1}, {"a": 1}, "softmax", (lambda: three_classes,), competitors={"b": 2})
+    task = PredictionTask("all", {"a": 1}, {"a": 1}, "softmax", (lambda: three_classes,), competitors={"b": 2})
     probabilities: dict[str, np.ndarray] = {}
     masks: dict[str, np.ndarray] = {}
-    prediction = predict_case(image, [task], SETTINGS, Extras(probabilities.__setitem__, masks.__setitem__))
+    predict_image(image, [task], SETTINGS, Sinks(probabilities.__setitem__, masks.__setitem__))
     assert list(probabilities) == ["background", "a", "b"]
     assert all(p.shape == image.array.shape and p.dtype == np.float32 for p in probabilities.values())
     np.testing.assert_allclose(sum(probabilities.values()), 1, atol=1e-5)
-    assert masks["a"].shape == prediction.grid.cropped_shape and masks["a"].sum() == 7**3
+    assert masks["a"].shape == preprocess_image(image, SETTINGS.scheme)[1].cropped_shape and masks["a"].sum() == 7**3
 
 
 def test_mean_of_probabilities() -> None:

@@ -23,11 +23,12 @@ from arena_pipeline.io.images import read_geometry
 from arena_pipeline.machine import Machine
 from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.predict import predictors
-from arena_pipeline.predict.case import CaseSettings, Task, predict_case
+from arena_pipeline.predict.case import CaseSettings, PredictionTask
 from arena_pipeline.predict.memory import case_parts, in_words, require_memory
 from arena_pipeline.predict.windows import Network, Windows, mean_over_networks, probability_slabs
 from arena_pipeline.stages.predict import predict
 from arena_pipeline.workspace import Workspace
+from tests.toy import predict_image
 
 CPU = torch.device("cpu")
 
@@ -62,9 +63,9 @@ def test_a_volume_that_cannot_fit_is_refused_before_the_network_runs(tmp_path: P
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=0))
     scheme = Scheme(spacing_mm=(2, 2, 2), window_hu=(-175, 250), patch_size_voxels=(16, 16, 16))
     image = Image(np.zeros((20, 20, 20), np.int16), Geometry((20, 20, 20), np.diag([2.0, 2.0, 2.0, 1.0])))
-    task = Task("t", {"t": 1}, {"t": 0}, "sigmoid", (lambda: pytest.fail("the network was made ready"),))
+    task = PredictionTask("t", {"t": 1}, {"t": 0}, "sigmoid", (lambda: pytest.fail("the network was made ready"),))
     with pytest.raises(ArenaError, match=r"^predicting takes .* of memory .*, and 0 MiB of memory and 0 MiB of swap are free; close other"):
-        predict_case(image, [task], CaseSettings(scheme, CPU))
+        predict_image(image, [task], CaseSettings(scheme, CPU))
 
 
 def test_the_estimate_is_said_before_the_case_and_little_memory_means_one_window_at_a_time(

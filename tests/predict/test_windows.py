@@ -24,8 +24,8 @@ def sliding_window(network: Network, volume: np.ndarray, overlap: float, activat
 
 def test_even_starts_and_weights_are_those_of_nnunet() -> None:
     """110 voxels in windows of 64 that overlap by half: steps of at most 32, so two of 23. The weights are 1 at voxel edge // 2."""
-    assert axis_starts((110, 64, 64), (64, 64, 64), 0.5, even=True) == [[0, 23, 46], [0], [0]]
-    weights = importance((8, 8, 8), even=True)
+    assert axis_starts((110, 64, 64), (64, 64, 64), 0.5, as_nnunet=True) == [[0, 23, 46], [0], [0]]
+    weights = importance((8, 8, 8), as_nnunet=True)
     assert weights[4, 4, 4] == 1 and weights[5, 4, 4] == weights[3, 4, 4] == pytest.approx(np.exp(-0.5))
 
 

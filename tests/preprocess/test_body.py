@@ -9,9 +9,10 @@ import torch
 
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.predict.case import CaseSettings, Extras, Task, predict_case
+from arena_pipeline.predict.case import CaseSettings, PredictionTask, Sinks
 from arena_pipeline.preprocess.body import body_mask, fill_slices
 from arena_pipeline.preprocess.case import preprocess_image
+from tests.toy import predict_image
 
 SHAPE = (40, 36, 10)
 SCHEME = Scheme(spacing_mm=(2.0, 2.0, 2.0), window_hu=(-175, 250), patch_size_voxels=(32, 32, 32), outside_body="set_aside")
@@ -57,16 +58,16 @@ def test_network_sees_no_couch_and_predicts_nothing_there() -> None:
     volume, _ = preprocess_image(image, SCHEME)
     assert volume.shape[0] == body.any(axis=(1, 2)).sum(), "cropped to the body, without the wider couch"
     np.testing.assert_array_equal(image.array, hu)
-    task = Task("all", {"lung": 1}, {"lung": 0}, "sigmoid", (lambda: lambda patch: torch.where(patch > 0, -9.0, 9.0),))
-    found = predict_case(image, (task,), CaseSettings(SCHEME, torch.device("cpu"))).segmentation > 0
+    task = PredictionTask("all", {"lung": 1}, {"lung": 0}, "sigmoid", (lambda: lambda patch: torch.where(patch > 0, -9.0, 9.0),))
+    found = predict_image(image, (task,), CaseSettings(SCHEME, torch.device("cpu"))) > 0
     assert found[14, 20].all() and not found[~body].any()
     kept = SCHEME.model_copy(update={"outside_body": "kept"})
-    assert (predict_case(image, (task,), CaseSettings(kept, torch.device("cpu"))).segmentation > 0)[~body].any()
+    assert (predict_image(image, (task,), CaseSettings(kept, torch.device("cpu"))) > 0)[~body].any()
     folds = tuple(partial(lambda air, patch: torch.where(patch > 0, 9.0, air), air) for air in (9.0, -9.0))
     agreement = dict[str, float]()
     flat = Image(np.where(hu == -850, 40, hu).astype(np.int16), image.geometry)  # without a lung: the folds differ outside alone
-    both = Task("all", {"body": 1}, {"body": 0}, "sigmoid", tuple(partial(lambda fold: fold, fold) for fold in folds))
-    predict_case(flat, (both,), CaseSettings(SCHEME, torch.device("cpu")), Extras(fold_dice=agreement.update))
+    both = PredictionTask("all", {"body": 1}, {"body": 0}, "sigmoid", tuple(partial(lambda fold: fold, fold) for fold in folds))
+    predict_image(flat, (both,), CaseSettings(SCHEME, torch.device("cpu")), Sinks(fold_dice=agreement.update))
     assert agreement == {"body": 1.0}
-    softmax = Task("all", {"lung": 1}, {"lung": 1}, "softmax", (lambda: lambda patch: torch.cat([patch * 9, 1 - patch], dim=1),))
-    assert not (predict_case(image, (softmax,), CaseSettings(SCHEME, torch.device("cpu"))).segmentation > 0)[~body].any()
+    softmax = PredictionTask("all", {"lung": 1}, {"lung": 1}, "softmax", (lambda: lambda patch: torch.cat([patch * 9, 1 - patch], dim=1),))
+    assert not (predict_image(image, (softmax,), CaseSettings(SCHEME, torch.device("cpu"))) > 0)[~body].any()

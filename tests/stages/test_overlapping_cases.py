@@ -14,7 +14,7 @@ from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.lines import read_lines
 from arena_pipeline.predict import case as one_case
 from arena_pipeline.predict import job as prediction_job
-from arena_pipeline.predict.case import Task
+from arena_pipeline.predict.case import PredictionTask
 from arena_pipeline.predict.journal import JOURNAL_FOLDER
 from arena_pipeline.stages.predict import predict
 from arena_pipeline.workspace import Workspace
@@ -59,7 +59,7 @@ def test_the_files_and_the_journal_are_those_of_one_case_after_the_other(
             b_failed.set()
             raise
 
-    def waits(tasks: list[Task], volume: np.ndarray, *others: object) -> list[np.ndarray]:
+    def waits(tasks: list[PredictionTask], volume: np.ndarray, *others: object) -> list[np.ndarray]:
         assert b_failed.wait(60)  # the network is at "a" then, and what becomes of "a" comes before it all the same
         return network(tasks, volume, *others)  # type: ignore[arg-type]
 

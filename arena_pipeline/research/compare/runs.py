@@ -33,7 +33,7 @@ from arena_pipeline.model.adapter import AdapterRecord, read_adapter_record
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.planning import TaskPlan
-from arena_pipeline.predict.case import CaseSettings, Extras, Task
+from arena_pipeline.predict.case import CaseSettings, PredictionTask, Sinks
 from arena_pipeline.predict.predictors import adapted_task, zero_shot_task
 from arena_pipeline.preprocess.store import StoredCase
 from arena_pipeline.research.compare.queries import Query
@@ -196,17 +196,17 @@ def _can_go_on(job: FoldJob) -> bool:
     return True
 
 
-def _task(run: Run, adapter: AdapterRecord | None, device: torch.device) -> Task:
+def _task(run: Run, adapter: AdapterRecord | None, device: torch.device) -> PredictionTask:
     network = AdaptedNetwork(run.planned.preset, run.planned.weights, device)
     if adapter is None or run.job is None:
         return zero_shot_task(run.planned.preset, run.task.structures, network)
     return adapted_task(adapter, (run.job.folder,), network)
 
 
-def _scored(run: Run, query: Query, task: Task, settings: CaseSettings) -> list[CaseScore]:
+def _scored(run: Run, query: Query, task: PredictionTask, settings: CaseSettings) -> list[CaseScore]:
     stored, masks = StoredCase.open(run.planned.cases, query.case), dict[str, np.ndarray]()
-    extras = Extras(mask=masks.__setitem__) if run.protocol == "published" else Extras()
-    segmentation = segment_stored(settings, run.task, stored, task, extras)
+    sinks = Sinks(mask=masks.__setitem__) if run.protocol == "published" else Sinks()
+    segmentation = segment_stored(settings, run.task, stored, task, sinks)
     reference = read_reference(query.reference, query.image)
     if run.predictions is not None:
         write_segmentation(run.predictions / f"{query.case}.nii.gz", segmentation, reference.geometry, run.task.structures)
