@@ -85,7 +85,8 @@ def find_images(path: Path) -> dict[str, Path]:
     for file in files:
         case = _identifier(file)
         if case in cases:
-            raise DatasetError(f"{case}: two images of one case, {cases[case].name} and {file.name} in {file.parent}; remove or rename one")
+            found = f"two images of one case, {cases[case].name} and {file.name} in {file.parent}"
+            raise DatasetError(found, case=case, advice="remove or rename one")
         cases[case] = file
     _refuse_second_channels(cases)
     return dict(sorted(cases.items()))
@@ -151,7 +152,7 @@ def output_files(cases: Sequence[str], output_folder: Path, inputs: Mapping[str,
     sources = {os.path.realpath(file) for file in files}  # Path.resolve raises where links lead in a circle
     for case, file in outputs.items():
         if os.path.realpath(file) in sources:
-            raise DatasetError(f"{case}: the segmentation would overwrite the image {file}; choose another output folder")
+            raise DatasetError(f"the segmentation would overwrite the image {file}", case=case, advice="choose another output folder")
     if any(os.path.realpath(file.parent) == os.path.realpath(output_folder) for file in files):
         raise DatasetError(f"{output_folder}: the CTs lie there, segmentations beside them would be taken for CTs; choose another output folder")
     return outputs

@@ -114,6 +114,4 @@ def _named(case: str, error: ArenaError | OSError) -> ArenaError:
         return ImageError(
             f"{error.strerror or error}", case=case, file=error.filename, advice="check the path, its name, and who may read and write there"
         )
-    if error.case is None and not str(error).startswith(f"{case}:"):
-        error.case = case
-    return error
+    return error.located(case=case)
