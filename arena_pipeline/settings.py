@@ -29,6 +29,7 @@ class AdaptationSettings(Frozen):
         learning_rate: base rate of A, B (and of the head while the decoder is frozen). Those of other methods follow: see adapt.methods.
         decoder_learning_rate: base rate of decoder and head when the decoder is trained.
         new_head_learning_rate: base rate of a head that starts from random weights; None: as any other head.
+        new_head_prior: the probability that such a head gives each structure at first; None: a half, by a zero bias.
         loss: "dice" is the published soft Dice loss; "dice_ce" adds the cross-entropy; see arena_pipeline.adapt.loss.
         max_epochs: length of the cosine schedule, and the most epochs run.
         patches_per_volume: patches drawn from the support volume of one iteration.
@@ -52,6 +53,7 @@ class AdaptationSettings(Frozen):
     learning_rate: float = Field(1e-3, gt=0)
     decoder_learning_rate: float = Field(1e-4, gt=0)
     new_head_learning_rate: float | None = Field(None, gt=0)
+    new_head_prior: float | None = Field(None, gt=0, lt=1)
     loss: LossName = "dice"
     max_epochs: int = Field(200, ge=1)
     patches_per_volume: int = Field(6, ge=1)
@@ -65,3 +67,7 @@ class AdaptationSettings(Frozen):
     stop_smoothing: int = Field(10, ge=1)
     least_support_dice: float = Field(0.1, ge=0, lt=1)
     judged_from_epochs: int = Field(10, ge=1)
+
+    def without_memory(self) -> AdaptationSettings:
+        """The settings that decide its numbers: whoever changes the others, for more or less memory, goes on with what is there."""
+        return self.model_copy(update={"micro_batch": None, "recompute_activations": False})

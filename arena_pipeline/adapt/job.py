@@ -30,8 +30,6 @@ from arena_pipeline.workspace import Workspace, fold_folder, number_of
 logger = logging.getLogger(__name__)
 
 DEFAULT_FOLDS = (0, 1, 2)
-SAME_NUMBERS = {"micro_batch": None, "recompute_activations": False}
-"""Settings that decide how much memory an adaptation takes and no number of it: whoever changes them goes on with what is there."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class FoldJob:
             "shots": self.shots,
             "support_ids": self.support_ids,
             "support_sha256": self.support_sha256(),
-            "settings": self.settings.model_copy(update=SAME_NUMBERS),
+            "settings": self.settings.without_memory(),
         }
 
     def support_sha256(self) -> str:
@@ -120,7 +118,7 @@ class FoldJob:
     def would_make(self, record: AdapterRecord) -> bool:
         """Whether the adapter of `record` is this job's. Records of version 0.1 have no checksum of the support set, and are taken for it."""
         known = {name: value for name, value in self.identity().items() if name != "support_sha256" or record.support_sha256 is not None}
-        found = record.model_copy(update={"settings": record.settings.model_copy(update=SAME_NUMBERS)})
+        found = record.model_copy(update={"settings": record.settings.without_memory()})
         return all(getattr(found, name) == value for name, value in known.items())
 
 

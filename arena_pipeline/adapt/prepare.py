@@ -45,7 +45,8 @@ def prepare_(
         set_head_(network, architecture, pretrained_head(network, preset, list(task.structures), softmax, generator))
     else:
         old = head(network, architecture)
-        set_head_(network, architecture, new_head(old.in_channels, task.out_channels, generator).to(old.weight.device))
+        new = new_head(old.in_channels, task.out_channels, generator, settings.new_head_prior, softmax)
+        set_head_(network, architecture, new.to(old.weight.device))
     rest = head_parameters(network, architecture)
     if task.train_decoder:
         rest |= {name: p for name, p in network.named_parameters() if _is_trained_with_decoder(name, preset)}
@@ -55,8 +56,8 @@ def prepare_(
         parameter.requires_grad_(True)
     trainable.rate, rest_rate = method.rates(settings, task.train_decoder)
     own = [parameter for parameter in trainable.own if not any(parameter is other for other in rest.values())]
-    new = [rest.pop(name) for name in head_parameters(network, architecture)] if task.head == "new" or method.from_scratch else []
-    groups = ((trainable.rate, own), (rest_rate, list(rest.values())), (settings.new_head_learning_rate or rest_rate, new))
+    of_head = [rest.pop(name) for name in head_parameters(network, architecture)] if task.head == "new" or method.from_scratch else []
+    groups = ((trainable.rate, own), (rest_rate, list(rest.values())), (settings.new_head_learning_rate or rest_rate, of_head))
     trainable.groups = [(rate, group) for rate, group in groups if group]
     return trainable
 

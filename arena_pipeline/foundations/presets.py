@@ -100,6 +100,7 @@ class FoundationPreset(Frozen):
         structures: structure -> output channel of the head (softmax: channel 0 is the background, not listed);
             without a head: the structures seen in pre-training, with any number.
         pretrained_parts: "encoder" where the decoder must be trained always.
+        train_decoder: "novel": for structures that the foundation does not know, as published; "always": for those it knows too.
         adaptation: the schedule that suits this foundation.
         preference: which is taken when none is named: the highest of those installed.
     """
@@ -111,6 +112,7 @@ class FoundationPreset(Frozen):
     head: Literal["sigmoid", "softmax", "none"]
     structures: dict[str, int]
     pretrained_parts: Literal["encoder_decoder", "encoder"] = "encoder_decoder"
+    train_decoder: Literal["novel", "always"] = "novel"
     weights: Weights
     adaptation: AdaptationSettings = AdaptationSettings()
     preference: int

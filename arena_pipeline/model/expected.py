@@ -6,6 +6,7 @@ of scans serve, where there are any.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from scipy import stats
 
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter_record
+from arena_pipeline.settings import AdaptationSettings
 
 EXPECTED = "expected_dice.json"
 POOR_FIT = 0.5
@@ -28,6 +30,7 @@ TRAIN_ALL = ("fft", "scratch")
 NOT_BETTER = "not better than zero-shot"
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 CONFIDENCE = 0.95
+SETUP_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,12 @@ def counted(scans: int) -> str:
 
 
 class ExpectedDice(BaseModel):
-    """One structure; a row of cross_validation.json has more. `difference`: to zero-shot on the same scans, None where there is none."""
+    """One structure; a row of cross_validation.json has more.
+
+    Attributes:
+        difference: to zero-shot on the same scans, None where there is none.
+        made_with: `setup_of` what was cross-validated; None in expected_dice.json, which lies beside its model.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
@@ -78,6 +86,7 @@ class ExpectedDice(BaseModel):
     difference_low: float | None = None
     difference_high: float | None = None
     verdict: str | None = None
+    made_with: str | None = None
 
     @classmethod
     def of(cls, structure: str, method: str, dice: Sequence[float], zero_shot: Sequence[float] | None) -> ExpectedDice:
@@ -100,6 +109,12 @@ class ExpectedDice(BaseModel):
         return text + (f"; {self.difference:+.3f} against zero-shot: {self.verdict}." if self.difference is not None else ".")
 
 
+def setup_of(foundation_sha256: str, train_decoder: bool, settings: AdaptationSettings) -> str:
+    """What the Dice of an adaptation depends on besides its scans, as a hash: figures made with other settings say nothing of a model."""
+    values = [foundation_sha256, train_decoder, settings.without_memory().model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:SETUP_DIGITS]
+
+
 def write_expected(task_folder: Path, expected: Sequence[ExpectedDice]) -> None:
     """Writes expected_dice.json of a task."""
     write_json(task_folder / EXPECTED, {"expected": [one.model_dump(mode="json", by_alias=True) for one in expected]})
@@ -111,9 +126,10 @@ def discard_expected(task_folder: Path) -> None:
 
 
 def expected_of(task_folder: Path, record: AdapterRecord) -> list[ExpectedDice]:
-    """What is known of the structures of a task, by leave-one-out of the model itself or by arena_cross_validate; nothing where neither is there."""
+    """What is known of the structures of a task, by leave-one-out of the model itself or by arena_cross_validate with the same settings, if any."""
     tried = task_folder.parents[1] / "cross_validation" / f"{record.shots}shots" / "cross_validation.json"
-    found = _read(task_folder / EXPECTED) or _read(tried)
+    own = setup_of(record.foundation_sha256, record.train_decoder, record.settings)
+    found = _read(task_folder / EXPECTED) or [one for one in _read(tried) if one.made_with == own]
     return [one for one in found if one.structure in record.structures and one.method == record.settings.method]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -56,12 +57,22 @@ def empty_head(preset: FoundationPreset, channels: int, activation: str, kind: s
     return HeadConvolution(channels, out_channels, kernel_size=1)
 
 
-def new_head(channels: int, out_channels: int, generator: torch.Generator | None = None) -> nn.Conv3d:
-    """Xavier-uniform weights (out_channels, channels, 1, 1, 1), zero bias."""
+def new_head(
+    channels: int, out_channels: int, generator: torch.Generator | None = None, prior: float | None = None, softmax: bool = False
+) -> nn.Conv3d:
+    """Xavier-uniform weights (out_channels, channels, 1, 1, 1).
+
+    Args:
+        prior: the probability of each structure where the features say nothing: its bias is log(p / (1 - p)), as in RetinaNet (Lin et al., ICCV 2017,
+            section 4.1). None: zero bias.
+        softmax: the first row is the background's, whose bias is 0.
+    """
     convolution = HeadConvolution(channels, out_channels, kernel_size=1)
     with torch.no_grad():
         nn.init.xavier_uniform_(convolution.weight, generator=generator)
-        nn.init.zeros_(cast(Tensor, convolution.bias))
+        bias = nn.init.zeros_(cast(Tensor, convolution.bias))
+        if prior is not None:
+            bias[int(softmax) :] = math.log(prior / (1 - prior))
     return convolution
 
 

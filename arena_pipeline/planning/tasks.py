@@ -57,9 +57,11 @@ def choose_kind(structures: dict[str, int], preset: FoundationPreset) -> tuple[L
 
 
 def choose_decoder(structures: dict[str, int], preset: FoundationPreset, kind: str) -> tuple[bool, str]:
-    """Trained for what the foundation does not know, and where it has none."""
+    """Trained for what the foundation does not know, where it has none, and where its preset says so."""
     if preset.pretrained_parts == "encoder":
         return True, f"{preset.name} has no pre-trained decoder: it is trained"
+    if kind == "base" and preset.train_decoder == "always":
+        return True, f"the preset of {preset.name} has its decoder trained for the structures that it knows too"
     if kind == "base":
         verb = "is" if len(structures) == 1 else "are"
         return False, f"{listed(structures, SHOWN)} {verb} among the pre-training structures: the decoder stays frozen"

@@ -237,6 +237,12 @@ def test_the_optimizer_gets_each_parameter_once_at_its_rate(weights: Path) -> No
         assert [rate for rate, _ in trainable.groups] == pytest.approx(rates)
 
 
+def test_a_new_head_starts_from_the_planned_prior(weights: Path) -> None:
+    networks = (started(weights, "arena", NOVEL, new_head_prior=prior).network for prior in (None, 0.5, 0.01))
+    biases = [network.get_parameter(f"{PRESET.architecture.head}.bias").item() for network in networks]
+    assert biases == pytest.approx([0, 0, -4.59512])
+
+
 @pytest.fixture(scope="module")
 def full_size() -> nn.Module:
     return SwinUnetr(feature_size=48, out_channels=1, patch_merging="monai_0.9.1").build().to("meta")

@@ -10,7 +10,7 @@ import pytest
 
 from arena_pipeline.model.adapter import AdapterRecord
 from arena_pipeline.model.attempts import Attempt
-from arena_pipeline.model.expected import ExpectedDice, doubts, expected_of, scan_mean, write_expected
+from arena_pipeline.model.expected import ExpectedDice, doubts, expected_of, scan_mean, setup_of, write_expected
 from arena_pipeline.settings import AdaptationSettings
 
 FIVE = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -20,7 +20,7 @@ def record(before: dict[str, float], after: float, train_decoder: bool = False) 
     rates = {"learning_rate": 1e-3, "decoder_learning_rate": 1e-4, "new_head_learning_rate": None}
     attempt = Attempt(seed=(0,), **rates, epochs=20, final_loss=0.3, support_dice={"liver": after}, dice_before=before, fault=None)  # type: ignore[arg-type]
     return AdapterRecord.model_construct(
-        structures={"liver": 1}, settings=AdaptationSettings(), shots=5, attempts=(attempt,), train_decoder=train_decoder
+        structures={"liver": 1}, settings=AdaptationSettings(), shots=5, attempts=(attempt,), train_decoder=train_decoder, foundation_sha256="f"
     )
 
 
@@ -46,6 +46,7 @@ def test_expected_dice_in_words_and_on_disk(tmp_path: Path) -> None:
 def test_figures_of_a_cross_validation_serve_for_the_same_method_and_shots(tmp_path: Path) -> None:
     task = tmp_path / "arena_5shots" / "liver"
     row = {"structure": "liver", "method": "arena", "scans": 5, "Dice": 0.6, "Dice_low": 0.5, "Dice_high": 0.7, "difference": -0.1}
+    row |= {"made_with": setup_of("f", False, AdaptationSettings(micro_batch=1))}  # which changes no number
     rows = [row | {"verdict": "not better than zero-shot", "worst_scan": "s0"}, row | {"method": "lora"}]
     tried = tmp_path / "cross_validation" / "5shots" / "cross_validation.json"
     tried.parent.mkdir(parents=True)
@@ -53,6 +54,7 @@ def test_figures_of_a_cross_validation_serve_for_the_same_method_and_shots(tmp_p
     assert [one.method for one in expected_of(task, record({}, 0.5))] == ["arena"]
     (doubt,) = doubts(task, [record({"liver": 0.2}, 0.9)])
     assert doubt.startswith("liver: adapting is not better than zero-shot on scans left out (-0.100 Dice)")
+    assert not expected_of(task, record({}, 0.5, train_decoder=True))  # other plans than those that were tried
     tried.write_text("{")
     assert not expected_of(task, record({}, 0.5))
 

@@ -86,6 +86,14 @@ def test_new_head_is_xavier_with_zero_bias() -> None:
     assert fresh.weight.abs().max() <= (6 / (12 + 4)) ** 0.5
 
 
+def test_a_prior_is_what_a_new_head_says_without_features() -> None:
+    nothing = torch.zeros(1, 12, 1, 1, 1)
+    alone, beside = new_head(12, 1, prior=0.01), new_head(12, 4, prior=0.01, softmax=True)
+    assert torch.sigmoid(alone(nothing)).item() == pytest.approx(0.01)
+    background, *structures = torch.softmax(beside(nothing), 1).flatten().tolist()
+    assert [one / background for one in structures] == pytest.approx([0.01 / 0.99] * 3)
+
+
 @pytest.mark.parametrize(
     ("kind", "structure", "message"), [("none", "liver", "no usable linear head"), ("sigmoid", "heart", "not pre-trained on heart .*spleen, liver")]
 )

@@ -81,7 +81,7 @@ def plans(foundation: str = "fseft", facts: Fingerprint | None = None, described
     [
         ("fseft", "liver", "base", False, "pretrained"),
         ("fseft", "heart_myocardium", "novel", True, "new"),
-        ("arena_mini", "spleen", "base", False, "pretrained"),
+        ("arena_mini", "spleen", "base", True, "pretrained"),
         ("arena_mini", "heart_myocardium", "novel", True, "new"),
         ("monai_btcv", "liver", "base", False, "pretrained"),
         ("suprem_swinunetr", "liver", "base", False, "new"),

@@ -51,7 +51,7 @@ def test_a_fold_is_written_whole_and_described(ready: Workspace) -> None:
     # The cube's voxels 2-7, 3-7, 4-7 of 1.5 mm: of the points 4 mm apart, 2 x 2 x 1 lie in it, 0.064 ml each.
     assert record.support_volumes_ml == {"liver": (0.256,)}
     assert record.saved_parameters == sum(tensor.numel() for tensor in adapter.tensors.values())
-    assert (record.epochs, record.kind, record.train_decoder, record.head) == (2, "base", False, "pretrained")
+    assert (record.epochs, record.kind, record.train_decoder, record.head) == (2, "base", True, "pretrained")
     assert record.licence and record.versions["torch"]
     rows = list(csv.DictReader((folder / "training_log.csv").open()))
     assert [int(row["epoch"]) for row in rows] == [0, 1]
@@ -125,10 +125,10 @@ def test_an_edited_task_is_adapted_again(ready: Workspace) -> None:
     folder = fold_folder(run(ready), "liver", 0)
     plans = ready.plans("Dataset901_Tiny", "arena_mini")
     edited = json.loads(plans.read_text())
-    edited["tasks"][0] |= {"train_decoder": True}
+    edited["tasks"][0] |= {"train_decoder": False}
     plans.write_text(json.dumps(edited))
     run(ready)
-    assert read_adapter(folder).record.train_decoder
+    assert not read_adapter(folder).record.train_decoder
 
 
 def test_plans_that_adapters_need_are_kept_and_told(ready: Workspace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_another_method_has_its_own_folder_rank_and_next_command(ready: Workspac
     assert "-shots 1 -method lora" in capsys.readouterr().out
     record = read_adapter(fold_folder(ready.model("Dataset901_Tiny", "arena_mini", "lora", 1), "liver", 0)).record
     assert (record.settings.method, record.settings.rank, set(record.effective_rank.values())) == ("lora", 12, {12})
-    assert record.trained_parameters == 48 * 360 + 15 * 13  # widths of 12 to 96, two blocks each; the rows of the head
+    assert record.trained_parameters == 48 * 360 + 1_224_864 + 15 * 13  # widths of 12 to 96, two blocks each; the decoder; the rows of the head
     with pytest.raises(SystemExit):
         main([*typed, "-method", "lora9"])
     assert "'arena', 'arena_gradient', 'arena_adamw', 'lora'" in capsys.readouterr().err

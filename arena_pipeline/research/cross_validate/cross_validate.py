@@ -16,6 +16,7 @@ from arena_pipeline.io.atomic import replace_when_done, write_json
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import all_locked
 from arena_pipeline.model.device import device_of_jobs
+from arena_pipeline.model.expected import setup_of
 from arena_pipeline.records import note, stage, versions
 from arena_pipeline.research.compare.execution import execute_all, run_needs
 from arena_pipeline.research.compare.published import ZERO_SHOT
@@ -121,10 +122,16 @@ def _written(folder: ComparisonFolder, runs: Sequence[Run], executed: int, comma
     for name, table in (("scans", scans), ("summary", summary), ("ranking", ranked)):
         with replace_when_done(folder.table(name)) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-    facts = {"command": command, "expected": _plain(summary), "caveats": said, "ranking": _plain(ranked), "versions": versions()}
+    setups = {(structure, run.planned.preset.name, run.method): _setup(run) for run in runs for structure in run.task.structures}
+    expected = [row | {"made_with": setups.get((row["structure"], row["foundation"], row["method"]))} for row in _plain(summary)]
+    facts = {"command": command, "expected": expected, "caveats": said, "ranking": _plain(ranked), "versions": versions()}
     write_json(folder.root / "cross_validation.json", facts)
     write_picture(folder.root / "cross_validation.png", scans, summary)
     return CrossValidation(folder, scans, summary, said, ranked, executed)
+
+
+def _setup(run: Run) -> str | None:
+    return None if run.job is None else setup_of(run.planned.plans.foundation_sha256, run.task.train_decoder, run.job.settings)
 
 
 def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ from arena_pipeline.foundations import load_preset, weights_file
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.lock import locked
 from arena_pipeline.model.adapter import read_adapter_record
+from arena_pipeline.model.expected import setup_of
+from arena_pipeline.planning import Plans
 from arena_pipeline.research.compare.runs import Run
 from arena_pipeline.research.cross_validate.cross_validate import CrossValidation, cross_validate
 from arena_pipeline.research.cross_validate.leave_one_out import LeaveOneOut
@@ -104,7 +106,10 @@ def test_files_and_figures(ready: Workspace, capsys: pytest.CaptureFixture[str])
     expected = [own.mean(), max(0, own.mean() - half), min(1, own.mean() + half)]
     assert summary.loc["arena", ["Dice", "Dice_low", "Dice_high"]].tolist() == pytest.approx(expected, rel=1e-3)
     facts = json.loads((folder.root / "cross_validation.json").read_text())
-    assert [row["method"] for row in facts["expected"]] == ["zero_shot", "arena"] and (folder.root / "cross_validation.png").is_file()
+    plans = Plans.read(ready.plans(DATASET, "arena_mini"))
+    made_with = setup_of(plans.foundation_sha256, plans.task("liver").train_decoder, plans.adaptation)
+    assert [(row["method"], row["made_with"]) for row in facts["expected"]] == [("zero_shot", None), ("arena", made_with)]
+    assert (folder.root / "cross_validation.png").is_file()
     again = run(ready)
     assert again.executed == 0 and again.scans["Dice"].tolist() == pytest.approx(scans["Dice"].tolist(), rel=1e-5)
     with locked(folder.root), ThreadPoolExecutor(1) as other, pytest.raises(FolderInUse):
