@@ -38,6 +38,7 @@ def edit_plans(workspace: Workspace, **settings: object) -> None:
     plans = json.loads(path.read_text())
     plans["adaptation"] |= {"method": "linear_probe", "patches_per_volume": 1} | settings
     plans["scheme"]["patch_size_voxels"] = [64, 32, 32]
+    plans["tasks"] = [task | {"train_decoder": False} for task in plans["tasks"]]  # the head alone, which has that rate
     path.write_text(json.dumps(plans))
 
 
