@@ -228,7 +228,7 @@ def test_a_finished_adapter_stays_while_the_new_one_cannot_start(ready: Workspac
 
 def test_room_for_one_fold_but_not_for_two(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_plans(ready, max_epochs=1)
-    numbers = 11_520 + 128 + 15 * 13  # A and B, v, 15 rows of 12 + 1
+    numbers = 11_520 + 128 + 1_224_864 + 15 * 13  # A and B, v, the decoder, 15 rows of 12 + 1
     free = space.RESERVE_BYTES + (CHECKPOINT_BYTES + 2 * ADAPTER_BYTES) * numbers - 1
     monkeypatch.setattr(space, "free_bytes", lambda place: free)
     with pytest.raises(NoSpace, match=rf"arena_2shots: adapting 2 folds needs about {free + 1:,} bytes, {free:,} bytes are free"):
