@@ -142,9 +142,8 @@ def zero_shot_setup(
     network = AdaptedNetwork(preset, weights_file(preset, workspace.installed_foundation(name)), device)
     task = zero_shot_task(preset, {one: numbers[one] for one in structures}, network)
     source = {"model": "zero-shot", "foundation": name, "licence": preset.licence}
-    settings = case_settings(
-        preset, _changed(inference, changes), None, device, len(preset.structures) + 1
-    )  # all of the head, whatever is taken from it
+    channels = len(preset.structures) + 1  # all of the head, whatever is taken from it
+    settings = case_settings(preset, _changed(inference, changes), None, device, channels)
     return Setup((task,), settings, _labels((task,)), keep, source, _window_bytes(preset, device))
 
 

@@ -113,11 +113,12 @@ def predict(
             has no room. A case that can't be read or predicted does not stop the others;
             the error at the end names all of them.
     """
-    out, options = (
-        Path(output_folder),
-        OutputOptions(save_probabilities, save_preprocessed, not no_postprocessing, not no_previews, dicom_seg is not False),
-    )
-    options = replace(options, labelmap=labelmap, rtstruct=rtstruct, slicer=slicer, save_uncertainty=save_uncertainty)
+    out = Path(output_folder)
+    options = OutputOptions(
+        save_probabilities=save_probabilities, save_preprocessed=save_preprocessed, save_uncertainty=save_uncertainty,
+        postprocess=not no_postprocessing, previews=not no_previews, dicom_seg=dicom_seg is not False,
+        labelmap=labelmap, rtstruct=rtstruct, slicer=slicer,
+    )  # fmt: skip
     inputs, refused = usable_names(take_part(find_inputs(Path(input_path)), part_id, num_parts))
     if (dicom_seg or labelmap or rtstruct) and not all(isinstance(source, CTSeries) for source in inputs.values()):
         asked = "an RTSTRUCT" if rtstruct else "a DICOM-SEG"
