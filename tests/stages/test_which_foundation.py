@@ -58,7 +58,7 @@ def test_names_decide_where_they_can(parts: Workspace) -> None:
 def test_a_linear_probe_decides_where_names_do_not(
     parts: Workspace, tiny_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rename_labels(tiny_dataset(cases=2), "valve", "thing")
+    rename_labels(tiny_dataset(cases=2, size=48), "valve", "thing")
     ((planned, _),) = stage.plan_and_preprocess([901], parts, device="cpu", workers=0, fingerprint_workers=0)
     assert planned.plans.foundation == "cardiac" and "belong to the heart" in planned.plans.reasons["foundation"]
     rename_labels(tiny_dataset(902, cases=2, size=48), "thing", "other")
