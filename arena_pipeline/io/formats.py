@@ -32,22 +32,13 @@ class Format:
     write: Callable[[Path, np.ndarray, Geometry, int, str | None], None]
 
 
-def _read_itk(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
-    stored, geometry = itk.read_itk(path)
-    return stored, 1.0, 0.0, geometry
-
-
-def _itk_encoding(path: Path) -> tuple[bool, float, float]:
-    return itk.is_stored_as_float(path), 1.0, 0.0
-
-
 def _write_itk(path: Path, array: np.ndarray, geometry: Geometry, _level: int, _comment: str | None) -> None:
     itk.write_itk(path, array, geometry)
 
 
 FORMATS = (
     Format(endings.NIFTI, nifti.read_nifti, nifti.read_nifti_geometry, nifti.read_encoding, nifti.write_nifti),
-    Format(endings.ITK, _read_itk, itk.read_itk_geometry, _itk_encoding, _write_itk),
+    Format(endings.ITK, itk.read_itk, itk.read_itk_geometry, itk.read_encoding, _write_itk),
 )
 
 

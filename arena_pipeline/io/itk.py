@@ -37,13 +37,13 @@ def segment_names(path: Path) -> dict[str, int]:
     return {names[segment]: int(value) for segment, value in values.items() if value.strip().isdecimal()}
 
 
-def is_stored_as_float(path: Path) -> bool:
-    """From the header alone. Raises ImageError as read_itk."""
-    return _read_header(path).GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64)
+def read_encoding(path: Path) -> tuple[bool, float, float]:
+    """Whether the voxels are stored as fractions, slope and intercept (of which these files have none), from the header alone. Raises as read_itk."""
+    return _read_header(path).GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64), 1.0, 0.0
 
 
-def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Voxels (x, y, z) and grid of a file.
+def read_itk(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
+    """Voxels (x, y, z), slope 1, intercept 0, and the grid of a file.
 
     Raises:
         ImageError: unreadable, or not one 3D volume.
@@ -55,7 +55,7 @@ def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
         raise _unreadable(path, error) from None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise _not_a_volume(path, image.GetDimension(), image.GetNumberOfComponentsPerPixel())
-    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), _geometry(path, image)
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), 1.0, 0.0, _geometry(path, image)
 
 
 def write_itk(path: Path, array: np.ndarray, geometry: Geometry, fields: Mapping[str, str] | None = None) -> None:

@@ -174,4 +174,4 @@ class Architecture(Frozen, ABC):
             steps = self.patch_divisor[0] if len(set(self.patch_divisor)) == 1 else self.patch_divisor
             raise ValueError(f"scheme.patch_size_voxels: expected multiples of {steps}, found {patch_size_voxels}")
         if patch_size_voxels == self.patch_divisor:  # one voxel is left at the bottom, and a norm over one is 0
-            raise ValueError(f"scheme.patch_size_voxels: expected more than {self.patch_divisor}, the network's smallest step, found no more")
+            raise ValueError(f"scheme.patch_size_voxels: expected more than {self.patch_divisor} along some axis, found {patch_size_voxels}")
