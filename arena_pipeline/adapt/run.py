@@ -97,23 +97,25 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
         except LossNotFinite as error:
             attempt = _attempt_record(job, adaptation, len(failed), {}, error.found)
     _refuse_changed_support(job, started["support_volumes"], checkpoints)
-    if attempt.fault is not None:
-        checkpoints.remove()  # before attempts.json is written: the next attempt must not go on from this one
-        if adaptation.epochs:
-            _draw(job, adaptation)
-        return attempt
-    record = _record(job, identity, adaptation.trainable, history, measured)
-    facts = {"seconds": round(checkpoints.seconds, 3), "attempts": (*failed, attempt), "precision": adaptation.precision.name}
-    record = record.model_copy(update=facts)
-    write_adapter(job.folder, Adapter(record, adaptation.trainable.tensors()))
-    checkpoints.remove()
+    if attempt.fault is None:
+        facts = {"seconds": round(checkpoints.seconds, 3), "attempts": (*failed, attempt), "precision": adaptation.precision.name}
+        record = _record(job, identity, adaptation.trainable, history, measured).model_copy(update=facts)
+        _write(job, Adapter(record, adaptation.trainable.tensors()), attempt)
+    checkpoints.remove()  # of a failed attempt before attempts.json is written: the next one must not go on from it
+    if adaptation.epochs:
+        _draw(job, adaptation)
+    return attempt
+
+
+def _write(job: FoldJob, adapter: Adapter, attempt: Attempt) -> None:
+    write_adapter(job.folder, adapter)
     discard_failed_attempts(job.folder)
+    record, dice = adapter.record, list(attempt.support_dice.values())
+    in_words = f", Dice {sum(dice) / len(dice):.3f} on patches of its own support set" if dice else ""
     logger.info(
         "%s, fold %d: %s after %s, loss %.3f%s",
-        *(job.task.name, job.fold, history.stop_reason, pluralize(len(history.epochs), "epoch"), history.epochs[-1].loss, _in_words(attempt)),
+        *(job.task.name, job.fold, record.stop_reason, pluralize(record.epochs, "epoch"), record.final_loss, in_words),
     )
-    _draw(job, adaptation)
-    return attempt
 
 
 def _judged(job: FoldJob, adaptation: Adaptation, number: int) -> Attempt:
@@ -146,11 +148,6 @@ def _attempt_record(job: FoldJob, adaptation: Adaptation, number: int, dice: dic
         support_dice=dice,
         fault=why,
     )
-
-
-def _in_words(attempt: Attempt) -> str:
-    dice = list(attempt.support_dice.values())
-    return f", Dice {sum(dice) / len(dice):.3f} on patches of its own support set" if dice else ""
 
 
 def _prepared(job: FoldJob, device: torch.device, number: int = 0) -> Adaptation:

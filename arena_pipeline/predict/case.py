@@ -19,7 +19,7 @@ from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.model.precision import Precision
 from arena_pipeline.predict.export import RunningMaximum, restore_probability
 from arena_pipeline.predict.fold_agreement import FoldDecisions
-from arena_pipeline.predict.logits import as_interpolated
+from arena_pipeline.predict.logits import to_logits_, to_probabilities_
 from arena_pipeline.predict.memory import require_memory, working_parts
 from arena_pipeline.predict.uncertainty import Uncertainty, boundary_entropy
 from arena_pipeline.predict.windows import Activation, Box, Bundle, Network, Windows, means_over_bundles
@@ -103,6 +103,11 @@ class CaseSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "fitting", FittingBatch(self.window_batch))
 
+    @property
+    def as_nnunet(self) -> bool:
+        """Whether windows, the mean over folds and the way back are nnU-Net's: logits are averaged and interpolated, not probabilities."""
+        return self.scheme.nnunet is not None
+
     def together(self, window_batch: int, tasks: int, networks: int) -> CaseSettings:
         """With so much at once; of the same number of windows it stays known how many the device has room for."""
         changed = replace(self, window_batch=window_batch, tasks_at_once=tasks, networks_at_once=networks)
@@ -112,8 +117,8 @@ class CaseSettings:
 
     def windows(self, activation: Activation) -> Windows:
         """How the windows run. All share `fitting`, so that what the device can't do is tried once."""
-        precision, as_nnunet = Precision.of(self.precision, self.device), self.scheme.nnunet is not None
-        return Windows(self.scheme.patch_size_voxels, self.overlap, activation, self.fitting, self.device, as_nnunet, precision)
+        precision = Precision.of(self.precision, self.device)
+        return Windows(self.scheme.patch_size_voxels, self.overlap, activation, self.fitting, self.device, self.as_nnunet, precision)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,17 +169,16 @@ def volume_steps(
         if tasks_here[-1] is in_order[-1]:
             yield Turn.END
         for task in tasks_here:
-            probabilities = means.pop(0)
+            mean = means.pop(0)
             with stage("export"):
-                with as_interpolated(probabilities, task.activation, settings.threshold, settings.scheme.nnunet is not None):
-                    if maximum is None:
-                        maximum = RunningMaximum(grid, _rival(task, probabilities, settings), settings.workers, dtype)
-                    for label, channel in _in_label_order(task, last):
-                        maximum.add(label, probabilities[channel])
-                    if task is in_order[-1]:
-                        maximum.finish()
-                _hand_out(task, probabilities, grid, settings.threshold, sinks)
-            del probabilities
+                if maximum is None:
+                    maximum = RunningMaximum(grid, _rival(task, mean, settings), settings.workers, dtype)
+                for label, channel in _in_label_order(task, last):
+                    maximum.add(label, mean[channel])
+                if task is in_order[-1]:
+                    maximum.finish()
+                _hand_out(task, mean, grid, settings, sinks)
+            del mean
     if maximum is None:
         raise ValueError("no task to predict")
     segmentation = maximum.segmentation
@@ -183,9 +187,9 @@ def volume_steps(
     return segmentation
 
 
-def _rival(task: PredictionTask, probabilities: np.ndarray, settings: CaseSettings) -> np.ndarray | float:
+def _rival(task: PredictionTask, mean: np.ndarray, settings: CaseSettings) -> np.ndarray | float:
     """What a structure must exceed, in what is interpolated."""
-    return probabilities[0] if task.activation == "softmax" else 0.0 if settings.scheme.nnunet is not None else settings.threshold
+    return mean[0] if task.activation == "softmax" else 0.0 if settings.as_nnunet else settings.threshold
 
 
 def _groups(tasks: Sequence[PredictionTask], at_once: int) -> Iterator[list[PredictionTask]]:
@@ -198,7 +202,7 @@ def _groups(tasks: Sequence[PredictionTask], at_once: int) -> Iterator[list[Pred
 def _means_over_folds(
     tasks: Sequence[PredictionTask], volume: np.ndarray, outside: np.ndarray | None, settings: CaseSettings, sinks: Sinks
 ) -> list[np.ndarray]:
-    """Each task's probabilities, (channels, x, y, z); nothing but background `outside` the body, where every fold agrees on it."""
+    """Each task's mean, (channels, x, y, z), of what `settings` average; nothing but background `outside` the body, where every fold agrees on it."""
     windows = settings.windows(tasks[0].activation)
     wanted = sinks.fold_dice is not None or sinks.uncertainty is not None
     several = [number for number, task in enumerate(tasks) if len(task.networks) > 1 and wanted]
@@ -209,6 +213,8 @@ def _means_over_folds(
             _set_aside_(probabilities, outside[box], tasks[task].activation)
         if task in decisions:
             decisions[task].add(fold, box, probabilities)
+        if settings.as_nnunet:
+            to_logits_(probabilities, tasks[task].activation, settings.threshold)
 
     means = means_over_bundles(_bundles(tasks, settings.networks_at_once), volume, windows, watch)
     for number, found in decisions.items():
@@ -247,7 +253,10 @@ def _set_aside_(probabilities: np.ndarray, outside: np.ndarray, activation: Acti
         probabilities[0, outside] = 1
 
 
-def _hand_out(task: PredictionTask, probabilities: np.ndarray, grid: GridMap, threshold: float, sinks: Sinks) -> None:
+def _hand_out(task: PredictionTask, probabilities: np.ndarray, grid: GridMap, settings: CaseSettings, sinks: Sinks) -> None:
+    """What the sinks want of one task; `probabilities` come as `_means_over_folds` makes them, and what are logits there is changed."""
+    if settings.as_nnunet:
+        to_probabilities_(probabilities, task.activation, settings.threshold)
     if sinks.probability is not None:
         if task.activation == "softmax":
             sinks.probability(BACKGROUND, restore_probability(probabilities[0], grid, outside=1.0))
@@ -257,7 +266,7 @@ def _hand_out(task: PredictionTask, probabilities: np.ndarray, grid: GridMap, th
         return
     winner = _winner(probabilities) if task.activation == "softmax" else None
     for name, channel in task.structures_by_channel.items():
-        mask = probabilities[channel] > threshold if winner is None else winner == channel
+        mask = probabilities[channel] > settings.threshold if winner is None else winner == channel
         if sinks.mask is not None:
             sinks.mask(name, mask)
         if sinks.boundary_entropy is not None:

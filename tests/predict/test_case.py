@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from arena_pipeline.foundations import Scheme
+from arena_pipeline.foundations.nnunet_scheme import NnunetScheme
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.predict.case import CaseSettings, Network, PredictionTask, Sinks
 from arena_pipeline.predict.ensemble import mean_probabilities
@@ -43,6 +44,15 @@ def three_classes(x: Tensor) -> Tensor:
     return -1000 * torch.cat([(x - unit(hu)).abs() for hu in (0, 100, 200)], dim=1)
 
 
+def folds(*values: float) -> PredictionTask:
+    """A task whose networks say the same everywhere, each one of these logits."""
+
+    def constant(value: float) -> Network:
+        return lambda x: torch.full_like(x, value)
+
+    return PredictionTask("t", {"t": 1}, {"t": 0}, "sigmoid", tuple(lambda value=value: constant(value) for value in values))
+
+
 def test_binary_tasks_are_merged_with_the_datasets_integers() -> None:
     image = ct()
     both = PredictionTask("bright", {"bright": 4}, {"bright": 0}, "sigmoid", (lambda: brighter_than(50, 100),))
@@ -64,14 +74,36 @@ def test_a_softmax_task_and_its_competitors() -> None:
 def test_folds_are_averaged_as_probabilities_not_as_logits() -> None:
     # sigmoid(9) = 1.00, sigmoid(-2) = 0.12, sigmoid(-1) = 0.27: mean probabilities 0.41 and 0.63. The mean logit of the first
     # three is 5/3, which would be above one half.
-    def constant(value: float) -> Network:
-        return lambda x: torch.full_like(x, value)
-
-    def folds(*values: float) -> PredictionTask:
-        return PredictionTask("t", {"t": 1}, {"t": 0}, "sigmoid", tuple(lambda value=value: constant(value) for value in values))
-
     assert not predict_image(ct(), [folds(9, -2, -2)], SETTINGS).any()
     assert predict_image(ct(), [folds(9, -1)], SETTINGS).any()
+
+
+def test_folds_of_an_nnunet_foundation_are_averaged_as_logits() -> None:
+    settings = replace(SETTINGS, scheme=SCHEME.model_copy(update={"nnunet": NnunetScheme()}))
+    assert predict_image(ct(), [folds(9, -2, -2)], settings).all()  # 5/3 > 0
+    assert not predict_image(ct(), [folds(1, 1, -3)], settings).any()
+    low, high = replace(settings, threshold=0.2), replace(settings, threshold=0.9)  # logits of -1.39 and 2.20
+    assert predict_image(ct(), [folds(0, -2)], low).all()
+    assert not predict_image(ct(), [folds(0, -4)], low).any()
+    assert not predict_image(ct(), [folds(3, 1)], high).any()
+    probabilities = {}
+    predict_image(ct(), [folds(9, -2, -2)], settings, Sinks(probability=probabilities.__setitem__))
+    np.testing.assert_allclose(probabilities["t"], 1 / (1 + np.exp(-5 / 3)), rtol=1e-5)
+
+
+def test_softmaxes_of_an_nnunet_foundation_are_averaged_as_logits() -> None:
+    # each fold's softmax takes a number of its own off all logits: the means are (0, 1, 2/3) and (0, 1/3, 2/3) all the same
+    def run(*logits: tuple[float, float, float]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        networks = tuple(lambda z=z: lambda x: torch.tensor(z).view(1, 3, 1, 1, 1).expand(len(x), 3, *x.shape[2:]).float() for z in logits)
+        task = PredictionTask("all", {"a": 1, "b": 2}, {"a": 1, "b": 2}, "softmax", networks)
+        probabilities: dict[str, np.ndarray] = {}
+        settings = replace(SETTINGS, scheme=SCHEME.model_copy(update={"nnunet": NnunetScheme()}))
+        return predict_image(ct(), [task], settings, Sinks(probability=probabilities.__setitem__)), probabilities
+
+    found, probabilities = run((0, 9, 0), (0, -3, 1), (0, -3, 1))
+    assert (found == 1).all()  # by the mean of the probabilities it would be b
+    np.testing.assert_allclose(probabilities["b"], np.exp(2 / 3) / (1 + np.e + np.exp(2 / 3)), rtol=1e-5)
+    assert (run((0, 7, 0), (0, -3, 1), (0, -3, 1))[0] == 2).all()
 
 
 @pytest.mark.parametrize(("tasks_at_once", "networks_at_once"), [(1, 2), (2, 1), (2, 3), (3, 9)])
