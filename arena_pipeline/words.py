@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 
 MIB, GIB = 2**20, 2**30
 
@@ -17,6 +18,19 @@ def listed(names: Iterable[object], most: int = 8, separator: str = ", ") -> str
     words = [str(name) for name in names]
     more = f"{separator.strip(', ')} and {len(words) - most} more" if len(words) > most else ""
     return separator.join(words[:most]) + more
+
+
+def similar(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `word` is most probably a misspelling of."""
+    lowered = {name.lower(): name for name in known}
+    return next((lowered[name] for name in difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.85)), None)
+
+
+def names_to_choose(unknown: Iterable[str], known: Sequence[str], where: str, most: int = 10) -> str:
+    """Advice for names that are none of `known`: did you mean liver? this dataset has: aorta, liver and 102 more."""
+    meant = dict.fromkeys(close for name in unknown if (close := similar(name, known)) is not None)
+    question = f"did you mean {', '.join(meant)}? " if meant else ""
+    return f"{question}{where}: {listed(known, most)}"
 
 
 def memory_size(size_bytes: float) -> str:

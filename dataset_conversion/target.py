@@ -17,10 +17,9 @@ from typing import Any, TypeVar
 from arena_pipeline.errors import ArenaError, DatasetError, NoSpace, UnknownStructure
 from arena_pipeline.io.atomic import remove_unfinished, write_json
 from arena_pipeline.io.dataset import DatasetJson, Objective
-from arena_pipeline.io.json_files import similar
 from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.io.space import require_space
-from arena_pipeline.words import listed, pluralize
+from arena_pipeline.words import listed, pluralize, similar
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob
 from dataset_conversion.earlier import (

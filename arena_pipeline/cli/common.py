@@ -98,11 +98,11 @@ def add_foundation(options: argparse.ArgumentParser) -> None:
     options.add_argument("-foundation", "--foundation", metavar="NAME", help=text)
 
 
-def add_method(options: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
-    """-method: one of those of docs/method.md, or `default`, in `args.method`; `text` is its help, to which the names are added."""
+def add_method(options: argparse.ArgumentParser, text: str) -> None:
+    """-method: one of those of docs/method.md, or None, in `args.method`; `text` is its help, to which the names are added."""
     from arena_pipeline.settings import MethodName  # pydantic takes a moment to import: only for the commands that need it
 
-    options.add_argument("-method", "--method", choices=get_args(MethodName), default=default, metavar="NAME", help=f"{text}: %(choices)s")
+    options.add_argument("-method", "--method", choices=get_args(MethodName), metavar="NAME", help=f"{text}: %(choices)s")
 
 
 def add_device(options: argparse.ArgumentParser) -> None:

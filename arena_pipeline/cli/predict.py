@@ -53,7 +53,7 @@ def _add_choice_of_model(options: argparse.ArgumentParser) -> None:
     text = "dataset the model was adapted on (needed only when there are several models)"
     options.add_argument("-d", dest="dataset_id", type=common.dataset_number, metavar="ID", help=text)
     options.add_argument("-shots", type=common.positive_int, metavar="K", help="the model adapted on K shots (when there are several)")
-    common.add_method(options, "the model adapted by this method; one of", default="arena")
+    common.add_method(options, "the model adapted by this method (default: arena); one of")
     common.add_folds(options, "folds to average (default: all that are adapted)")
     text = "the model's folder, instead of -d, -shots, -method and -foundation"
     options.add_argument("-m", dest="model_folder", type=Path, metavar="MODEL_FOLDER", help=text)

@@ -14,7 +14,7 @@ from arena_pipeline.io import endings
 from arena_pipeline.io.dataset import DatasetJson, without_slicer_copies
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
 from arena_pipeline.preprocess.masks import masks_file
-from arena_pipeline.words import listed
+from arena_pipeline.words import listed, names_to_choose
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -136,9 +136,11 @@ def match_labels(predicted: dict[str, int], description: DatasetJson, structures
     wanted = [name for name in description.structures if structures is None or name in structures]
     unpredicted = [name for name in wanted if name not in predicted]
     if unpredicted and structures is not None:
-        raise UnknownStructure(f"not predicted: {', '.join(unpredicted)}", advice=f"the predictions have: {', '.join(predicted)}")
+        there = names_to_choose(unpredicted, list(predicted), "the predictions have")
+        raise UnknownStructure(f"not predicted: {', '.join(unpredicted)}", advice=there)
     if len(unpredicted) == len(wanted):
-        raise DatasetError(f"no structure of the dataset ({', '.join(wanted)}) is predicted", advice=f"the predictions have: {', '.join(predicted)}")
+        there = f"the predictions have: {listed(predicted, NAMES_SHOWN)}"
+        raise DatasetError(f"no structure of the dataset ({listed(wanted, NAMES_SHOWN)}) is predicted", advice=there)
     if unpredicted:
         logger.info("not predicted, so not evaluated: %s", listed(unpredicted, NAMES_SHOWN))
     return {name: LabelPair(description.labels[name], predicted[name]) for name in wanted if name in predicted}

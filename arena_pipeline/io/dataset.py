@@ -18,9 +18,9 @@ from arena_pipeline.errors import DatasetError, UnknownStructure
 from arena_pipeline.io import endings
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.geometry import broken_link
-from arena_pipeline.io.json_files import read_model, similar
+from arena_pipeline.io.json_files import read_model
 from arena_pipeline.io.label_names import BACKGROUND, IGNORE, check_labels, refuse_other_forms
-from arena_pipeline.words import listed
+from arena_pipeline.words import listed, names_to_choose, similar
 
 Objective = Literal["binary", "multiclass"]
 CHANNEL_SUFFIX = "_0000"
@@ -106,7 +106,8 @@ class DatasetJson(BaseModel):
         """Raises UnknownStructure, with the list of the known ones, unless all `names` are labels here."""
         unknown = [name for name in names if name not in self.structures]
         if unknown:
-            raise UnknownStructure(f"unknown structure {', '.join(unknown)}", advice=f"this dataset has: {', '.join(self.structures)}")
+            advice = names_to_choose(unknown, list(self.structures), "this dataset has")
+            raise UnknownStructure(f"unknown structure {', '.join(unknown)}", advice=advice)
 
     @classmethod
     def read(cls, path: Path) -> DatasetJson:

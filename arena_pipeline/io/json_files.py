@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.settings import Frozen
-from arena_pipeline.words import listed
+from arena_pipeline.words import listed, similar
 
 LARGEST_FILE_BYTES = 64 * 2**20  # a fingerprint of 1,200 cases and 104 structures has about 5 MiB
 SHOWN_FAULTS = 5
@@ -62,12 +60,6 @@ def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]
         inside = (differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in dict.fromkeys((*new, *old)))
         return {key: values for found in inside for key, values in found.items()}
     return {} if old == new else {path: (old, new)}
-
-
-def similar(word: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `word` is most probably a misspelling of."""
-    lowered = {name.lower(): name for name in known}
-    return next((lowered[name] for name in difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.85)), None)
 
 
 def _by_name(value: Any) -> Any:

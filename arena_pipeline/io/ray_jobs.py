@@ -135,10 +135,10 @@ def _request(needs: Needs) -> tuple[dict[str, int | None], int]:
         raise ArenaError(f"device {needs.device}: on a cluster Ray gives out the GPUs", advice="use -device cuda, auto or cpu")
     with_gpu = nodes_with_gpu() if needs.device != "cpu" else []
     gpus = 1 if with_gpu or needs.device == "cuda" else 0
-    nodes = with_gpu if gpus else nodes
-    cores = needs.cores or max(1, int(min((node.get("CPU", 1) // max(1, node.get("GPU", 0) * gpus) for node in nodes), default=1)))
+    nodes = [node for node in (with_gpu if gpus else nodes) if node.get("CPU", 0) >= 1]  # a head started with no cores does none of the work
+    cores = needs.cores or max(1, int(min((node["CPU"] // max(1, node.get("GPU", 0) * gpus) for node in nodes), default=1)))
     if needs.workers and not gpus:
-        cores = min(cores, max(1, int(sum(node.get("CPU", 0) for node in nodes)) // needs.workers))
+        cores = min(cores, max(1, int(sum(node["CPU"] for node in nodes)) // needs.workers))
     request = {"num_cpus": cores, "num_gpus": gpus, "memory": needs.memory_bytes or None}
     limits = {"CPU": cores, "GPU": gpus, "memory": needs.memory_bytes}
     places = sum(int(min(node.get(name, 0) // amount for name, amount in limits.items() if amount)) for node in nodes)

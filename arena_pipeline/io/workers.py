@@ -198,6 +198,8 @@ def _work(connection: Connection, trace: Path, settings: Mapping[str, str]) -> N
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_with_the_command, daemon=True).start()
     os.environ.update(settings)  # before torch is loaded, which the function's arrival may do
+    if "torch" in sys.modules and "OMP_NUM_THREADS" in settings:  # it came with the caller's own script, which a spawned process imports first
+        sys.modules["torch"].set_num_threads(int(settings["OMP_NUM_THREADS"]))
     become_worker()
     with open(trace, "w", encoding="utf-8") as file:
         faulthandler.enable(file)

@@ -15,7 +15,7 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.model.adapter import RECORD, TENSORS, AdapterRecord, read_adapter_record
 from arena_pipeline.model.attempts import read_failed_attempts
 from arena_pipeline.planning import InferencePlan, Plans
-from arena_pipeline.words import listed
+from arena_pipeline.words import listed, names_to_choose
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace, fold_folder, number_of
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,8 @@ def _wanted_tasks(plans: Plans, structures: Sequence[str] | None, others: dict[s
     owner = {structure: task.name for task in plans.tasks for structure in task.structures}
     if unknown := [structure for structure in structures if structure not in owner]:
         older = f"; left out, adapted with other plans than those of now: {in_words(others)}" if others else ""
-        raise UnknownStructure(f"unknown structure {', '.join(unknown)}", advice=f"the model of {plans.dataset_name} has: {', '.join(owner)}{older}")
+        has = names_to_choose(unknown, list(owner), f"the model of {plans.dataset_name} has")
+        raise UnknownStructure(f"unknown structure {', '.join(unknown)}", advice=f"{has}{older}")
     return list(dict.fromkeys(owner[structure] for structure in structures))
 
 

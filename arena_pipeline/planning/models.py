@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 from arena_pipeline.errors import PlansError, UnknownStructure
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.dataset import Objective
-from arena_pipeline.io.json_files import StoredModel, read_model, similar
+from arena_pipeline.io.json_files import StoredModel, read_model
 from arena_pipeline.io.label_names import check_structure_names
 from arena_pipeline.model.architectures import Architecture
 from arena_pipeline.settings import AdaptationSettings, Frozen, PrecisionName
-from arena_pipeline.words import listed
+from arena_pipeline.words import listed, similar
 
 MULTICLASS_TASK = "multiclass"
 FEWEST_SCANS, MOST_LEFT_OUT = 3, 5  # scans of which one can be left out; folds that leave scans out

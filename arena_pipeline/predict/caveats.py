@@ -12,6 +12,7 @@ from arena_pipeline.model.adapter import RECORD, read_adapter_record
 from arena_pipeline.model.attempts import read_failed_attempts
 from arena_pipeline.model.expected import doubts
 from arena_pipeline.model.model_folder import AdaptedModel, AdaptedTask
+from arena_pipeline.planning.models import MOST_LEFT_OUT
 from arena_pipeline.preprocess.store import read_case_record
 from arena_pipeline.words import listed
 
@@ -19,10 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 def tell_missing_folds(model: AdaptedModel) -> None:
-    """Warns of folds that were begun for a task, or finished for another one like it, and are not among those that are averaged."""
+    """Warns of folds that are not averaged, though begun for a task or finished for another one like it; where folds leave scans out, of any."""
     missing: dict[tuple[int, ...], list[str]] = {}
     for task in model.tasks:
         expected = {fold for other in model.tasks if _leaves_out(other) == _leaves_out(task) for fold in other.folds}
+        if _leaves_out(task):
+            expected |= set(range(min(task.record.shots, MOST_LEFT_OUT)))
         begun = {int(place.name[5:]): place for place in (model.path / task.record.task).glob("fold_*") if place.name[5:].isdecimal()}
         told = {fold for fold, place in begun.items() if (place / RECORD).is_file() or _given_up(place)}  # `load_model` has said why
         if lacking := tuple(sorted((expected | set(begun)) - set(task.folds) - told)):

@@ -1,6 +1,6 @@
 """What the commands that predict into one folder say to each other: who has done which case, in how many seconds.
 
-OUT/journal/NAME.run.jsonl                 a command: how many cases it was given, since when
+OUT/journal/NAME.run.jsonl                 a command: the cases that it was given, what it writes of each, since when
 OUT/journal/NAME.at.HOST-PID.cases.jsonl   one of its processes: a line per case that it has done; nobody else writes there
 OUT/journal/earlier.cases.jsonl            what commands before the present run have written
 OUT/journal/.in_use_CASE.lock              the claim on a case, locked by the operating system while its owner lives
@@ -14,7 +14,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,14 +69,15 @@ class Command:
     """One that predicts, or has predicted, into the folder.
 
     Attributes:
-        cases: that it was given; `part`: of how many parts which, (0, 1) for all.
+        cases: that it was given; the same ones may be given to several.
+        outputs: what is written of a case besides its segmentation, as options -> whether.
         keep: whether finished cases of earlier runs stay.
         alive: whether it is at work now.
     """
 
     name: str
-    cases: int
-    part: tuple[int, int]
+    cases: frozenset[str]
+    outputs: dict[str, bool]
     keep: bool
     began: float
     alive: bool
@@ -113,7 +114,7 @@ class Journal:
             for facts in read_lines(path)[0]:
                 name = path.name.removesuffix(RUN)
                 alive = is_held(self.output, share(name))
-                found.append(Command(name, facts["cases"], tuple(facts["part"]), facts["keep"], facts["began"], alive))
+                found.append(Command(name, frozenset(facts["cases"]), facts["outputs"], facts["keep"], facts["began"], alive))
         return sorted(found, key=lambda one: one.began)
 
     def begin_run(self, keep: bool) -> None:
@@ -128,9 +129,9 @@ class Journal:
         self._entries.clear()
         self._read.clear()
 
-    def join(self, cases: int, part: tuple[int, int], keep: bool) -> None:
+    def join(self, cases: Sequence[str], outputs: Mapping[str, bool], keep: bool) -> None:
         """Makes this command one of the run."""
-        add_line(self.folder / f"{self.name}{RUN}", {"cases": cases, "part": part, "keep": keep, "began": time.time()})
+        add_line(self.folder / f"{self.name}{RUN}", {"cases": list(cases), "outputs": dict(outputs), "keep": keep, "began": time.time()})
 
     def tidy(self) -> None:
         """Removes what commands that were killed have left in the folder to show that they were at work."""
@@ -151,8 +152,8 @@ class Progress:
     """How far the prediction into a folder is.
 
     Attributes:
-        total: cases that the run's commands were given; those of equal parts are the same.
-        earlier: predicted by runs before.
+        total: cases that the run's commands were given, each counted once.
+        earlier: of these, predicted by runs before.
         by: process -> how many cases it has done, and in how many seconds each on average.
         cases_per_hour: of all together, since the first of the commands that are at work began; None where none is, or has done a case yet.
     """
@@ -177,9 +178,11 @@ class Progress:
 def progress(output: Path) -> Progress | None:
     """None for a folder without a journal."""
     journal = Journal(output)
-    commands, entries = journal.commands(), list(journal.entries().values())
+    commands = journal.commands()
     if not commands:
         return None
+    given = frozenset[str]().union(*(one.cases for one in commands))
+    entries = [entry for case, entry in journal.entries().items() if case in given]
     now = [entry for entry in entries if not entry.earlier]
     by: dict[str, list[Entry]] = {}
     for entry in now:
@@ -187,7 +190,7 @@ def progress(output: Path) -> Progress | None:
     began = min((one.began for one in commands if one.alive), default=None)
     since = [entry for entry in now if began is not None and entry.ended >= began]
     return Progress(
-        total=sum({one.part: one.cases for one in commands}.values()),
+        total=len(given),
         predicted=sum(entry.failed is None for entry in now),
         failed=sum(entry.failed is not None for entry in now),
         earlier=len(entries) - len(now),

@@ -55,6 +55,14 @@ class LabelMap(Frozen):
         colours = {name: colour(label) for name, label in named.items() if label}
         return cls(labels=named, colours_rgb=colours, source=dict(source), support_ids=dict(support_ids or {}))
 
+    def with_support_in(self, folder: Path) -> LabelMap:
+        """With the support cases in the folder's own label map too, if that is of the same model: those that it met under another name."""
+        other = LabelMap.read(folder) if (folder / JSON_NAME).is_file() else self
+        if (other.labels, other.source) != (self.labels, self.source):
+            return self
+        both = {name: tuple(dict.fromkeys(ids + other.support_ids.get(name, ()))) for name, ids in self.support_ids.items()}
+        return self.model_copy(update={"support_ids": both})
+
     @property
     def structures(self) -> dict[str, int]:
         return {name: label for name, label in self.labels.items() if label}

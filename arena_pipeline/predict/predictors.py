@@ -25,6 +25,7 @@ from arena_pipeline.planning import InferencePlan, Plans
 from arena_pipeline.planning.fitting import fit_windows
 from arena_pipeline.planning.memory import window_bytes
 from arena_pipeline.predict.case import CaseSettings, Network, PredictionTask
+from arena_pipeline.words import names_to_choose
 from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ def check_zero_shot(preset: FoundationPreset, structures: Sequence[str]) -> None
     if unknown:
         raise UnknownStructure(
             f"foundation {preset.name} was not pre-trained on {', '.join(unknown)}, so zero-shot can't find it; "
-            f"it knows: {', '.join(preset.structures)}. A new structure needs labelled scans and arena_adapt"
+            f"{names_to_choose(unknown, list(preset.structures), 'it knows', 30)}. A new structure needs labelled scans and arena_adapt"
         )
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import cc3d
 import numpy as np
-from scipy import ndimage
 
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.geometry import Image
+from arena_pipeline.io.labels import label_boxes
 
 SECONDS_PER_SECOND_OF_WRITING = 20  # times what writing the table took, at least, between two writings
 LOW_FOLD_DICE = 0.7  # folds see other support sets: a few per cent of disagreement is their normal difference
@@ -75,13 +75,12 @@ def review_case(
         fold_dice: structure -> mean Dice between the folds.
         boundary_entropy: structure -> mean entropy at its surface.
     """
-    boxes = ndimage.find_objects(segmentation)
+    boxes = label_boxes(segmentation)
     lines = []
     for name, label in labels.items():
-        box = boxes[label - 1] if label <= len(boxes) else None
         support = [volume for volume in support_volumes_ml.get(name, ()) if volume > 0]
         lowest, highest = (min(support), max(support)) if support else (math.nan, math.nan)
-        volume, mean, sd, pieces, border = _measured(image, segmentation, label, box)
+        volume, mean, sd, pieces, border = _measured(image, segmentation, label, boxes.get(label))
         dice, unsure = fold_dice.get(name, math.nan), boundary_entropy.get(name, math.nan)
         reasons = "; ".join(_reasons(volume, border, dice, (lowest, highest)))
         volume, mean, sd, dice, unsure, lowest, highest = (round(value, 3) for value in (volume, mean, sd, dice, unsure, lowest, highest))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
+from arena_pipeline.io.labels import label_boxes
 from arena_pipeline.predict.export import restore_probability
 from arena_pipeline.preprocess.grid import GridMap
 
@@ -20,10 +21,10 @@ def entropy(probability: np.ndarray) -> np.ndarray:
 
 def boundary_entropy(probability: np.ndarray, mask: np.ndarray) -> float:
     """The mean entropy of the voxels that touch the mask's surface from inside or outside; NaN of an empty mask."""
-    boxes = ndimage.find_objects(mask.astype(np.uint8))
-    if not boxes or boxes[0] is None:
+    box = label_boxes(mask).get(1)
+    if box is None:
         return math.nan
-    around = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in boxes[0])
+    around = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in box)
     own = mask[around]
     band = ndimage.binary_dilation(own) & ~ndimage.binary_erosion(own, border_value=1)
     return float(entropy(probability[around][band]).mean()) if band.any() else math.nan

@@ -147,11 +147,10 @@ def _write(plans: Plans, path: Path) -> Path | None:
     except PlansError as error:
         difference = f"could not be read ({error})"
     else:
-        if previous == plans:
+        decided, now = (one.model_dump(mode="json", exclude={"reasons"}) for one in (previous, plans))  # which quote the machine that planned
+        if decided == now:
             return None
-        keys = list(differences(previous.model_dump(mode="json"), plans.model_dump(mode="json")))
-        decided = [key for key in keys if not key.startswith("reasons.")]  # the reasons follow from the rest
-        difference = f"differed in {listed(decided or keys, SHOWN)}"
+        difference = f"differed in {listed(list(differences(decided, now)), SHOWN)}"
     backup = _free_backup(path)
     shutil.copy2(path, backup)
     plans.write(path)

@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +26,14 @@ from arena_pipeline.predict.inputs import find_inputs, output_files, record_inpu
 from arena_pipeline.predict.job import OutputOptions, PredictionJob
 from arena_pipeline.predict.journal import Journal
 from arena_pipeline.predict.labels import LabelMap
-from arena_pipeline.predict.outputs import remove_left_unfinished, require_one_meaning, require_room, require_same_meaning, segmentations
+from arena_pipeline.predict.outputs import (
+    remove_left_unfinished,
+    require_one_meaning,
+    require_room,
+    require_same_meaning,
+    require_same_outputs,
+    segmentations,
+)
 from arena_pipeline.predict.predictors import Setup, adapted_setup, zero_shot_setup
 from arena_pipeline.predict.review import ReviewLine, ReviewTable
 from arena_pipeline.predict.shared import OF_ALL_CASES, CaseDone, CaseToPredict, SharedPrediction
@@ -64,7 +71,7 @@ def predict(
     *,
     dataset_id: int | None = None,
     shots: int | None = None,
-    method: str = "arena",
+    method: str | None = None,
     folds: Sequence[int] | None = None,
     model_folder: str | Path | None = None,
     structures: Sequence[str] | None = None,
@@ -91,7 +98,7 @@ def predict(
 
     Args:
         input_path: a CT or a folder of CTs.
-        dataset_id, shots, method, foundation: narrow the choice among the adapted models; one must be left.
+        dataset_id, shots, method, foundation: narrow the choice among the adapted models; one must be left. Without a method: those of ARENA.
         model_folder: the model itself, instead of these.
         folds: those averaged; None: all that are finished.
         structures: those predicted; None: all.
@@ -135,11 +142,10 @@ def predict(
                 dataset = None if dataset_id is None else workspace.dataset_name(dataset_id)
                 setup, support_ids = zero_shot_setup(zero_shot, workspace, foundation, dataset, target, changes), {}
             else:
-                command = shlex.join(["arena_predict", "-i", str(input_path), "-o", str(out), *workspace.options])
-                path = Path(model_folder) if model_folder is not None else choose_model(workspace, command, dataset_id, shots, foundation, method)
+                named = {"dataset_id": dataset_id, "shots": shots, "foundation": foundation, "method": method}
+                path = Path(model_folder) if model_folder is not None else _chosen(input_path, out, workspace, named)
                 model = load_model(path, folds, structures)
-                if model_folder is not None:
-                    _check_same_model(model, {"-d": dataset_id, "-shots": shots, "-foundation": foundation, "-method": method})
+                _check_same_model(model, named)
                 if folds is None:
                     tell_missing_folds(model)
                 tell_doubts(model)
@@ -153,8 +159,8 @@ def predict(
         if works_here(needs, len(inputs)):
             setup.tasks[0].networks[0]()  # weights that do not fit are told before anything is written
         with locked(journal.folder, "_start", START_SECONDS):
-            keep = _begin_or_join(journal, label_map, list(inputs), continue_prediction)
-            journal.join(len(inputs), (part_id, num_parts), keep)
+            keep = _begin_or_join(journal, label_map, list(inputs), asdict(options), continue_prediction)
+            journal.join(list(inputs), asdict(options), keep)
             record_inputs(out, inputs, Path(input_path))
         return _predict_all(inputs, outputs, SharedPrediction(PredictionJob(out, setup, label_map, options), journal, keep), needs, refused)
 
@@ -167,22 +173,28 @@ def _decisions(setup: Setup, options: OutputOptions) -> dict[str, str]:
     return {"inference": inference, "largest component alone": ", ".join(largest) or "of no structure"}
 
 
-def _begin_or_join(journal: Journal, label_map: LabelMap, cases: Sequence[str], continue_prediction: bool) -> bool:
+def _begin_or_join(journal: Journal, label_map: LabelMap, cases: Sequence[str], outputs: Mapping[str, bool], continue_prediction: bool) -> bool:
     """Clears the folder for a new run, or makes sure that what others are doing there is what this command would do.
+
+    Args:
+        outputs: of OutputOptions -> whether it is written.
 
     Returns:
         whether the run keeps finished cases of earlier ones: who joins does as the others do.
     """
     at_work = [command for command in journal.commands() if command.alive]
+    with_others = label_map.with_support_in(journal.output)
     if at_work:
         require_same_meaning(journal.output, label_map)
+        require_same_outputs(journal.output, at_work[0].outputs, outputs)
+        with_others.write(journal.output)
         names = ", ".join(command.name for command in at_work)
         logger.info("%s: shares the cases with %s; what they have done is done", journal.output, names)
         return at_work[0].keep
     require_one_meaning(journal.output, label_map, cases, keep=continue_prediction)
     remove_left_unfinished(journal.output, cases)
     journal.begin_run(continue_prediction)
-    label_map.write(journal.output)
+    with_others.write(journal.output)
     return continue_prediction
 
 
@@ -199,6 +211,8 @@ def predict_to_file(input_path: str | Path, output_file: str | Path, workspace: 
         raise DatasetError("the segmentation would overwrite the image", file=file, advice="choose another name")
     if beside := [f"--{name}" for name in WRITTEN_BESIDE if options.get(name)]:
         raise DatasetError(f"-o names one file, and {', '.join(beside)} writes another", file=file, advice="name a folder")
+    if options.get("model_folder") is None and options.get("zero_shot") is None:
+        options["model_folder"] = _chosen(input_path, file, workspace, options)
     require_writable(file.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent, prefix=UNFINISHED) as folder:
@@ -209,13 +223,20 @@ def predict_to_file(input_path: str | Path, output_file: str | Path, workspace: 
     return replace(summary, folder=file.parent, written=dict.fromkeys(summary.written, file), review_file=None)
 
 
+def _chosen(input_path: str | Path, output: Path, workspace: Workspace, asked: Mapping[str, Any]) -> Path:
+    """The model's folder, as `choose_model`; its errors have the whole command, with the choice added."""
+    command = shlex.join(["arena_predict", "-i", str(input_path), "-o", str(output), *workspace.options])
+    dataset_id, shots, foundation = asked.get("dataset_id"), asked.get("shots"), asked.get("foundation")
+    return choose_model(workspace, command, dataset_id, shots, foundation, asked.get("method") or DEFAULT_METHOD)
+
+
 def _check_same_model(model: AdaptedModel, asked: Mapping[str, object]) -> None:
-    """Raises PlansError where -m names another model than the options beside it; "arena" is also what stands for no -method."""
+    """Raises PlansError where -m names another model than the options beside it."""
     record = model.tasks[0].record
-    own = {"-d": int(record.dataset_name[7:10]), "-shots": record.shots, "-foundation": record.foundation, "-method": record.settings.method}
-    wrong = [name for name, value in asked.items() if value not in (None, own[name]) and (name, value) != ("-method", DEFAULT_METHOD)]
-    if wrong:
-        found = ", ".join(f"{name} {asked[name]}, where the model has {own[name]}" for name in wrong)
+    own = {"dataset_id": int(record.dataset_name[7:10]), "shots": record.shots, "foundation": record.foundation, "method": record.settings.method}
+    flags = {"dataset_id": "-d", "shots": "-shots", "foundation": "-foundation", "method": "-method"}
+    if wrong := [name for name, value in asked.items() if value not in (None, own[name])]:
+        found = ", ".join(f"{flags[name]} {asked[name]}, where the model has {own[name]}" for name in wrong)
         raise PlansError(f"this model is not the one that the other options name: {found}", file=model.path, advice="leave them out, or -m")
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from arena_pipeline.errors import ArenaError, ImageError, WorkerDied
 from arena_pipeline.io import parallel
@@ -19,6 +22,7 @@ from arena_pipeline.io.images import read_geometry, read_image
 from arena_pipeline.io.labels import CHUNK_VOXELS, count_labels
 from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.io.workers import exit_words, loader_death_as_worker_died
+from arena_pipeline.machine import usable_cores
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -130,6 +134,25 @@ def _environment(job: int) -> tuple[str, str]:
     return os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"]
 
 
+IMPORTS_TORCH_FIRST = """
+import torch
+from arena_pipeline.io.parallel import Needs, map_jobs
+
+def threads(job):
+    return torch.get_num_threads()
+
+if __name__ == "__main__":
+    print(*(found for _, found in map_jobs(threads, {"a": 0, "b": 1}, Needs("tests", 2, cores=0))))
+"""
+
+
+def test_workers_of_a_script_that_imports_torch_have_their_share_of_the_cores(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(IMPORTS_TORCH_FIRST)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    ran = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, check=True, env=environment)
+    assert ran.stdout.split() == [str(max(1, usable_cores() // 2))] * 2
+
+
 def test_workers_that_cannot_start_end_it_at_once() -> None:
     with pytest.raises(WorkerDied, match=r"tests: a worker process ended before it could start \(exit 1\).*-np 0"):
         list(map_jobs(_Unreadable(), {"a": 1, "b": 2}, Needs("tests", 2)))
@@ -154,9 +177,20 @@ def test_exit_codes_in_words_and_the_death_of_a_data_loader() -> None:
     assert exit_words(143).startswith("exit 143, SIGTERM")
     assert (exit_words(1), exit_words(-99), exit_words(None)) == ("exit 1", "exit -99", "no exit code")
     with pytest.raises(WorkerDied, match="pre-training toy: .*killed by signal: Killed.*-np"), loader_death_as_worker_died("pre-training toy"):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        list(DataLoader(_Killing(), num_workers=1))  # in torch's own words
     with pytest.raises(RuntimeError, match="another"), loader_death_as_worker_died("pre-training toy"):
         raise RuntimeError("another")
+
+
+class _Killing(Dataset[int]):
+    """Its reading ends the process that reads."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return number
 
 
 def test_counts_of_labels_over_several_chunks(rng: np.random.Generator) -> None:

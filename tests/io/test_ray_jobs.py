@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from arena_pipeline.errors import ArenaError, MissingPackage, WorkerDied
+from arena_pipeline.io import ray_jobs
 from arena_pipeline.io.images import read_geometry
 from arena_pipeline.io.parallel import Needs, engine, map_jobs
 from arena_pipeline.predict.journal import progress
@@ -149,3 +150,21 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("arena_pipeline.io.ray_jobs.find_spec", lambda name: None)
     with pytest.raises(MissingPackage, match=r"needs the package ray; pip install 'arena-pipeline\[ray\]'"), engine("ray"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("nodes", "needs", "request_and_places"),
+    [
+        ([{}, {"CPU": 64.0}, {"CPU": 64.0}], Needs("predict", cores=0), (64, 0, 2)),  # a head without cores does none of the work
+        ([{"CPU": 8.0}, {"CPU": 16.0}], Needs("predict", cores=0), (8, 0, 3)),
+        ([{"CPU": 4.0}], Needs("adapt", cores=1), (1, 0, 4)),
+        ([{"CPU": 4.0}], Needs("predict", 2, cores=0), (2, 0, 2)),
+        ([{"CPU": 2.0}, {"CPU": 16.0, "GPU": 4.0}], Needs("predict", cores=0), (4, 1, 4)),
+    ],
+)
+def test_what_a_job_asks_of_the_nodes(
+    nodes: list[dict[str, float]], needs: Needs, request_and_places: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_jobs, "_nodes", lambda: nodes)
+    request, places = ray_jobs._request(needs)
+    assert (request["num_cpus"], request["num_gpus"], places) == request_and_places

@@ -102,3 +102,9 @@ def test_prediction_takes_windows_one_by_one_and_keeps_to_it(caplog: pytest.LogC
         np.testing.assert_allclose(mean_over_networks([small], volume, windows(batch)), expected, atol=1e-6)
     assert small.sizes[:2] == [4, 2] and set(small.sizes[2:]) == {1}
     assert len([record for record in caplog.records if "at a time from here on" in record.getMessage()]) == 2
+
+
+def test_torchs_own_words_are_known() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)

@@ -156,7 +156,7 @@ def test_labels_without_a_name(folders: tuple[Path, Path], write_nifti: WriteNif
 
 
 def test_unknown_structure_and_no_dataset_json(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(UnknownStructure, match=r"livver; this dataset has: liver, spleen"):
+    with pytest.raises(UnknownStructure, match=r"livver; did you mean liver\? this dataset has: liver, spleen"):
         evaluate(*folders, structures=["livver"])
     (folders[0].parent / "dataset.json").unlink()
     with pytest.raises(DatasetError, match="-djfile"):

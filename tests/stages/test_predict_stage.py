@@ -41,7 +41,7 @@ from arena_pipeline.settings import AdaptationSettings
 from arena_pipeline.stages.ensemble import ensemble
 from arena_pipeline.stages.info import info
 from arena_pipeline.stages.postprocess import postprocess
-from arena_pipeline.stages.predict import predict
+from arena_pipeline.stages.predict import predict, predict_to_file
 from arena_pipeline.workspace import Workspace, fold_folder
 
 FOUNDATION = "arena_mini"
@@ -103,7 +103,7 @@ def _record(plans: Plans, task: TaskPlan, fold: int, shots: int) -> AdapterRecor
         dataset_name=plans.dataset_name, foundation=plans.foundation, foundation_sha256=plans.foundation_sha256, plans_sha256="0",
         scheme=plans.scheme, inference=plans.inference, task=task.name, structures=task.structures, dataset_labels=plans.labels,
         activation=task.activation, kind=task.kind, train_decoder=False, head=task.head, keep_largest=task.keep_largest, fold=fold,
-        shots=shots, support_ids=("c",), settings=plans.adaptation, effective_rank={}, trained_parameters=0, saved_parameters=0, epochs=1,
+        shots=shots, support_ids=("c",) * shots, settings=plans.adaptation, effective_rank={}, trained_parameters=0, saved_parameters=0, epochs=1,
         stop_reason="", final_loss=0.5, seconds=1.0, versions={}, licence="CC0",
     )  # fmt: skip
 
@@ -369,6 +369,17 @@ def test_support_cases_among_the_inputs_are_told_by_name_and_by_content(
     preprocess_case(PreprocessingJob(Case("s9", scans / "b.nii.gz", None), scheme, workspace.cases(DATASET, FOUNDATION), {}))
     assert told() == ["the model was adapted on renamed (the file of s9), s9"]
     assert LabelMap.read(tmp_path / "out").support_ids == dict.fromkeys(("liver", "spleen"), ("s9", "renamed"))
+    predict(scans / "a_0000.nii.gz", tmp_path / "out", workspace, no_previews=True)  # among whose inputs it is not
+    assert LabelMap.read(tmp_path / "out").support_ids == dict.fromkeys(("liver", "spleen"), ("s9", "renamed"))
+
+
+def test_each_fold_that_leaves_a_scan_out_is_missed(workspace: Workspace, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = make_model(workspace, "binary", folds=(0, 1, 2))
+    for path in model.glob("liver/fold_*/adapter.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"support_ids": content["support_ids"][1:]}))
+    predict(scans / "a_0000.nii.gz", tmp_path / "out", workspace, structures=["liver"], no_previews=True)
+    assert "fold 3, 4 has no usable adapter" in caplog.text
 
 
 def test_folds_that_are_missing_are_told(workspace: Workspace, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -532,6 +543,15 @@ def test_of_several_models_each_ones_command_is_listed_and_works(
     assert main([*shlex.split(commands[-1])[1:], "--no_previews", "-device", "cpu"]) == 0
     with pytest.raises(AdapterError, match="no adapted model with dataset 7"):
         predict(scans, tmp_path / "out", workspace, dataset_id=7)
+
+
+def test_where_one_file_is_wanted_the_listed_commands_name_it(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    for shots in (5, 10):
+        make_model(workspace, "binary", shots=shots, folds=(0,))
+    with pytest.raises(AdapterError, match=rf"arena_predict -i .+ -o {tmp_path}/one.nii.gz -w .+ -d 901 -shots 10;"):
+        predict_to_file(scans / "b.nii.gz", tmp_path / "one.nii.gz", workspace)
+    predict_to_file(scans / "b.nii.gz", tmp_path / "one.nii.gz", workspace, shots=10)
+    assert [path.name for path in tmp_path.glob("one*")] == ["one.nii.gz"]
 
 
 def test_a_method_is_chosen_by_name_and_arena_without(workspace: Workspace, scans: Path, tmp_path: Path) -> None:

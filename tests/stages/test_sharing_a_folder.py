@@ -67,6 +67,8 @@ def test_commands_share_the_cases_and_one_that_was_killed_costs_nothing(
             PlansError, match="another command is predicting into it otherwise: integer of liver 1, now none; integer of spleen none, now 1; choose"
         ):
             predict(scans, out, workspace, zero_shot=["spleen"], no_previews=True)
+        with pytest.raises(PlansError, match="with other outputs: save_probabilities no, now yes; slicer no, now yes; give both commands the same"):
+            predict(scans, out, workspace, zero_shot=["liver"], no_previews=True, save_probabilities=True, slicer=True)
         threading.Timer(1, other.kill).start()
         summary = predict(scans, out, workspace, zero_shot=["liver"], no_previews=True)
     finally:
@@ -103,9 +105,24 @@ def test_a_run_goes_on_without_reading_what_is_there_and_tries_a_failed_case_aga
 def test_the_seconds_of_overlapping_cases_do_not_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path)
     journal.folder.mkdir()
-    journal.join(2, (0, 1), False)
+    journal.join(["a", "b"], {}, False)
     for case, ended, seconds in (("a", 10.0, 10.0), ("b", 14.0, 9.0)):  # b was claimed while a was at the network
         monkeypatch.setattr("arena_pipeline.predict.journal.time.time", lambda ended=ended: ended)
         journal.add(case, seconds)
     found = progress(tmp_path)
     assert found is not None and list(found.by.values()) == [(2, 7.0)]
+
+
+def test_progress_counts_the_cases_that_the_commands_of_this_run_were_given(tmp_path: Path) -> None:
+    first = Journal(tmp_path)
+    first.folder.mkdir()
+    first.join(["a", "b"], {}, False)
+    for case in ("a", "b"):
+        first.add(case, 1.0)
+    second = Journal(tmp_path)
+    second.begin_run(keep=True)
+    second.join(["b", "c", "d"], {}, True)
+    Journal(tmp_path).join(["d", "e"], {}, True)
+    second.add("c", 1.0)
+    found = progress(tmp_path)
+    assert found is not None and (found.total, found.predicted, found.earlier, found.left) == (4, 1, 1, 2)
