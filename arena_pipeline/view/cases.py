@@ -141,9 +141,9 @@ def dicom_case(folder: Path) -> ShownCase | None:
     Raises:
         ImageError: several series.
     """
-    if segmentations(folder) or (folder / JSON_NAME).is_file() or not find_series(folder)[0]:
+    if segmentations(folder) or (folder / JSON_NAME).is_file() or not (found := find_series(folder)[0]):
         return None
-    series = only_series(folder)
+    series = found[0] if len(found) == 1 else only_series(folder)
     return ShownCase(series.name, series, None, {}, {})
 
 
