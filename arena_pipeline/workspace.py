@@ -24,7 +24,10 @@ TRAINING_LOG, PROGRESS = "training_log.csv", "progress.png"
 CHECKPOINT = "checkpoint.pt"  # in the folder of a fold whose adaptation is not finished
 ATTEMPTS = "attempts.json"  # in the folder of a fold of which an adaptation has not learned
 ROI_NAMES = "roi_names.csv"  # in the folder of a dataset from DICOM: which structure each name of a region means
+ADAPTER_RECORD = "adapter.json"  # in the folder of a fold whose adaptation is finished
 DATASET_FOLDER = re.compile(r"Dataset(\d{3})_([A-Za-z0-9_-]+)")
+MODEL_FOLDER = re.compile(r"(?P<method>.+)_(?P<shots>\d+)shots")
+FOLD_FOLDER = re.compile(r"fold_(\d+)")
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,12 @@ def number_of(dataset_name: str) -> int:
 def fold_folder(model: Path, task: str, fold: int) -> Path:
     """The folder of one fold of one task inside a model folder."""
     return model / task / f"fold_{fold}"
+
+
+def fold_folders(model: Path, task: str) -> dict[int, Path]:
+    """Fold -> its folder, of those there are, finished or not, in the order of their numbers."""
+    found = {int(match[1]): folder for folder in (model / task).glob("fold_*") if (match := FOLD_FOLDER.fullmatch(folder.name))}
+    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ DESCRIPTION = """Shows cases in a browser: slices in CT windows, structures with
 
     arena_view out/                   what arena_predict -o out/ wrote: out/view/index.html and a page per case
     arena_view out/case.nii.gz        one of them
-    arena_view scan.nii.gz            a CT alone
+    arena_view scan.nii.gz            a CT alone; a folder with the slices of one DICOM series likewise
     arena_view -w WORKSPACE -d 101    the annotated cases of a raw dataset, into WORKSPACE/view/
 
 Each page is one file with the scan inside. It opens without a server or a network, and holds patients' images: keep it as you keep those."""
@@ -20,7 +20,7 @@ Each page is one file with the scan inside. It opens without a server or a netwo
 
 def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
-    text = "folder that arena_predict wrote, a segmentation in it, or a CT (default: the workspace's raw datasets)"
+    text = "folder that arena_predict wrote, a segmentation in it, or a CT, a file or a DICOM folder (default: the workspace's raw datasets)"
     options.add_argument("path", type=Path, nargs="?", metavar="OUT", help=text)
     text = "the CTs, where they are not any more where they were when they were predicted"
     options.add_argument("-i", dest="images", type=Path, metavar="CTS", help=text)

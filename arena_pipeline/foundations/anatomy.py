@@ -7,16 +7,17 @@ from collections.abc import Iterable, Mapping
 
 from arena_pipeline.foundations.presets import FoundationPreset
 
+VESSELS = "the heart and the great vessels"
 REGIONS: dict[str, tuple[str, ...]] = {
-    "the heart and the great vessels": (
-        *("heart", "atri", "ventricle", "myocard", "pericard", "coronar", "cardiac", "valve", "aort", "vena_cava", "vein", "artery", "arteries"),
-        *("pulmonary_artery", "pulmonary_vein", "subclavian", "carotid", "brachiocephalic", "aneurysm", "vessel"),
+    VESSELS: (
+        *("heart", "atri", "ventricle", "myocard", "pericard", "coronar", "cardiac", "valve", "aort", "vena_cava"),
+        *("pulmonary_artery", "pulmonary_vein", "portal_vein", "subclavian", "carotid", "brachiocephalic", "aneurysm"),
     ),
     "the spine": ("vertebra", "spine", "spinal", "sacrum", "disc", "lumbar"),
     "the ribs and the breastbone": ("rib", "stern", "costal"),
     "muscles and bones of the limbs": (
         *("muscle", "glute", "iliopsoas", "psoas", "autochthon", "femur", "femoral_head", "hip", "pelvis", "humerus", "scapula", "clavic"),
-        *("skull", "brain", "tibia", "patella"),
+        *("skull", "brain", "tibia", "patella", "sternocleidomastoid"),
     ),
     "the organs of chest and abdomen": (
         *("liver", "hepatic", "kidney", "renal", "spleen", "splen", "pancrea", "stomach", "gastric", "duoden", "bowel", "colon", "intestin"),
@@ -24,13 +25,17 @@ REGIONS: dict[str, tuple[str, ...]] = {
         *("bladder", "prostate", "uter", "ovar", "rectum", "appendix", "peritone", "ascites", "pleura"),
     ),
 }
+GENERIC = ("vessel", "artery", "arteries", "vein", "vena")
 
 
 def region_of(structure: str) -> str | None:
-    """The region whose longest word is in the name: pulmonary_artery is no lung. None for a name without such a word."""
+    """The region whose longest word is in the name: pulmonary_artery is no lung. None for a name without such a word.
+
+    A vessel is of the organ that its name also has: liver_vessels lie where the liver is seen.
+    """
     name = structure.lower().replace(" ", "_").replace("-", "_")
     found = [(len(word), region) for region, words in REGIONS.items() for word in words if word in name]
-    return max(found)[1] if found else None
+    return max(found)[1] if found else VESSELS if any(word in name for word in GENERIC) else None
 
 
 def by_anatomy(presets: Mapping[str, FoundationPreset], structures: Iterable[str]) -> tuple[str, str] | None:

@@ -25,8 +25,9 @@ from arena_pipeline.model.attempts import Attempt
 from arena_pipeline.model.tensor_files import UnfitTensors, read_tensors
 from arena_pipeline.planning import InferencePlan
 from arena_pipeline.settings import AdaptationSettings, Frozen
+from arena_pipeline.workspace import ADAPTER_RECORD
 
-TENSORS, RECORD = "adapter.safetensors", "adapter.json"
+TENSORS, RECORD = "adapter.safetensors", ADAPTER_RECORD
 
 
 class AdapterRecord(Frozen):

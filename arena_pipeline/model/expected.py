@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,9 +168,14 @@ def doubts(task_folder: Path, records: Sequence[AdapterRecord]) -> list[str]:
 
 def told_of_model(model: Path) -> list[str]:
     """The expected Dice of its structures, as far as it is known, and the doubts about them."""
+    return told_of_folds(path.parent for path in model.glob(f"*/fold_*/{RECORD}"))
+
+
+def told_of_folds(folders: Iterable[Path]) -> list[str]:
+    """`told_of_model`, of these folds alone."""
     records: dict[Path, list[AdapterRecord]] = {}
-    for path in sorted(model.glob(f"*/fold_*/{RECORD}")):
-        records.setdefault(path.parents[1], []).append(read_adapter_record(path.parent))
+    for folder in sorted(folders):
+        records.setdefault(folder.parent, []).append(read_adapter_record(folder))
     expected = [one.sentence() for task, folds in records.items() for one in expected_of(task, folds[0])]
     return expected + [doubt for task, folds in records.items() for doubt in doubts(task, folds)]
 

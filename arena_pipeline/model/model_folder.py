@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,14 +15,11 @@ from arena_pipeline.model.adapter import RECORD, TENSORS, AdapterRecord, read_ad
 from arena_pipeline.model.attempts import read_failed_attempts
 from arena_pipeline.planning import InferencePlan, Plans
 from arena_pipeline.words import listed, names_to_choose
-from arena_pipeline.workspace import DATASET_FOLDER, Workspace, fold_folder, number_of
+from arena_pipeline.workspace import DATASET_FOLDER, MODEL_FOLDER, Workspace, fold_folder, fold_folders, number_of
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_METHOD = "arena"
-
-MODEL_FOLDER = re.compile(r"(.+)_(\d+)shots")
-FOLD_FOLDER = re.compile(r"fold_(\d+)")
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def list_models(workspace: Workspace) -> list[ModelFolder]:
     for path in sorted(workspace.results.glob("*/*/*")):
         dataset, name = DATASET_FOLDER.fullmatch(path.parent.parent.name), MODEL_FOLDER.fullmatch(path.name)
         if dataset and name and any(path.glob(f"*/fold_*/{RECORD}")):
-            found.append(ModelFolder(path, int(dataset.group(1)), path.parent.name, name.group(1), int(name.group(2))))
+            found.append(ModelFolder(path, int(dataset.group(1)), path.parent.name, name["method"], int(name["shots"])))
     return found
 
 
@@ -208,15 +204,13 @@ def _wanted_tasks(plans: Plans, structures: Sequence[str] | None, others: dict[s
 
 
 def _finished_folds(path: Path, task: str) -> dict[int, Path]:
-    folders = {match.group(1): entry for entry in (path / task).glob("fold_*") if (match := FOLD_FOLDER.fullmatch(entry.name))}
-    return {int(number): folders[number] for number in sorted(folders, key=int) if (folders[number] / RECORD).is_file()}
+    return {fold: folder for fold, folder in fold_folders(path, task).items() if (folder / RECORD).is_file()}
 
 
 def _failed_folds(path: Path, task: str) -> tuple[int, ...]:
     """Those without an adapter whose adaptation was given up."""
-    folders = {int(match.group(1)): entry for entry in (path / task).glob("fold_*") if (match := FOLD_FOLDER.fullmatch(entry.name))}
-    open_folds = [fold for fold in sorted(folders) if not (folders[fold] / RECORD).is_file()]
-    return tuple(fold for fold in open_folds if (failed := read_failed_attempts(folders[fold])) is not None and failed.given_up)
+    begun = {fold: folder for fold, folder in fold_folders(path, task).items() if not (folder / RECORD).is_file()}
+    return tuple(fold for fold, folder in begun.items() if (failed := read_failed_attempts(folder)) is not None and failed.given_up)
 
 
 def _task(path: Path, plans: Plans, name: str, finished: dict[int, Path], folds: Sequence[int] | None) -> AdaptedTask:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,15 @@ from typing import Any
 from pydantic import RootModel, ValidationError
 
 from arena_pipeline.errors import FoundationError
-from arena_pipeline.foundations.presets import OWN_NAME, FoundationPreset, Weights, preset_names
+from arena_pipeline.foundations.presets import INSTALLED_RECORD, OWN_NAME, FoundationPreset, Weights, preset_names
+from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.model.nnunet_plans import architecture_of, configuration_of, scheme_of, structures_of
 from arena_pipeline.workspace import Workspace
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 HOMES = ("TOTALSEG_WEIGHTS_PATH", "TOTALSEG_HOME_DIR")
+OWN_DATASETS = re.compile(r"Dataset(29[1-578]|83[1-7])_TotalSegmentator_(part[1-5]_[a-z]+|total_[36]mm)_\d+subj(_v\d+)?")  # of versions 2 and 3
 NOT_STATED = "not stated"
 PREFERENCE = 20  # after the foundations that ARENA was published with, before an encoder alone
 CITATION = "Isensee et al., nnU-Net, Nature Methods 18 (2021) 203"
@@ -106,31 +110,52 @@ COPY = "copy the model folder again from where it was trained or downloaded"
 
 
 def is_totalsegmentator(folder: Path) -> bool:
-    """Whether it is one of TotalSegmentator's own, which sees images turned to RAS whatever plans.json says of the reader."""
-    homes = [Path(os.environ[name]).absolute() for name in HOMES if os.environ.get(name)]
-    return ".totalsegmentator" in folder.parts or "totalsegmentator" in folder.parent.name.lower() or any(home in folder.parents for home in homes)
+    """Whether it is one of TotalSegmentator's own, which sees images turned to RAS whatever plans.json says of the reader.
+
+    Somebody's own training that only has TotalSegmentator in its name is none.
+    """
+    own = OWN_DATASETS.fullmatch(folder.parent.name) is not None
+    return own or ".totalsegmentator" in folder.parts or any(place.absolute() in folder.parents for place in _places())
 
 
 def found_models(workspace: Workspace) -> Iterator[FoundModel]:
-    """TotalSegmentator's own models on this machine that are not foundations of the workspace."""
-    installed = preset_names(workspace.foundations)
+    """TotalSegmentator's own models on this machine of which no checkpoint is a foundation of the workspace, whatever that is called."""
+    installed = set(_installed_sources(workspace))
     for folder in found_model_folders():
         try:
             preset = read_nnunet_folder(folder).preset
         except FoundationError as error:
             yield FoundModel(folder, 0, "unknown", error.found, None)
             continue
-        if preset.name not in installed:
+        if not any(_is_one_of(checkpoint, installed) for name in CHECKPOINTS for checkpoint in folder.glob(f"fold_*/{name}")):
             command = workspace.command("arena_install_foundation", str(folder))
             yield FoundModel(folder, len(preset.structures), preset.licence, None, command)
 
 
+def _installed_sources(workspace: Workspace) -> Iterator[tuple[int, str]]:
+    """Bytes and SHA-256 of the checkpoints that the workspace's foundations were read from."""
+    for path in workspace.foundations.glob(f"*/{INSTALLED_RECORD}"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record is told where the foundations are listed
+            record = json.loads(path.read_text(encoding="utf-8"))
+            yield record["source_bytes"], record["source_sha256"]
+
+
+def _is_one_of(checkpoint: Path, installed: Collection[tuple[int, str]]) -> bool:
+    """Hashes a checkpoint, which has hundreds of MB, only where its size is that of an installed one."""
+    size = checkpoint.stat().st_size
+    return any(size == known for known, _ in installed) and (size, file_sha256(checkpoint)) in installed
+
+
 def found_model_folders() -> list[Path]:
     """TotalSegmentator's own models on this machine, sorted: folders to install as foundations."""
+    return sorted({model for place in _places() for dataset in place.glob("Dataset*") for model in _configurations(dataset)})
+
+
+def _places() -> list[Path]:
+    """Where TotalSegmentator keeps its models."""
     places = [Path(os.environ[HOMES[0]])] if os.environ.get(HOMES[0]) else []
     home = Path(os.environ.get(HOMES[1]) or Path.home() / ".totalsegmentator")
-    places.append(home / "nnunet" / "results")
-    return sorted({model for place in places for dataset in place.glob("Dataset*") for model in _configurations(dataset)})
+    return [*places, home / "nnunet" / "results"]
 
 
 def _configurations(folder: Path) -> Iterator[Path]:

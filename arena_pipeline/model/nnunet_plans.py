@@ -22,6 +22,7 @@ READERS = {"SimpleITKIO": "as_stored", "NibabelIO": "as_stored", "SimpleITKIOWit
 RESAMPLING = "resample_data_or_seg_to_shape"
 PREPROCESSOR = "DefaultPreprocessor"
 EXPECTED_KINDS = {"conv_op": "Conv3d", "norm_op": "InstanceNorm3d", "nonlin": "LeakyReLU"}
+EXPECTED_VALUES = {"norm_op_kwargs": ("eps", 1e-5), "nonlin_kwargs": ("negative_slope", 0.01)}  # no weights tell a network with others
 UNKNOWN_VALUES = ("nonlin_first", "block", "bottleneck_channels", "stem_channels")  # of a network: only their defaults are known here
 
 
@@ -132,6 +133,9 @@ def architecture_of(configuration: Mapping[str, Any], out_channels: int) -> UNet
     for key, kind in EXPECTED_KINDS.items():
         if str(values.get(key)).rsplit(".", 1)[-1] != kind:
             raise FoundationError(f"plans.json: {key} of the network is {values.get(key)}, expected {kind}", advice=OTHERWISE)
+    for key, (name, expected) in EXPECTED_VALUES.items():
+        if (found := (values.get(key) or {}).get(name, expected)) != expected:
+            raise FoundationError(f"plans.json: {name} in {key} of the network is {found}, of which {expected} alone is known here", advice=OTHERWISE)
     if others := [key for key in UNKNOWN_VALUES if values.get(key)]:
         raise FoundationError(f"plans.json: the network has {', '.join(others)}, which is not known here", advice=OTHERWISE)
     blocks = values.get("n_conv_per_stage", values.get("n_blocks_per_stage"))

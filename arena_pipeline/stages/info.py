@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,14 +18,11 @@ from arena_pipeline.planning import Plans
 from arena_pipeline.preprocess.dataset import changed_files
 from arena_pipeline.share.package import is_installed
 from arena_pipeline.words import pluralize
-from arena_pipeline.workspace import CHECKPOINT, ROI_NAMES, Workspace, fold_folder, number_of
+from arena_pipeline.workspace import ADAPTER_RECORD, CHECKPOINT, MODEL_FOLDER, ROI_NAMES, Workspace, fold_folder, fold_folders, number_of
 
 USUAL_SHOTS = 5
 USUAL_FOLDS = (0, 1, 2)
-MODEL_FOLDER = re.compile(r"(?P<method>.+)_(?P<shots>\d+)shots")
 NAMED = 5
-FOLD_FOLDER = re.compile(r"fold_(\d+)")
-ADAPTER_RECORD = "adapter.json"
 
 
 @dataclass(frozen=True)
@@ -250,24 +246,18 @@ def _install_first(workspace: Workspace, foundation: str) -> str | None:
 
 def _folds(model: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]], dict[str, dict[int, str]]]:
     """Task -> folds that have an adapter's record, folds that were begun only, and folds that failed with the reason of their last attempt."""
-    whole: dict[str, list[int]] = {}
-    begun: dict[str, list[int]] = {}
+    whole: dict[str, tuple[int, ...]] = {}
+    begun: dict[str, tuple[int, ...]] = {}
     failed: dict[str, dict[int, str]] = {}
-    for folder in sorted(model.glob("*/fold_*")):
-        match = FOLD_FOLDER.fullmatch(folder.name)
-        if match is None:
-            continue
-        if (folder / ADAPTER_RECORD).is_file():
-            whole.setdefault(folder.parent.name, []).append(int(match[1]))
-        elif (attempts := read_failed_attempts(folder)) is not None and attempts.given_up:
-            failed.setdefault(folder.parent.name, {})[int(match[1])] = str(attempts.attempts[-1].fault)
-        else:
-            begun.setdefault(folder.parent.name, []).append(int(match[1]))
-    return _sorted(whole), _sorted(begun), failed
-
-
-def _sorted(folds: dict[str, list[int]]) -> dict[str, tuple[int, ...]]:
-    return {task: tuple(sorted(folds[task])) for task in sorted(folds)}
+    for task in sorted({folder.parent.name for folder in model.glob("*/fold_*")}):
+        for fold, folder in fold_folders(model, task).items():
+            if (folder / ADAPTER_RECORD).is_file():
+                whole[task] = (*whole.get(task, ()), fold)
+            elif (attempts := read_failed_attempts(folder)) is not None and attempts.given_up:
+                failed.setdefault(task, {})[fold] = str(attempts.attempts[-1].fault)
+            else:
+                begun[task] = (*begun.get(task, ()), fold)
+    return whole, begun, failed
 
 
 def _which(dataset_name: str, foundation: str, default: str) -> list[str | int]:

@@ -16,7 +16,7 @@ from arena_pipeline.planning import Plans
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING, find_images
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
 from arena_pipeline.predict.outputs import remove_case, require_one_meaning
-from arena_pipeline.predict.postprocess import postprocess_segmentation_
+from arena_pipeline.predict.postprocess import APPLIED, applied_in_words, postprocess_segmentation_
 from arena_pipeline.records import stage
 
 logger = logging.getLogger(__name__)
@@ -57,14 +57,16 @@ def postprocess(
 
 
 def _label_map(source: Path, plans: Plans) -> LabelMap:
-    """That of the folder, whose integers must be the plans', or one of the plans where there is none."""
+    """That of the folder, whose integers must be the plans', with what is applied now and was before; one of the plans where there is none."""
     if not (source.is_dir() and (source / JSON_NAME).is_file()):
         return LabelMap.of(plans.labels, {"post-processed by the plans of": plans.dataset_name})
     there = LabelMap.read(source)
     if wrong := [name for name, label in there.structures.items() if plans.labels.get(name) != label]:
         found = f"{', '.join(wrong)} not numbered as in the plans of {plans.dataset_name}"
         raise PlansError(found, file=source / JSON_NAME, advice="use the plans that predicted them")
-    return there
+    before = there.source.get(APPLIED, "").split(", ")
+    keep = {name: flag or name in before for task in plans.tasks for name, flag in task.keep_largest.items() if name in there.structures}
+    return there.model_copy(update={"source": there.source | applied_in_words(keep)})
 
 
 def _one_case(case: str, path: Path, target: Path, plans: Plans) -> Path:

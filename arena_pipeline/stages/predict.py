@@ -34,6 +34,7 @@ from arena_pipeline.predict.outputs import (
     require_same_outputs,
     segmentations,
 )
+from arena_pipeline.predict.postprocess import applied_in_words
 from arena_pipeline.predict.predictors import Setup, adapted_setup, zero_shot_setup
 from arena_pipeline.predict.review import ReviewLine, ReviewTable
 from arena_pipeline.predict.shared import OF_ALL_CASES, CaseDone, CaseToPredict, SharedPrediction
@@ -167,10 +168,9 @@ def predict(
 
 def _decisions(setup: Setup, options: OutputOptions) -> dict[str, str]:
     """In words what the segmentations depend on besides the networks: for labels.json, so that no folder has those of two settings."""
-    largest = [name for name, alone in setup.keep_largest.items() if alone and options.postprocess]
     settings = setup.settings
     inference = f"overlap {settings.overlap:g}, threshold {settings.threshold:g}, precision {settings.precision}"
-    return {"inference": inference, "largest component alone": ", ".join(largest) or "of no structure"}
+    return {"inference": inference, **applied_in_words(setup.keep_largest if options.postprocess else {})}
 
 
 def _begin_or_join(journal: Journal, label_map: LabelMap, cases: Sequence[str], outputs: Mapping[str, bool], continue_prediction: bool) -> bool:

@@ -16,7 +16,7 @@ from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.images import read_geometry
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.space import require_space
-from arena_pipeline.view.cases import ShownCase, dataset_cases, one_case, predicted_cases
+from arena_pipeline.view.cases import ShownCase, dataset_cases, dicom_case, one_case, predicted_cases
 from arena_pipeline.view.page import IndexRow, address, case_page, index_page
 from arena_pipeline.view.writing import Neighbours, show_case, structures_in_words
 from arena_pipeline.workspace import Workspace
@@ -48,9 +48,9 @@ def view(
     """Writes VIEW/CASE.html for every case, and VIEW/index.html; each opens from the file, without a server or a network.
 
     Args:
-        path: a folder that arena_predict wrote, a segmentation in one, or a CT; None: the raw datasets of the workspace.
+        path: a folder that arena_predict wrote, a segmentation in one, or a CT, which may be a DICOM series; None: the raw datasets of the workspace.
         images: where the CTs of `path` are; None: where they were when they were predicted.
-        output_folder: None: view/ beside the segmentations, or in the workspace.
+        output_folder: None: view/ beside the segmentations or the CT, or in the workspace.
         dataset_ids: of the workspace, only these datasets.
         cases: only these.
 
@@ -79,9 +79,11 @@ def _find(
         if not found:
             raise DatasetError("no raw dataset with a case", file=workspace.raw, advice="name what is to be shown, or another workspace with -w")
         return workspace.root, found
-    if Path(path).is_dir():
-        return Path(path), predicted_cases(Path(path), given)
-    return Path(path).parent, [one_case(Path(path), given)]
+    if not Path(path).is_dir():
+        return Path(path).parent, [one_case(Path(path), given)]
+    if (ct := dicom_case(Path(path))) is not None:
+        return Path(path).absolute().parent, [ct]
+    return Path(path), predicted_cases(Path(path), given)
 
 
 def _write(found: Sequence[ShownCase], folder: Path, title: str) -> WrittenPages:

@@ -13,10 +13,12 @@ import numpy as np
 
 from arena_pipeline.errors import ArenaError, DatasetError, ImageError
 from arena_pipeline.io.dataset import RawDataset
+from arena_pipeline.io.dicom import find_series, only_series
 from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.images import ImageSource, check_same_grid, read_image, read_segmentation
 from arena_pipeline.io.label_names import BACKGROUND, IGNORE
 from arena_pipeline.io.labels import labels_present
+from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.predict.inputs import find_inputs, read_inputs, split_name
 from arena_pipeline.predict.labels import JSON_NAME, RGB, LabelMap, colour
 from arena_pipeline.predict.outputs import case_files, segmentations
@@ -63,7 +65,7 @@ class ShownCase:
         image = read_image(self.ct, warn=False)
         if self.segmentation is None:
             return image, np.zeros(image.array.shape, np.uint8), {}
-        segmentation = read_segmentation(self.segmentation)
+        segmentation = aligned(read_segmentation(self.segmentation), image.geometry)
         check_same_grid(self.name, image.geometry, segmentation.geometry, self.segmentation)
         present = [label for label in labels_present(segmentation.array) if label]
         named = {label: name for name, label in self.labels.items()}
@@ -95,7 +97,8 @@ def predicted_cases(folder: Path, images: Path | None = None) -> list[ShownCase]
     """
     names = sorted(segmentations(folder))
     if not names:
-        raise DatasetError("no segmentation CASE.nii.gz", file=folder, advice="name the folder that arena_predict -o wrote, or a file")
+        found = "no segmentation CASE.nii.gz and no CT slices"
+        raise DatasetError(found, file=folder, advice="name the folder that arena_predict -o wrote, that of a DICOM series, or a file")
     label_map = LabelMap.read(folder) if (folder / JSON_NAME).is_file() else None
     lines = [line for path in sorted(folder.glob("review*.csv")) for line in read_review(path)]
     order = {case: place for place, case in reversed(list(enumerate(line.case for line in lines if line.check)))}
@@ -130,6 +133,18 @@ def one_case(path: Path, images: Path | None = None) -> ShownCase:
     label_map = LabelMap.read(path.parent) if (path.parent / JSON_NAME).is_file() else None
     lines = [line for file in sorted(path.parent.glob("review*.csv")) for line in read_review(file) if line.case == name]
     return _predicted(name, ct, path, label_map, lines)
+
+
+def dicom_case(folder: Path) -> ShownCase | None:
+    """The CT alone of a folder with the slices of a DICOM series; None for one that has none, or that arena_predict wrote.
+
+    Raises:
+        ImageError: several series.
+    """
+    if segmentations(folder) or (folder / JSON_NAME).is_file() or not (found := find_series(folder)[0]):
+        return None
+    series = found[0] if len(found) == 1 else only_series(folder)
+    return ShownCase(series.name, series, None, {}, {})
 
 
 def dataset_cases(raw: RawDataset) -> list[ShownCase]:

@@ -13,6 +13,7 @@ from arena_pipeline.io.dataset import DatasetJson, RawDataset
 from arena_pipeline.io.geometry import Geometry
 from arena_pipeline.io.images import check_same_grid, grid_difference, read_geometry, read_image, read_segmentation
 from arena_pipeline.io.labels import labels_present
+from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.io.space import require_writable
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
 from arena_pipeline.view.cases import ShownCase, predicted_cases
@@ -44,7 +45,7 @@ class ReviewedCase:
         state = ""
         case = raw.training.get(self.shown.name)
         if case is not None and case.segmentation is not None and self._same_ct(case.image, image.array):
-            there = read_segmentation(case.segmentation)
+            there = aligned(read_segmentation(case.segmentation), image.geometry)
             check_same_grid(self.shown.name, image.geometry, there.geometry, case.segmentation)
             known = [name for name in raw.json.structures if raw.json.is_annotated(self.shown.name, name)]
             segmentation = _annotated_over(segmentation, there.array, [raw.json.labels[name] for name in known])

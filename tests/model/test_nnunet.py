@@ -132,6 +132,28 @@ def test_totalsegmentator_and_readers_that_reorient_are_ras(tmp_path: Path) -> N
     assert read_nnunet_folder(other).preset.scheme.orientation == "RAS"
 
 
+@pytest.mark.parametrize(
+    ("dataset", "orientation"),
+    [
+        ("Dataset291_TotalSegmentator_part1_organs_1559subj", "RAS"),
+        ("Dataset297_TotalSegmentator_total_3mm_1559subj_v204", "RAS"),
+        ("Dataset831_TotalSegmentator_part1_organs_1830subj", "RAS"),
+        ("Dataset777_MyFinetuneOfTotalSegmentator", "as_stored"),
+        ("Dataset291_TotalSegmentator_part1_organs_finetuned", "as_stored"),
+        ("Dataset501_TotalSegmentator_part1_organs_1559subj", "as_stored"),
+    ],
+)
+def test_of_folders_elsewhere_totalsegmentator_s_own_names_alone_make_it_ras(dataset: str, orientation: str, tmp_path: Path) -> None:
+    folder = model_folder("plain", tmp_path).parent.rename(tmp_path / dataset)
+    assert read_nnunet_folder(folder).preset.scheme.orientation == orientation
+
+
+def test_folders_beside_totalsegmentator_s_weights_are_as_their_reader_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path))
+    assert read_nnunet_folder(model_folder("plain", tmp_path)).preset.scheme.orientation == "as_stored"
+    assert read_nnunet_folder(model_folder("plain", tmp_path / "nnunet" / "results")).preset.scheme.orientation == "RAS"
+
+
 def test_fold_is_chosen_and_said(tmp_path: Path) -> None:
     folder = model_folder("plain", tmp_path)
     shutil.copytree(folder / "fold_0", folder / "fold_all")
@@ -156,6 +178,8 @@ REFUSED: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
     "resampling": ("plans.json", of_configuration({"resampling_fn_data": "resample_torch_fornnunet"}), "resample_torch_fornnunet, of which"),
     "normalization": ("plans.json", of_configuration({"normalization_schemes": ["RescaleTo01Normalization"]}), "RescaleTo01Normalization"),
     "batch norm": ("plans.json", of_network({"norm_op": "torch.nn.modules.batchnorm.BatchNorm3d"}), "BatchNorm3d, expected InstanceNorm3d"),
+    "slope": ("plans.json", of_network({"nonlin_kwargs": {"negative_slope": 0.2}}), "negative_slope in nonlin_kwargs .* is 0.2, of which 0.01 alone"),
+    "eps": ("plans.json", of_network({"norm_op_kwargs": {"eps": 0.001, "affine": True}}), "eps in norm_op_kwargs .* is 0.001, of which 1e-05 alone"),
     "reader": ("plans.json", lambda plans: plans.update(image_reader_writer="Tiff3DIO"), "image_reader_writer is Tiff3DIO; known: SimpleITKIO"),
     "not nnU-Net's": ("plans.json", lambda plans: plans.pop("transpose_forward"), "not as nnU-Net v2 writes it .*transpose_forward.*copy"),
     "another network": (

@@ -25,6 +25,7 @@ from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.images import read_segmentation
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, read_adapter_record, write_adapter
 from arena_pipeline.model.checkpoints import skeleton
+from arena_pipeline.model.expected import ExpectedDice, write_expected
 from arena_pipeline.model.model_folder import list_models
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.settings import AdaptationSettings
@@ -184,9 +185,14 @@ def test_the_same_model_gives_the_same_bytes_there_and_here(package: Path, works
 
 
 def test_some_of_the_folds_and_structures(workspace: Workspace, other: Workspace, tmp_path: Path) -> None:
-    make_model(workspace)
+    model = make_model(workspace)
+    for name in ("liver", "left atrium"):
+        write_expected(model / name, [ExpectedDice.of(name, "arena", (0.8, 0.7, 0.9), None)])
     manifest = export_model(901, tmp_path / "part.zip", workspace, folds=[1], structures=["liver"])
     assert manifest.folds == {"liver": (1,)}
+    with zipfile.ZipFile(tmp_path / "part.zip") as package:
+        card = package.read("MODEL_CARD.md").decode()
+    assert "liver: expected Dice 0.800" in card and "left atrium" not in card
     install_model(tmp_path / "part.zip", other)
     assert info(other).models[0].folds == {"liver": (1,)}
 

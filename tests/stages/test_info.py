@@ -264,3 +264,19 @@ def test_models_of_totalsegmentator_are_found_with_their_commands(
     assert command.main([]) == 0
     printed = capsys.readouterr().out.partition("models of TotalSegmentator on this machine")[2]
     assert "Dataset300_second_stage" in printed and "Dataset291" not in printed.partition("datasets")[0]
+
+
+def test_a_model_of_totalsegmentator_that_is_installed_under_another_name_is_not_offered_again(
+    default_workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "weights"))
+    monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path / "none"))
+    fixtures, model = Path(__file__).parents[1] / "fixtures" / "nnunet", "nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres"
+    organs, ribs = (tmp_path / "weights" / f"Dataset{name}_1559subj" / model for name in ("291_TotalSegmentator_part1_organs", "295_ribs"))
+    shutil.copytree(fixtures / "plain", organs)
+    shutil.copytree(fixtures / "residual", ribs)
+    assert [found.folder for found in info(default_workspace).found_models] == [organs, ribs]
+    assert install_command.main([str(organs), "-n", "organs"]) == 0
+    assert [found.folder for found in info(default_workspace).found_models] == [ribs]
+    (default_workspace.installed_foundation("organs") / "foundation.json").write_text("{")
+    assert [found.folder for found in info(default_workspace).found_models] == [organs, ribs]

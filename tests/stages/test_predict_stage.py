@@ -204,6 +204,10 @@ def test_the_largest_component_is_kept_where_the_plans_say_so(workspace: Workspa
     assert (voxels(tmp_path / "raw", "a") > 0).sum() > (voxels(tmp_path / "out", "a") > 0).sum() > 0
     np.testing.assert_array_equal(voxels(tmp_path / "later", "a"), voxels(tmp_path / "out", "a"))
     assert (tmp_path / "later" / "labels.txt").is_file()
+    applied = [LabelMap.read(tmp_path / name).source["largest component alone"] for name in ("raw", "later", "out")]
+    assert applied == ["of no structure", "liver, spleen", "liver, spleen"]
+    with pytest.raises(PlansError, match="largest component alone liver, spleen, now of no structure"):
+        predict(scans, tmp_path / "later", workspace, no_postprocessing=True, no_previews=True, continue_prediction=True)
 
 
 def test_intensities_that_are_not_hu_are_a_warning_that_names_the_case(

@@ -40,7 +40,9 @@ def rename_labels(raw: Path, *names: str) -> None:
 @pytest.mark.parametrize(
     ("structure", "word"),
     [("liver_cyst", "organs"), ("Pulmonary artery", "vessels"), ("lung-nodule", "organs"), ("rib_left_4", "ribs"), ("vertebrae_L1", "spine"),
-     ("gluteus_maximus", "muscles")],
+     ("gluteus_maximus", "muscles"), ("liver_vessels", "organs"), ("lung_vessels", "organs"), ("splenic_artery", "organs"), ("renal_vein", "organs"),
+     ("iliac_artery_left", "heart"), ("iliac_vena_left", "heart"), ("portal_vein_and_splenic_vein", "heart"), ("coronary_arteries", "heart"),
+     ("sternocleidomastoid_right", "muscles"), ("sternum", "ribs")],
 )  # fmt: skip
 def test_regions(structure: str, word: str) -> None:
     assert word in str(region_of(structure))

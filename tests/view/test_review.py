@@ -126,6 +126,17 @@ def test_a_second_correction_keeps_the_first(server: ReviewServer, dataset: Path
     assert np.array_equal(np.asarray(_labels(server).dataobj), array)
 
 
+def test_an_annotation_whose_axes_run_another_way_is_turned_to_its_ct(server: ReviewServer, dataset: Path) -> None:
+    shown = _labels(server)
+    array = np.asarray(shown.dataobj).copy()
+    array[1, 1, 1] = 2
+    assert _send(server, _upload(array, shown.affine))[0] == 200
+    file = dataset / "labelsTr" / "a.nii.gz"
+    nib.save(nib.as_closest_canonical(nib.load(file)), file)
+    assert nib.load(file).shape != SHAPE
+    assert np.array_equal(np.asarray(_labels(server).dataobj), array)
+
+
 def test_another_ct_of_that_name_is_not_overwritten(predicted: Path, dataset: Path, workspace: Workspace, server: ReviewServer) -> None:
     shown = _labels(server)
     there = dataset / "imagesTr" / "a_0000.nii.gz"

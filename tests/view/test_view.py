@@ -111,6 +111,32 @@ def test_a_ct_alone_and_a_raw_dataset(tiny_dataset: Callable[..., Path], workspa
     assert set(view(None, workspace).pages) == {"case_0.html", "query_0.html"}
 
 
+def test_a_folder_of_one_dicom_series_is_a_ct_alone(
+    predicted: Path, tmp_path: Path, write_ct_series: Callable[..., object], workspace: Workspace
+) -> None:
+    hu = np.arange(8 * 7 * 6, dtype=np.int16).reshape(8, 7, 6)
+    write_ct_series(tmp_path / "scans" / "ct", hu)
+    written = view(tmp_path / "scans" / "ct", workspace)
+    (page,) = written.pages.values()
+    assert page.parent == tmp_path / "scans" / "view" and '"structures":[]' in page.read_text(encoding="utf-8")
+    write_ct_series(tmp_path / "scans" / "other", hu + 1, study="1.2.3.4")
+    with pytest.raises(ArenaError, match="2 CT series .*put each into a folder of its own"):
+        view(tmp_path / "scans", workspace)
+    write_ct_series(predicted / "ct", hu)
+    assert set(view(predicted, workspace).pages) == {"a.html", "b c.html"}
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArenaError, match="no segmentation CASE.nii.gz and no CT slices; name the folder"):
+        view(tmp_path / "empty", workspace)
+
+
+def test_a_segmentation_whose_axes_run_another_way_is_turned_to_its_ct(predicted: Path, workspace: Workspace) -> None:
+    file = predicted / "a.nii.gz"
+    expected = view(predicted, workspace, cases=["a"]).pages["a.html"].read_bytes()
+    nib.save(nib.as_closest_canonical(nib.load(file)), file)
+    assert nib.load(file).shape != SHAPE
+    assert view(predicted, workspace, cases=["a"]).pages["a.html"].read_bytes() == expected
+
+
 def test_a_large_scan_is_thinned_and_said() -> None:
     whole = ShownGrid.of(Geometry(SHAPE, TURNED))
     grid = ShownGrid.of(Geometry(SHAPE, TURNED), most_bytes=SHAPE[0] * SHAPE[1] * SHAPE[2])
