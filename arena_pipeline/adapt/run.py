@@ -18,7 +18,7 @@ from arena_pipeline.adapt.loop import Adaptation, Epoch, History
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.report import TrainingLog, plot_progress
 from arena_pipeline.adapt.trainable import Trainable
-from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settings, fault, support_dice
+from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settings, fault, not_learned, support_dice
 from arena_pipeline.errors import LossNotFinite, NotLearned, SupportSetError
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.labels import UNLABELLED, count_labels
@@ -116,13 +116,23 @@ def _write(job: FoldJob, adapter: Adapter, attempt: Attempt) -> None:
         "%s, fold %d: %s after %s, loss %.3f%s",
         *(job.task.name, job.fold, record.stop_reason, pluralize(record.epochs, "epoch"), record.final_loss, in_words),
     )
+    if attempt.not_learned:  # the mean does not show it
+        told = ", ".join(f"{name} (Dice {attempt.support_dice[name]:.3f} on its own support set)" for name in attempt.not_learned)
+        logger.warning(
+            "%s, fold %d: HAS NOT LEARNED %s; the adapter is kept for the other structures. Check the annotations of %s, adapt each structure alone "
+            "(arena_plan with --objective binary), or try -method fft",
+            *(job.task.name, job.fold, told, "these" if len(attempt.not_learned) > 1 else attempt.not_learned[0]),
+        )
 
 
 def _judged(job: FoldJob, adaptation: Adaptation, number: int) -> Attempt:
     if len(adaptation.epochs) < job.settings.judged_from_epochs:
         return _attempt_record(job, adaptation, number, {}, None)
     dice, of_everything = support_dice(adaptation)
-    return _attempt_record(job, adaptation, number, _shown(job, dice), fault(dice, of_everything, job.settings.least_support_dice))
+    judged = (dice, of_everything, job.settings.least_support_dice)
+    record = _attempt_record(job, adaptation, number, _shown(job, dice), fault(*judged))
+    lacking = tuple(name for name, lacks in zip(job.task.structures, not_learned(*judged), strict=True) if lacks)
+    return record.model_copy(update={"not_learned": lacking if record.fault is None else ()})
 
 
 def _dice_before(job: FoldJob, adaptation: Adaptation) -> dict[str, float]:
