@@ -130,7 +130,7 @@ def discard_expected(task_folder: Path) -> None:
 
 
 def expected_of(task_folder: Path, record: AdapterRecord) -> list[ExpectedDice]:
-    """What is known of the structures of a task, by leave-one-out of the model itself or by arena_cross_validate with the same settings and scans, if any."""
+    """What is known of a task's structures, by leave-one-out of the model itself or by arena_cross_validate with the same settings and scans."""
     tried = task_folder.parents[1] / "cross_validation" / f"{record.shots}shots" / "cross_validation.json"
     own = setup_of(record.foundation_sha256, record.train_decoder, record.settings, record.support_sha256)
     found = _read(task_folder / EXPECTED) or [one for one in _read(tried) if one.made_with == own]
@@ -140,8 +140,8 @@ def expected_of(task_folder: Path, record: AdapterRecord) -> list[ExpectedDice]:
 def doubts(task_folder: Path, records: Sequence[AdapterRecord]) -> list[str]:
     """Structures of one task, adapted by `records`, for which the foundation as it is, or another method, would do as well, a sentence each.
 
-    A structure that was not learned beside others is always told. Of the rest scans that were left out decide where there are any. Else a model that is not even better on its own support set, or with the decoder frozen can't
-    even fit that: to be good there would say nothing, since it has seen it.
+    A structure that was not learned beside others is always told. Of the rest scans that were left out decide where there are any. Else a model that
+    is not even better on its own support set, or with the decoder frozen can't even fit that: to be good there would say nothing, since it has seen it.
     """
     by_decoder = records[0].train_decoder or records[0].settings.method in TRAIN_ALL
     known = {one.structure: one for one in expected_of(task_folder, records[0]) if one.verdict is not None}

@@ -21,7 +21,14 @@ FIVE = (0.5, 0.6, 0.7, 0.8, 0.9)
 def record(before: dict[str, float], after: float, train_decoder: bool = False, **facts: object) -> AdapterRecord:
     rates = {"learning_rate": 1e-3, "decoder_learning_rate": 1e-4, "new_head_learning_rate": None}
     attempt = Attempt(seed=(0,), **rates, epochs=20, final_loss=0.3, support_dice={"liver": after}, dice_before=before, fault=None)  # type: ignore[arg-type]
-    made = {"structures": {"liver": 1}, "settings": AdaptationSettings(), "shots": 5, "attempts": (attempt,), "train_decoder": train_decoder, "fold": 0}
+    made = {
+        "structures": {"liver": 1},
+        "settings": AdaptationSettings(),
+        "shots": 5,
+        "attempts": (attempt,),
+        "train_decoder": train_decoder,
+        "fold": 0,
+    }
     return AdapterRecord.model_construct(**(made | {"foundation_sha256": "f", "support_sha256": "s"} | facts))  # type: ignore[arg-type]
 
 
