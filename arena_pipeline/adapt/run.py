@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from typing import Any
 
@@ -263,7 +262,7 @@ def _record(job: FoldJob, identity: dict[str, Any], trainable: Trainable, histor
 
 def _support_volumes_ml(job: FoldJob) -> dict[str, tuple[float, ...]]:
     """Structure -> its volume in each support case that is annotated in full: what arena_predict compares the volumes that it finds with."""
-    voxel_ml = math.prod(job.plans.scheme.spacing_mm) / 1000
-    found = [count_labels(StoredCase.open(job.cases, case).segmentation(), UNLABELLED + 1) for case in job.support_ids]
-    counts = [voxels for voxels in found if not voxels[UNLABELLED]]  # of a scan annotated in part nobody knows the volume
-    return {name: tuple(round(float(voxels[label]) * voxel_ml, 3) for voxels in counts) for name, label in job.task.structures.items()}
+    stored = [StoredCase.open(job.cases, case) for case in job.support_ids]
+    found = [(count_labels(case.segmentation(), UNLABELLED + 1), case.grid.voxel_volume_ml) for case in stored]
+    known = [(voxels, ml) for voxels, ml in found if not voxels[UNLABELLED]]  # of a scan annotated in part nobody knows the volume
+    return {name: tuple(round(float(voxels[label]) * ml, 3) for voxels, ml in known) for name, label in job.task.structures.items()}

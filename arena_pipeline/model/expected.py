@@ -141,7 +141,7 @@ def doubts(task_folder: Path, records: Sequence[AdapterRecord]) -> list[str]:
     """Structures of one task, adapted by `records`, for which the foundation as it is, or another method, would do as well, a sentence each.
 
     A structure that was not learned beside others is always told. Of the rest scans that were left out decide where there are any. Else a model that
-    is not even better on its own support set, or with the decoder frozen can't even fit that: to be good there would say nothing, since it has seen it.
+    is not even better on its own support set, or with the decoder frozen can't even fit that: to be good there would say nothing: it has seen it.
     """
     by_decoder = records[0].train_decoder or records[0].settings.method in TRAIN_ALL
     known = {one.structure: one for one in expected_of(task_folder, records[0]) if one.verdict is not None}

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from arena_pipeline.model.architectures import layer_label
+from arena_pipeline.research.compare.markdown import dice_markdown
 from arena_pipeline.research.compare.report import write_report
 from arena_pipeline.research.compare.report.about import fact_lines
 from arena_pipeline.research.compare.report.page import read_logs, render
@@ -190,7 +191,7 @@ def test_one_structure_of_a_kind_stands_for_its_average(report_data: ReportData)
 
 def test_the_structure_that_keeps_an_average_from_an_interval_is_named(build_report_data) -> None:
     runs = build_report_data((("liver", "base"), ("spleen", "base")), ("lora", "arena"), (5,), (), files=False).runs
-    runs.loc[(runs["structure"] == "spleen") & (runs["case"] != CASES[0]), "Dice"] = math.nan
+    runs.loc[(runs["structure"] == "spleen") & (runs["case"] != "q0"), "Dice"] = math.nan
     tests = contrast_table(difference_table(runs), runs)
     assert short_answers(tests)[0].endswith("Dice; spleen has 1 query case, too few for an interval.")
 
@@ -201,7 +202,7 @@ def test_a_method_whose_fits_all_failed_says_nothing_of_the_intervals_of_others(
     runs.loc[lost, "failed"], runs.loc[lost, "Dice"] = True, math.nan
     summary = summary_table(runs, lambda shots, method, members: None)
     assert summary.set_index("method")["folds"].to_dict() == {"lora": 0, "arena": 2}
-    told = dice_section(summary, ["lora", "arena"], LOOKS, "")
+    told = dice_section(summary, ["lora", "arena"], styles(["lora", "arena"]), "")
     for text in (dice_markdown(summary, 5, ""), str(told.text)):
         assert "over query cases and support sets (folds)" in text and "one support set" not in text
     assert "and 2 folds" in told.tables[0].caption

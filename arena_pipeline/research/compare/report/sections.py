@@ -64,7 +64,7 @@ def _why_no_interval(tests: pd.DataFrame, row: Any) -> str:
     if row.structure != AVERAGE:
         return f"{_cases(row.cases)} {'is' if row.cases == 1 else 'are'} too few for an interval"
     alike = tests[(tests["method"] == row.method) & (tests["shots"] == row.shots) & (tests["kind"] == row.kind)]
-    lacking = alike[(alike["structure"] != AVERAGE) & alike["difference_low"].isna()]
+    lacking = alike[(alike["structure"] != AVERAGE) & (alike["cases"] < 2)]
     few = [f"{one.structure} has {_cases(one.cases)}" for one in lacking.itertuples()]
     return f"{', '.join(few)}, too few for an interval" if few else "a structure has too few folds for an interval"
 
