@@ -107,7 +107,8 @@ class Adaptation:
         """
         self.trainable.load_state_dict(state["trainable"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state.get("scaler", {}))
+        if state.get("scaler"):  # none, or an empty one, of a run in bf16 or fp32: this one begins with a new one
+            self.scaler.load_state_dict(state["scaler"])
         self._drawn = json.loads(state["rng"])
         self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
 

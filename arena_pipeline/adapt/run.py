@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from typing import Any
 
@@ -18,7 +17,7 @@ from arena_pipeline.adapt.loop import Adaptation, Epoch, History
 from arena_pipeline.adapt.prepare import prepare_
 from arena_pipeline.adapt.report import TrainingLog, plot_progress
 from arena_pipeline.adapt.trainable import Trainable
-from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settings, fault, support_dice
+from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settings, fault, not_learned, support_dice
 from arena_pipeline.errors import LossNotFinite, NotLearned, SupportSetError
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.labels import UNLABELLED, count_labels
@@ -116,13 +115,23 @@ def _write(job: FoldJob, adapter: Adapter, attempt: Attempt) -> None:
         "%s, fold %d: %s after %s, loss %.3f%s",
         *(job.task.name, job.fold, record.stop_reason, pluralize(record.epochs, "epoch"), record.final_loss, in_words),
     )
+    if attempt.not_learned:  # the mean does not show it
+        told = ", ".join(f"{name} (Dice {attempt.support_dice[name]:.3f} on its own support set)" for name in attempt.not_learned)
+        logger.warning(
+            "%s, fold %d: HAS NOT LEARNED %s; the adapter is kept for the other structures. Check the annotations of %s, adapt each structure alone "
+            "(arena_plan with --objective binary), or try -method fft",
+            *(job.task.name, job.fold, told, "these" if len(attempt.not_learned) > 1 else attempt.not_learned[0]),
+        )
 
 
 def _judged(job: FoldJob, adaptation: Adaptation, number: int) -> Attempt:
     if len(adaptation.epochs) < job.settings.judged_from_epochs:
         return _attempt_record(job, adaptation, number, {}, None)
     dice, of_everything = support_dice(adaptation)
-    return _attempt_record(job, adaptation, number, _shown(job, dice), fault(dice, of_everything, job.settings.least_support_dice))
+    judged = (dice, of_everything, job.settings.least_support_dice)
+    record = _attempt_record(job, adaptation, number, _shown(job, dice), fault(*judged))
+    lacking = tuple(name for name, lacks in zip(job.task.structures, not_learned(*judged), strict=True) if lacks)
+    return record.model_copy(update={"not_learned": lacking if record.fault is None else ()})
 
 
 def _dice_before(job: FoldJob, adaptation: Adaptation) -> dict[str, float]:
@@ -253,7 +262,7 @@ def _record(job: FoldJob, identity: dict[str, Any], trainable: Trainable, histor
 
 def _support_volumes_ml(job: FoldJob) -> dict[str, tuple[float, ...]]:
     """Structure -> its volume in each support case that is annotated in full: what arena_predict compares the volumes that it finds with."""
-    voxel_ml = math.prod(job.plans.scheme.spacing_mm) / 1000
-    found = [count_labels(StoredCase.open(job.cases, case).segmentation(), UNLABELLED + 1) for case in job.support_ids]
-    counts = [voxels for voxels in found if not voxels[UNLABELLED]]  # of a scan annotated in part nobody knows the volume
-    return {name: tuple(round(float(voxels[label]) * voxel_ml, 3) for voxels in counts) for name, label in job.task.structures.items()}
+    stored = [StoredCase.open(job.cases, case) for case in job.support_ids]
+    found = [(count_labels(case.segmentation(), UNLABELLED + 1), case.grid.voxel_volume_ml) for case in stored]
+    known = [(voxels, ml) for voxels, ml in found if not voxels[UNLABELLED]]  # of a scan annotated in part nobody knows the volume
+    return {name: tuple(round(float(voxels[label]) * ml, 3) for voxels, ml in known) for name, label in job.task.structures.items()}

@@ -68,6 +68,11 @@ def _counts(adaptation: Adaptation, images: Tensor, segmentations: Tensor, size:
     return total
 
 
+def not_learned(dice: np.ndarray, dice_of_everything: np.ndarray, least_dice: float) -> np.ndarray:
+    """Which structures are shown and not learned; a fit in which others have learned is kept all the same."""
+    return np.asarray(dice <= np.fmax(least_dice, dice_of_everything))  # False for NaN
+
+
 def fault(dice: np.ndarray, dice_of_everything: np.ndarray, least_dice: float) -> str | None:
     """Why Dice like that means that nothing was learned, in words; None where it was. One structure of several is enough to have learned."""
     bound = np.fmax(least_dice, dice_of_everything)

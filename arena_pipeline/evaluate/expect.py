@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,10 +12,12 @@ import torch
 from arena_pipeline.adapt.job import FoldJob, PlannedDataset
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.evaluate.held_out import native_case_scores, planned_settings, read_reference, segment_stored
+from arena_pipeline.fingerprint import Fingerprint
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import read_adapter_record
 from arena_pipeline.model.expected import EXPECTED, ExpectedDice, write_expected
+from arena_pipeline.planning.tasks import without_scans
 from arena_pipeline.predict.case import PredictionTask
 from arena_pipeline.predict.predictors import adapted_task, zero_shot_task
 from arena_pipeline.preprocess.store import StoredCase
@@ -31,9 +34,11 @@ def expect_dice(planned: PlannedDataset, jobs: Sequence[FoldJob], device: torch.
             continue
         network = network or AdaptedNetwork(planned.preset, planned.weights, device)
         raw = RawDataset.open(planned.workspace.raw_dataset(planned.plans.dataset_name))
+        fingerprint = Fingerprint.read(planned.workspace.fingerprint(planned.plans.dataset_name))
         task = members[0].task
         own, before = list[Dice](), list[Dice]()
-        for job in members:
+        for member in members:
+            job = replace(member, task=without_scans(task, member.left_out, fingerprint))
             own += _left_out_dice(job, raw, adapted_task(read_adapter_record(job.folder), (job.folder,), network), device)
             if task.kind == "base" and planned.preset.head != "none":
                 before += _left_out_dice(job, raw, zero_shot_task(planned.preset, task.structures, network), device)

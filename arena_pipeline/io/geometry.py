@@ -61,6 +61,11 @@ class Geometry:
         return bool(np.abs(self.direction).max(axis=0).min() < np.cos(np.deg2rad(0.5)))
 
     @property
+    def slant(self) -> float:
+        """|det(affine)| over the product of the spacings: 1 for axes at right angles, less for others."""
+        return round(float(abs(np.linalg.det(self.direction))), 6)
+
+    @property
     def voxel_volume_ml(self) -> float:
         """|det(affine)| in millilitres."""
         return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000)

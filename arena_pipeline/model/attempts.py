@@ -26,6 +26,7 @@ class Attempt(Frozen):
         epochs, final_loss: how it ended; None for a loss that was not finite.
         support_dice: structure -> Dice on patches of its own support set; empty for an adaptation too short to be judged.
         dice_before: the same before the first step, of a base structure: what the foundation says as it is; empty in older records.
+        not_learned: structures of a kept fit that it has not learned, beside others that it has; empty in older records.
         fault: why it has not learned, in words; None: it has.
     """
 
@@ -37,6 +38,7 @@ class Attempt(Frozen):
     final_loss: float | None
     support_dice: dict[str, float]
     dice_before: dict[str, float] = Field(default_factory=dict)
+    not_learned: tuple[str, ...] = ()
     fault: str | None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy import stats
+from scipy.special import stdtrit
 
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter_record
@@ -49,7 +49,7 @@ def scan_mean(values: Sequence[float] | np.ndarray) -> ScanMean:
     known = known[~np.isnan(known)]
     if len(known) < 2:
         return ScanMean(float(known.mean()) if len(known) else math.nan, math.nan, math.nan, len(known))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known)))
+    half = float(stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2) * known.std(ddof=1) / math.sqrt(len(known)))
     mean = float(known.mean())
     return ScanMean(mean, mean - half, mean + half, len(known))
 
@@ -92,7 +92,7 @@ class ExpectedDice(BaseModel):
     def of(cls, structure: str, method: str, dice: Sequence[float], zero_shot: Sequence[float] | None) -> ExpectedDice:
         """From the Dice of every left-out scan, and zero-shot's of the same."""
         found = scan_mean(dice)
-        values: dict[str, Any] = {"dice": found.mean, "low": np.fmax(0, found.low), "high": np.fmin(1, found.high)}
+        values: dict[str, Any] = {"dice": found.mean, "low": np.clip(found.low, 0, 1), "high": np.clip(found.high, 0, 1)}
         if zero_shot is not None:
             gain = scan_mean(np.subtract(dice, zero_shot))
             values |= {"difference": gain.mean, "difference_low": gain.low, "difference_high": gain.high}
@@ -109,9 +109,13 @@ class ExpectedDice(BaseModel):
         return text + (f"; {self.difference:+.3f} against zero-shot: {self.verdict}." if self.difference is not None else ".")
 
 
-def setup_of(foundation_sha256: str, train_decoder: bool, settings: AdaptationSettings) -> str:
-    """What the Dice of an adaptation depends on besides its scans, as a hash: figures made with other settings say nothing of a model."""
-    values = [foundation_sha256, train_decoder, settings.without_memory().model_dump(mode="json")]
+def setup_of(foundation_sha256: str, train_decoder: bool, settings: AdaptationSettings, support_sha256: str | None) -> str:
+    """What the Dice of an adaptation depends on, as a hash: figures made with other settings, scans or labels say nothing of a model.
+
+    Args:
+        support_sha256: of the whole support set (`FoldJob.support_sha256`); a label that was corrected makes another one.
+    """
+    values = [foundation_sha256, train_decoder, support_sha256, settings.without_memory().model_dump(mode="json")]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:SETUP_DIGITS]
 
 
@@ -126,9 +130,9 @@ def discard_expected(task_folder: Path) -> None:
 
 
 def expected_of(task_folder: Path, record: AdapterRecord) -> list[ExpectedDice]:
-    """What is known of the structures of a task, by leave-one-out of the model itself or by arena_cross_validate with the same settings, if any."""
+    """What is known of a task's structures, by leave-one-out of the model itself or by arena_cross_validate with the same settings and scans."""
     tried = task_folder.parents[1] / "cross_validation" / f"{record.shots}shots" / "cross_validation.json"
-    own = setup_of(record.foundation_sha256, record.train_decoder, record.settings)
+    own = setup_of(record.foundation_sha256, record.train_decoder, record.settings, record.support_sha256)
     found = _read(task_folder / EXPECTED) or [one for one in _read(tried) if one.made_with == own]
     return [one for one in found if one.structure in record.structures and one.method == record.settings.method]
 
@@ -136,34 +140,55 @@ def expected_of(task_folder: Path, record: AdapterRecord) -> list[ExpectedDice]:
 def doubts(task_folder: Path, records: Sequence[AdapterRecord]) -> list[str]:
     """Structures of one task, adapted by `records`, for which the foundation as it is, or another method, would do as well, a sentence each.
 
-    Scans that were left out decide where there are any. Else a model that is not even better on its own support set, or with the decoder frozen can't
-    even fit that: to be good there would say nothing, since it has seen it.
+    A structure that was not learned beside others is always told. Of the rest scans that were left out decide where there are any. Else a model that
+    is not even better on its own support set, or with the decoder frozen can't even fit that: to be good there would say nothing: it has seen it.
     """
     by_decoder = records[0].train_decoder or records[0].settings.method in TRAIN_ALL
     known = {one.structure: one for one in expected_of(task_folder, records[0]) if one.verdict is not None}
     said = []
     for structure in records[0].structures:
+        if collapsed := [record for record in records if _has_not_learned(record, structure)]:
+            folds = f"fold{'' if len(collapsed) == 1 else 's'} {', '.join(str(record.fold) for record in collapsed)}"
+            dice = ", ".join(f"{record.attempts[-1].support_dice[structure]:.3f}" for record in collapsed)
+            said.append(
+                f"{structure}: not learned in {folds} of {len(records)}, with other structures that were (Dice {dice} on its own support set); "
+                "check its annotations, or adapt it alone (arena_plan with --objective binary)"
+            )
         if structure in known:
             if known[structure].verdict == NOT_BETTER:
                 gain = known[structure].difference
                 said.append(
                     f"{structure}: adapting is not better than zero-shot on scans left out ({gain:+.3f} Dice); --zero_shot {structure} does as well"
                 )
-            continue
-        last = [record.attempts[-1] for record in records if record.attempts]
-        judged = [one for one in last if structure in one.dice_before and structure in one.support_dice]
-        before, after = ([getattr(one, name)[structure] for one in judged] for name in ("dice_before", "support_dice"))
-        if judged and np.mean(after) <= np.mean(before):
-            said.append(
-                f"{structure}: adapting made it no better even on its own support set (Dice {np.mean(after):.3f}, the foundation as it is "
-                f"{np.mean(before):.3f} on the same patches); --zero_shot {structure} does as well"
-            )
-        elif judged and np.mean(after) < POOR_FIT and not by_decoder:
-            said.append(
-                f"{structure}: with the foundation's decoder as it is the fit is poor even on its own support set (Dice {np.mean(after):.3f}); "
-                f"try -method fft, or train_decoder: true in plans.json"
-            )
+        elif not collapsed and (doubt := _doubt_of_fit(structure, records, by_decoder)):
+            said.append(doubt)
     return said
+
+
+def _has_not_learned(record: AdapterRecord, structure: str) -> bool:
+    """Whether the fit of this structure failed beside others that did not; older records have its Dice alone."""
+    if not record.attempts:
+        return False
+    last = record.attempts[-1]
+    return structure in last.not_learned or last.support_dice.get(structure, math.inf) <= record.settings.least_support_dice
+
+
+def _doubt_of_fit(structure: str, records: Sequence[AdapterRecord], by_decoder: bool) -> str | None:
+    """By Dice on the support set, before and after."""
+    last = [record.attempts[-1] for record in records if record.attempts]
+    judged = [one for one in last if structure in one.dice_before and structure in one.support_dice]
+    before, after = ([getattr(one, name)[structure] for one in judged] for name in ("dice_before", "support_dice"))
+    if judged and np.mean(after) <= np.mean(before):
+        return (
+            f"{structure}: adapting made it no better even on its own support set (Dice {np.mean(after):.3f}, the foundation as it is "
+            f"{np.mean(before):.3f} on the same patches); --zero_shot {structure} does as well"
+        )
+    if judged and np.mean(after) < POOR_FIT and not by_decoder:
+        return (
+            f"{structure}: with the foundation's decoder as it is the fit is poor even on its own support set (Dice {np.mean(after):.3f}); "
+            f"try -method fft, or train_decoder: true in plans.json"
+        )
+    return None
 
 
 def told_of_model(model: Path) -> list[str]:

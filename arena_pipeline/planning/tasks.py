@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from arena_pipeline.fingerprint import Finding, Fingerprint
@@ -142,6 +142,18 @@ def choose_max_shots(structures: dict[str, int], candidates: Sequence[str]) -> t
     if len(candidates) >= LARGEST_DRAW:
         return LARGEST_DRAW - 1, f"the support-set rule draws at most {LARGEST_DRAW - 1} of the {len(candidates)} candidates"
     return len(candidates), f"the number of candidates ({len(candidates)}); with all of them the folds share one support set"
+
+
+def without_scans(task: TaskPlan, left_out: Collection[str], fingerprint: Fingerprint) -> TaskPlan:
+    """The task as it would be planned if nobody had labelled `left_out`: a scan's own label must have no say in what it is scored on.
+
+    What a person has decided otherwise in plans.json stays.
+    """
+    rest, keep = [case for case in task.candidates if case not in left_out], dict(task.keep_largest)
+    for name, planned in task.keep_largest.items():
+        if name in fingerprint.structures and planned == choose_keep_largest(name, task.candidates, fingerprint)[0]:
+            keep[name] = choose_keep_largest(name, rest, fingerprint)[0]
+    return task.model_copy(update={"keep_largest": keep})
 
 
 def choose_keep_largest(structure: str, candidates: Sequence[str], fingerprint: Fingerprint) -> tuple[bool, str]:

@@ -58,6 +58,7 @@ def preprocess_image(image: Image, scheme: Scheme, threads: int = 1) -> tuple[np
         )
     grid = GridMap(
         native_shape=image.geometry.shape,
+        slant=image.geometry.slant,
         axes=order.axes,
         flips=order.flips,
         native_spacing_mm=native_spacing,

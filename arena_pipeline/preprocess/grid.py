@@ -25,6 +25,7 @@ class GridMap(Frozen):
         resampled_shape: after resampling, before cropping.
         crop_start, crop_stop: the kept box; first voxel, and one past the last.
         native_start, native_stop: the box that was kept before resampling, of the native grid; None: all of it.
+        slant: a voxel's volume over the product of its spacings: below 1 where the axes are not at right angles, as with a tilted gantry.
         nearest_axis: along which a native voxel takes the nearest preprocessed one instead of the mean of two.
     """
 
@@ -39,6 +40,7 @@ class GridMap(Frozen):
     native_start: Index | None = None
     native_stop: Index | None = None
     nearest_axis: int | None = None
+    slant: float = 1.0
 
     @property
     def axis_order(self) -> AxisOrder:
@@ -69,6 +71,11 @@ class GridMap(Frozen):
         if axis == self.nearest_axis:
             position = np.floor(np.round(position, 6) + 0.5)
         return position - self.crop_start[axis], inside
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Of the preprocessed grid; in cases stored by older versions as if all axes were at right angles."""
+        return float(np.prod(self.scheme_spacing_mm)) * self.slant / 1000
 
     @property
     def crop(self) -> tuple[slice, slice, slice]:

@@ -49,6 +49,7 @@ def preprocess_nnunet(image: Image, scheme: Scheme, conventions: NnunetScheme) -
     back = conventions.coarse_axis(scheme.spacing_mm, native)
     grid = GridMap(
         native_shape=image.geometry.shape,
+        slant=image.geometry.slant,
         axes=order.axes,
         flips=order.flips,
         native_spacing_mm=native,

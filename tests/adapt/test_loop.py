@@ -165,3 +165,18 @@ def test_no_memory_for_the_optimizers_step_is_an_error_with_what_to_do() -> None
     adaptation.optimizer.register_step_pre_hook(no_room)
     with pytest.raises(ArenaError, match=r"memory ran out in the optimizer's step \(CUDA out of memory. Tried .*\); .* choose another -device"):
         adaptation.run()
+
+
+@pytest.mark.parametrize("scaler", [{}, None], ids=["empty", "absent"])
+def test_what_was_begun_without_scaled_gradients_goes_on_with_them(scaler: dict[str, float] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begun in bf16 or fp32, continued on a GPU that has float16 alone."""
+    settings = AdaptationSettings(patches_per_volume=1, max_epochs=1)
+    begun = Adaptation(*prepared(BASE, settings), [Bright()], settings, PATCH, np.random.default_rng(0)).state_dict()
+    assert begun["scaler"] == {}
+    begun = {name: value for name, value in (begun | {"scaler": scaler}).items() if value is not None}
+    monkeypatch.setattr("arena_pipeline.model.precision.faster_half", lambda device: "fp16")
+    other = Adaptation(*prepared(BASE, settings), [Bright()], settings, PATCH, np.random.default_rng(0))
+    scale = other.scaler.get_scale()
+    assert other.scaler.is_enabled()
+    other.load_state_dict(begun)
+    assert other.scaler.get_scale() == scale

@@ -12,7 +12,7 @@ from torch import nn
 from arena_pipeline.adapt.batches import SupportVolume
 from arena_pipeline.adapt.loop import Adaptation
 from arena_pipeline.adapt.trainable import Trainable
-from arena_pipeline.adapt.watch import attempt_seed, attempt_settings, fault, support_dice
+from arena_pipeline.adapt.watch import attempt_seed, attempt_settings, fault, not_learned, support_dice
 from arena_pipeline.settings import AdaptationSettings
 
 
@@ -54,6 +54,8 @@ def test_a_network_that_says_the_same_everywhere_has_not_learned(sign: int) -> N
 def test_one_structure_of_several_is_enough() -> None:
     everything = np.array([0.05, 0.05, math.nan])
     assert fault(np.array([0.0, 0.7, math.nan]), everything, 0.1) is None
+    assert not_learned(np.array([0.0, 0.7, math.nan]), everything, 0.1).tolist() == [True, False, False]
+    assert not_learned(np.array([0.3, 0.7]), np.array([0.3, 0.3]), 0.1).tolist() == [True, False]
     assert fault(np.array([0.0, 0.1, math.nan]), everything, 0.1) == "Dice on its own support set is 0.100, expected more than 0.100"
     assert fault(np.array([0.3]), np.array([0.3]), 0.1) == "Dice on its own support set is 0.300, expected more than 0.300"
 

@@ -13,7 +13,7 @@ from arena_pipeline.foundations import load_preset, preset_names
 from arena_pipeline.io.dataset import DatasetJson, Objective, StructureSplit
 from arena_pipeline.planning import InferencePlan, Machine, Plans, make_plans
 from arena_pipeline.planning.fitting import fit_adaptation, fit_windows
-from arena_pipeline.planning.tasks import partly_annotated
+from arena_pipeline.planning.tasks import partly_annotated, without_scans
 from arena_pipeline.settings import AdaptationSettings
 
 GIB = 2**30
@@ -287,3 +287,15 @@ def test_unlabelled_voxels_are_no_structure() -> None:
     made = plans(described=described)
     assert made.labels == LABELS
     assert "ignore" not in made.task("multiclass").structures
+
+
+def test_a_scan_left_out_has_no_say_in_its_own_post_processing() -> None:
+    """Scan b alone has its liver in two pieces."""
+    facts = everywhere()
+    facts = facts.model_copy(update={"structures": facts.structures | {"liver": structure({"a": 1, "b": 2, "c": 1}, ("a", "b", "c"))}})
+    liver, spleen = (plans(facts=facts).task(name) for name in ("liver", "spleen"))
+    assert (liver.keep_largest, spleen.keep_largest) == ({"liver": False}, {"spleen": True})
+    assert [without_scans(liver, [scan], facts).keep_largest["liver"] for scan in "abc"] == [False, True, False]
+    assert without_scans(spleen, ["b"], facts) == spleen
+    edited = liver.model_copy(update={"keep_largest": {"liver": True}})
+    assert without_scans(edited, ["a"], facts) == edited

@@ -79,6 +79,16 @@ def test_a_fold_that_learns_nothing_twice_fails_and_is_not_tried_again(ready: Wo
     assert (folder / "adapter.json").exists() and not (folder / "attempts.json").exists()
 
 
+def test_a_structure_that_collapsed_in_a_fit_that_is_kept_is_named_aloud(
+    ready: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge(monkeypatch, failing=0)  # as if another structure had learned
+    record = read_adapter_record(fold_folder(run(ready), "liver", 0))
+    assert record.attempts[-1].not_learned == ("liver",) and record.attempts[-1].fault is None
+    warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert any(text.startswith("liver, fold 0: HAS NOT LEARNED liver (Dice ") for text in warned)
+
+
 def test_the_other_folds_are_adapted_all_the_same(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     judge(monkeypatch, failing=2)
     with pytest.raises(NotLearned, match="1 of 2 folds failed.*liver, fold 0"):

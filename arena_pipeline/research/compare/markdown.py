@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from arena_pipeline.research.compare.published import ZERO_SHOT
-from arena_pipeline.research.compare.statistics import FEWEST_CASES, FEWEST_FOLDS, interval_meaning
+from arena_pipeline.research.compare.statistics import FEWEST_CASES, FEWEST_FOLDS, fewest_folds, interval_meaning
 from arena_pipeline.research.compare.tables import REFERENCE, column_names
 
 NONE = "-"
@@ -34,7 +34,7 @@ def dice_markdown(summary: pd.DataFrame, shots: int, source: str) -> str:
     for method, of_method in here.groupby("method", sort=False):
         cells = {row.column: _dice_cell(row) for row in of_method.itertuples()}
         rows.append([method, *(cells.get(column, NONE) for column in columns)])
-    meaning = interval_meaning(_fewest_folds(here))
+    meaning = interval_meaning(fewest_folds(here.loc[here["method"] != ZERO_SHOT, "folds"]))
     notes = f"Mean Dice over the folds and query cases, with its 95 % interval {meaning}. An average is over the structures of its kind.\n"
     if here["failed_fits"].any():
         notes += "Adaptations that failed are counted beside the Dice, which is of the others.\n"
@@ -50,12 +50,6 @@ def _dice_cell(row: object) -> str:
     return interval(mean, low, high) + ("" if pd.isna(published) else f" ({published:.3f})") + lost
 
 
-def _fewest_folds(rows: pd.DataFrame) -> int:
-    """Of the methods that have any; zero-shot has no support set, and its interval needs none."""
-    folds = rows.loc[rows["method"] != ZERO_SHOT, "folds"]
-    return int(folds.min()) if len(folds) else FEWEST_FOLDS
-
-
 def contrasts_markdown(tests: pd.DataFrame) -> str:
     """ARENA against each method."""
     rows = [
@@ -64,7 +58,7 @@ def contrasts_markdown(tests: pd.DataFrame) -> str:
         for r in tests.itertuples()
     ]  # fmt: skip
     header = ["shots", "structure", "method", "cases", "folds", f"Dice of {REFERENCE} minus method's", "p", "p (Holm)", "verdict"]
-    meaning = interval_meaning(int(tests["folds"].min()))
+    meaning = interval_meaning(fewest_folds(tests["folds"]))
     notes = (
         f"Differences are paired by fold and case, with their 95 % interval {meaning}. p: two-sided, of the same\n"
         "t statistic; Holm's correction is over the methods of a row's shots and structure. A verdict needs the corrected p below 0.05, at least\n"
@@ -81,7 +75,7 @@ def ranks_markdown(ranks: pd.DataFrame) -> str:
         for r in ranks.itertuples()
     ]  # fmt: skip
     header = ["shots", "structure", "method", "rank", "Dice", "effective rank, sum over the layers", "trained parameters"]
-    meaning = interval_meaning(int(ranks["folds"].min()))
+    meaning = interval_meaning(fewest_folds(ranks["folds"]))
     return f"# Dice against the initial rank\n\n{markdown_table(header, rows)}\nMeans over folds; Dice with its 95 % interval {meaning}.\n"
 
 

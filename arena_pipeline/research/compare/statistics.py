@@ -8,7 +8,7 @@ Not a percentile bootstrap: that of three folds never reaches beyond the best an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,11 +85,16 @@ def verdict(difference: Estimate, holm_p: float) -> Verdict:
     """Better or worse only from three folds and six cases, where the corrected p is below 0.05 (the interval, not corrected, then leaves out 0)."""
     if difference.folds < FEWEST_FOLDS:
         return "too few folds"
-    if difference.cases < FEWEST_CASES:
+    if difference.cases < FEWEST_CASES or math.isnan(holm_p):  # NaN: a structure has too few of them for any test
         return "too few cases"
     if not holm_p < SIGNIFICANCE:
         return "no clear difference"
     return "better" if difference.mean > 0 else "worse"
+
+
+def fewest_folds(folds: Iterable[int]) -> int:
+    """Of the rows of a table; one without any fold, as of a method whose fits all failed, has no interval that could mean anything."""
+    return min((int(count) for count in folds if count > 0), default=FEWEST_FOLDS)
 
 
 def interval_meaning(folds: int) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from arena_pipeline.adapt.job import FoldJob, PlannedDataset, read_planned_dataset
+from arena_pipeline.adapt.methods import METHODS
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError, DatasetError, PlansError
 from arena_pipeline.io.atomic import replace_when_done, write_json
@@ -20,7 +21,7 @@ from arena_pipeline.model.expected import setup_of
 from arena_pipeline.records import note, stage, versions
 from arena_pipeline.research.compare.execution import execute_all, run_needs
 from arena_pipeline.research.compare.published import ZERO_SHOT
-from arena_pipeline.research.compare.runs import Run, row_values
+from arena_pipeline.research.compare.runs import Run, read_finished, row_values
 from arena_pipeline.research.cross_validate.expected import SCAN_COLUMNS, caveats, expected_table
 from arena_pipeline.research.cross_validate.leave_one_out import SUPPORT_SET, LeaveOneOut
 from arena_pipeline.research.cross_validate.picture import write_picture
@@ -50,6 +51,14 @@ class CrossValidation:
     executed: int
 
 
+@dataclass(frozen=True)
+class ScansLeftOut:
+    """The runs without each scan of the support set of `job`, and zero-shot's where there is one."""
+
+    job: FoldJob
+    runs: list[Run]
+
+
 @plain_arguments
 def cross_validate(
     dataset_id: int,
@@ -66,7 +75,8 @@ def cross_validate(
 ) -> CrossValidation:
     """Makes the runs that are not finished and writes scans.csv, summary.csv, ranking.csv, cross_validation.json and cross_validation.png.
 
-    A run that was made with the same plans, settings, weights and files is never repeated, whichever command made it.
+    A run that was made with the same plans, settings, weights and files is never repeated, whichever command made it. The tables hold such runs of
+    earlier commands too, of other structures and methods; the ranking is by the structures of this one.
 
     Args:
         shots: K, the scans of the support set of fold 0; each is left out once.
@@ -85,8 +95,9 @@ def cross_validate(
     folders = [workspace.cross_validation(planned.plans.dataset_name, planned.preset.name, shots) for planned in foundations]
     together = folders[0] if len(folders) == 1 else workspace.cross_validation(foundations[0].plans.dataset_name, None, shots)
     with all_locked(list(dict.fromkeys(folder.root for folder in (*folders, together)))):
-        parts = zip(foundations, folders, jobs, strict=True)
-        runs = [LeaveOneOut(planned, raw, folder, device).runs(own) for planned, folder, own in parts]
+        builds = [LeaveOneOut(planned, raw, folder, device) for planned, folder in zip(foundations, folders, strict=True)]
+        sets = [[ScansLeftOut(job, build.runs([job])) for job in own] for build, own in zip(builds, jobs, strict=True)]
+        runs = [_different(own) for own in sets]
         executed, failed = 0, list[ArenaError]()
         for planned, own in zip(foundations, runs, strict=True):
             todo = [run for run in own if not run.is_whole()]
@@ -99,8 +110,10 @@ def cross_validate(
             advice = "mend that and type the command again: finished runs are kept"
             raise DatasetError(f"{len(failed)} of {len(every)} runs failed: {faults}", advice=advice)
         with stage("tables"):
-            found = [_written(folder, own, executed, command) for folder, own in zip(folders, runs, strict=True)]
-            return found[0] if len(found) == 1 else _written(together, every, executed, command)
+            asked = {name for run in every for name in run.task.structures}
+            sets = [own + _finished_elsewhere(build, shots, own, max_epochs) for build, own in zip(builds, sets, strict=True)]
+            found = [_written(folder, own, asked, executed, command) for folder, own in zip(folders, sets, strict=True)]
+            return found[0] if len(found) == 1 else _written(together, [one for own in sets for one in own], asked, executed, command)
 
 
 def _jobs(
@@ -113,16 +126,45 @@ def _jobs(
     return [job for change in changes for job in planned.jobs(shots, [SUPPORT_SET], structures, change, whole=True)]
 
 
-def _written(folder: ComparisonFolder, runs: Sequence[Run], executed: int, command: str) -> CrossValidation:
+def _different(sets: Sequence[ScansLeftOut]) -> list[Run]:
+    """Their runs; methods share that of zero-shot."""
+    return list({run.record: run for one in sets for run in one.runs}.values())
+
+
+def _finished_elsewhere(build: LeaveOneOut, shots: int, asked: Sequence[ScansLeftOut], max_epochs: int | None) -> list[ScansLeftOut]:
+    """Of other structures and methods, from earlier commands: those finished on every scan, made as this command would make them."""
+    seen, found = {(one.job.task.name, one.job.settings.method) for one in asked}, list[ScansLeftOut]()
+    for path in sorted(build.folder.finished_runs()):
+        record = read_finished(path)
+        task, method = ("", "") if record is None else (str(record.identity.get("task")), str(record.identity.get("method")))
+        if method not in METHODS or (task, method) in seen:
+            continue
+        seen.add((task, method))
+        try:
+            (job,) = _jobs(build.planned, shots, [task], [method], max_epochs)
+            runs = build.runs([job])
+        except ArenaError as error:  # other plans by now, or a label that was corrected and not preprocessed yet
+            logger.debug("%s: %s", path, error)
+            continue
+        if all(run.finished() is not None for run in runs):
+            found.append(ScansLeftOut(job, runs))
+        else:
+            logger.info("%s, %s: made with other plans, settings or files, and left out of the tables", task, method)
+    return found
+
+
+def _written(folder: ComparisonFolder, sets: Sequence[ScansLeftOut], asked: Collection[str], executed: int, command: str) -> CrossValidation:
+    """`asked`: the structures of this command, by which methods are ranked."""
+    runs = _different(sets)
     finished = [(run, record) for run in runs if (record := run.finished()) is not None]
     rows = [row | {"foundation": run.planned.preset.name} for run, record in finished for row in row_values(run, record, "")]
     scans = pd.DataFrame(rows, columns=list(SCAN_COLUMNS)).sort_values(["kind", "structure"], kind="stable", ignore_index=True)
-    summary, ranked = expected_table(scans), ranking(scans)
-    said = caveats(scans["case"].nunique(), len(ranked))
+    summary, ranked = expected_table(scans), ranking(scans[scans["structure"].isin(asked)])
+    said = caveats(int(scans.groupby("structure")["case"].nunique().min()), len(ranked))
     for name, table in (("scans", scans), ("summary", summary), ("ranking", ranked)):
         with replace_when_done(folder.table(name)) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-    setups = {(structure, run.planned.preset.name, run.method): _setup(run) for run in runs for structure in run.task.structures}
+    setups = {(name, one.job.preset.name, one.job.settings.method): _setup(one.job) for one in sets for name in one.job.task.structures}
     expected = [row | {"made_with": setups.get((row["structure"], row["foundation"], row["method"]))} for row in _plain(summary)]
     facts = {"command": command, "expected": expected, "caveats": said, "ranking": _plain(ranked), "versions": versions()}
     write_json(folder.root / "cross_validation.json", facts)
@@ -130,8 +172,8 @@ def _written(folder: ComparisonFolder, runs: Sequence[Run], executed: int, comma
     return CrossValidation(folder, scans, summary, said, ranked, executed)
 
 
-def _setup(run: Run) -> str | None:
-    return None if run.job is None else setup_of(run.planned.plans.foundation_sha256, run.task.train_decoder, run.job.settings)
+def _setup(job: FoldJob) -> str:
+    return setup_of(job.plans.foundation_sha256, job.task.train_decoder, job.settings, job.support_sha256())
 
 
 def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:

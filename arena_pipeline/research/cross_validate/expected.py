@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from arena_pipeline.model.expected import scan_mean, verdict
@@ -24,7 +25,8 @@ def expected_table(scans: pd.DataFrame) -> pd.DataFrame:
             found = scan_mean(fitted["Dice"])
             row = {"structure": structure, "kind": cells["kind"].iloc[0], "foundation": foundation, "method": method}
             row |= {"scans": found.scans, "failed_fits": int(cells["failed"].sum()), "Dice": found.mean}
-            row |= {"Dice_low": max(0.0, found.low), "Dice_high": min(1.0, found.high), **fitted[["NSD_2mm", "HD95_mm"]].astype(float).mean()}
+            ends = np.clip((found.low, found.high), 0, 1)  # NaN stays
+            row |= {"Dice_low": ends[0], "Dice_high": ends[1], **fitted[["NSD_2mm", "HD95_mm"]].astype(float).mean()}
             if method != ZERO_SHOT and len(zero_shot):
                 row |= _against_zero_shot(fitted["Dice"], zero_shot)
             if len(known := fitted["Dice"].dropna()):
@@ -57,10 +59,16 @@ def _sentence(row: dict[str, object], several: bool) -> str:
     lost = f" {failed} of {failed + int(str(row['scans']))} fits did not learn and are not in it." if failed else ""
     if pd.isna(row["Dice"]):
         return f"{name}: no Dice.{lost}"
-    text = f"{name}: expected Dice {row['Dice']:.3f} [{row['Dice_low']:.3f}, {row['Dice_high']:.3f}].{lost}"
+    text = f"{name}: expected Dice {row['Dice']:.3f}{_spread(row, 'Dice', '.3f')}.{lost}"
     if not pd.isna(row["verdict"]):
-        text += f" {row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}] against zero-shot: {row['verdict']}."
+        text += f" {row['difference']:+.3f}{_spread(row, 'difference', '+.3f')} against zero-shot: {row['verdict']}."
     return text + f" {row['worst_scan']} fits worst (Dice {row['worst_Dice']:.3f}): its label or its anatomy is worth a look."
+
+
+def _spread(row: dict[str, object], name: str, form: str) -> str:
+    """The interval; nothing where one scan leaves none."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "" if pd.isna(low) else f" [{low:{form}}, {high:{form}}]"
 
 
 def _against_zero_shot(adapted: pd.Series, zero_shot: pd.Series) -> dict[str, object]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from arena_pipeline.adapt.job import FoldJob, PlannedDataset
 from arena_pipeline.errors import DatasetError, SupportSetError
+from arena_pipeline.fingerprint import Fingerprint
 from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.io.splits import leave_out
 from arena_pipeline.planning import TaskPlan
 from arena_pipeline.planning.models import FEWEST_SCANS
+from arena_pipeline.planning.tasks import without_scans
 from arena_pipeline.research.compare.published import ZERO_SHOT
 from arena_pipeline.research.compare.queries import Query
 from arena_pipeline.research.compare.runs import Run
@@ -47,12 +50,22 @@ class LeaveOneOut:
                 few = f"{job.task.name}: {len(scans)} different scans, and leave-one-out needs {FEWEST_SCANS}"
                 raise SupportSetError(few, advice="ask for more -shots, or annotate more")
             queries = [self._query(job.task, scan) for scan in scans]
-            runs = [self._without(job, left_out, query) for left_out, query in enumerate(queries)]
-            if self._knows(job.task):
-                runs = [self._run(job.task, f"{ZERO_SHOT}_0shots", 0, queries, None), *runs]
+            blind = [without_scans(job.task, [scan], self._fingerprint) for scan in scans]
+            runs = [
+                self._without(replace(job, task=task), left_out, query) for left_out, (task, query) in enumerate(zip(blind, queries, strict=True))
+            ]
+            if self._knows(job.task):  # most often one run: the tasks differ where a scan alone decided on its post-processing
+                kinds = [task for place, task in enumerate(blind) if task not in blind[:place]]
+                of_kinds = [[query for query, own in zip(queries, blind, strict=True) if own == task] for task in kinds]
+                alike = enumerate(zip(kinds, of_kinds, strict=True))
+                runs = [*(self._run(task, f"{ZERO_SHOT}_0shots", fold, own, None) for fold, (task, own) in alike), *runs]
             for run in runs:
                 found.setdefault(run.record, run)
         return list(found.values())
+
+    @cached_property
+    def _fingerprint(self) -> Fingerprint:
+        return Fingerprint.read(self.planned.workspace.fingerprint(self.planned.plans.dataset_name))
 
     def _without(self, job: FoldJob, left_out: int, query: Query) -> Run:
         """The run that adapts to all scans of `job` but the one of `query`, and is scored on that."""

@@ -121,7 +121,8 @@ class Pretraining:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.precision.scaler.load_state_dict(state.get("scaler", {}))
+        if state.get("scaler"):  # none, or an empty one, of a run in bf16 or fp32: this one begins with a new one
+            self.precision.scaler.load_state_dict(state["scaler"])
         self.averaged = state["averaged"]
         self.done = state["done"]
 

@@ -12,14 +12,15 @@ import pandas as pd
 import pytest
 
 from arena_pipeline.model.architectures import layer_label
+from arena_pipeline.research.compare.markdown import dice_markdown
 from arena_pipeline.research.compare.report import write_report
 from arena_pipeline.research.compare.report.about import fact_lines
 from arena_pipeline.research.compare.report.page import read_logs, render
 from arena_pipeline.research.compare.report.parts import dice_cell, p_value
-from arena_pipeline.research.compare.report.sections import mean_over_folds, rank_map_sections, rank_section, short_answers
+from arena_pipeline.research.compare.report.sections import dice_section, mean_over_folds, rank_map_sections, rank_section, short_answers
 from arena_pipeline.research.compare.report.style import styles
 from arena_pipeline.research.compare.report_data import ReportData
-from arena_pipeline.research.compare.tables import RANK_COLUMNS
+from arena_pipeline.research.compare.tables import RANK_COLUMNS, contrast_table, difference_table, summary_table
 from arena_pipeline.workspace import ComparisonFolder
 
 HOSTILE = """<script>alert("x")</script>&amp;'$\\frac{1}$\x07</style>"""
@@ -185,6 +186,26 @@ def test_one_structure_of_a_kind_stands_for_its_average(report_data: ReportData)
     ]
     one_case = report_data.tests.assign(cases=1, difference_low=math.nan, difference_high=math.nan)
     assert short_answers(one_case)[0].endswith("Dice; 1 query case is too few for an interval.")
+    assert short_answers(one_case.assign(cases=0))[0].endswith("Dice; 0 query cases are too few for an interval.")
+
+
+def test_the_structure_that_keeps_an_average_from_an_interval_is_named(build_report_data) -> None:
+    runs = build_report_data((("liver", "base"), ("spleen", "base")), ("lora", "arena"), (5,), (), files=False).runs
+    runs.loc[(runs["structure"] == "spleen") & (runs["case"] != "q0"), "Dice"] = math.nan
+    tests = contrast_table(difference_table(runs), runs)
+    assert short_answers(tests)[0].endswith("Dice; spleen has 1 query case, too few for an interval.")
+
+
+def test_a_method_whose_fits_all_failed_says_nothing_of_the_intervals_of_others(build_report_data) -> None:
+    runs = build_report_data((("liver", "base"),), ("lora", "arena"), (5,), (), files=False).runs
+    lost = runs["method"] == "lora"
+    runs.loc[lost, "failed"], runs.loc[lost, "Dice"] = True, math.nan
+    summary = summary_table(runs, lambda shots, method, members: None)
+    assert summary.set_index("method")["folds"].to_dict() == {"lora": 0, "arena": 2}
+    told = dice_section(summary, ["lora", "arena"], styles(["lora", "arena"]), "")
+    for text in (dice_markdown(summary, 5, ""), str(told.text)):
+        assert "over query cases and support sets (folds)" in text and "one support set" not in text
+    assert "and 2 folds" in told.tables[0].caption
 
 
 def test_a_score_or_an_interval_that_is_missing() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from arena_pipeline.research.compare.statistics import Estimate, estimate, holm, interval_meaning, overall_mean, verdict
+from arena_pipeline.research.compare.statistics import Estimate, estimate, fewest_folds, holm, interval_meaning, overall_mean, verdict
 
 
 def cases(*values: float) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_verdicts_at_their_thresholds() -> None:
     assert verdict(difference(), 0.049) == "better"
     assert verdict(difference(-0.1), 0.049) == "worse"
     assert verdict(difference(), 0.05) == "no clear difference"
-    assert verdict(difference(), math.nan) == "no clear difference"
+    assert verdict(difference(), math.nan) == "too few cases"  # not tested, which is no equality
     assert verdict(difference(folds=2), 0.001) == "too few folds"
     assert verdict(difference(folds=2, cases=5), 0.001) == "too few folds"
     assert verdict(difference(cases=5), 0.001) == "too few cases"
@@ -97,6 +97,7 @@ def test_verdicts_at_their_thresholds() -> None:
 
 def test_what_an_interval_covers() -> None:
     assert "can't say how another one would do" in interval_meaning(1)
+    assert fewest_folds([0, 3, 2]) == 2 and fewest_folds([0]) == fewest_folds([]) == 3
     assert interval_meaning(3) == "over query cases and support sets (folds)"
 
 

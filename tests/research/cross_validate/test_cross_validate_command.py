@@ -107,13 +107,45 @@ def test_files_and_figures(ready: Workspace, capsys: pytest.CaptureFixture[str])
     assert summary.loc["arena", ["Dice", "Dice_low", "Dice_high"]].tolist() == pytest.approx(expected, rel=1e-3)
     facts = json.loads((folder.root / "cross_validation.json").read_text())
     plans = Plans.read(ready.plans(DATASET, "arena_mini"))
-    made_with = setup_of(plans.foundation_sha256, plans.task("liver").train_decoder, plans.adaptation)
+    (job,) = read_planned_dataset(901, ready, None).jobs(3, [0], ["liver"], {})
+    made_with = setup_of(plans.foundation_sha256, plans.task("liver").train_decoder, plans.adaptation, job.support_sha256())
     assert [(row["method"], row["made_with"]) for row in facts["expected"]] == [("zero_shot", None), ("arena", made_with)]
     assert (folder.root / "cross_validation.png").is_file()
     again = run(ready)
     assert again.executed == 0 and again.scans["Dice"].tolist() == pytest.approx(scans["Dice"].tolist(), rel=1e-5)
     with locked(folder.root), ThreadPoolExecutor(1) as other, pytest.raises(FolderInUse):
         other.submit(run, ready).result()
+
+
+def test_what_an_earlier_command_found_of_another_structure_stays_until_its_plans_change(ready: Workspace) -> None:
+    run(ready)
+    done = run(ready, structures=["spleen"])
+    assert done.executed == 4 and set(done.summary["structure"]) == {"liver", "spleen"} and set(done.ranked["method"]) == {"zero_shot", "arena"}
+    folder = ready.cross_validation(DATASET, "arena_mini", 3)
+    facts = json.loads((folder.root / "cross_validation.json").read_text())
+    assert {row["structure"] for row in facts["expected"] if row["made_with"]} == {"liver", "spleen"}
+    only = run(ready, structures=["spleen"], max_epochs=1)  # liver's are of the planned schedule
+    assert set(only.summary["structure"]) == {"spleen"}
+    next((folder.root / "runs" / "arena_3shots" / "liver").glob("*.json")).unlink()
+    assert set(run(ready, structures=["spleen"]).summary["structure"]) == {"spleen"}  # a leave-one-out that lacks a scan is none
+
+
+def test_a_scan_that_is_left_out_has_no_say_in_its_post_processing(ready: Workspace) -> None:
+    path = ready.fingerprint(DATASET)
+    facts, plans = json.loads(path.read_text()), json.loads(ready.plans(DATASET, "arena_mini").read_text())
+    facts["structures"]["liver"]["components"]["case_1"] = 2
+    path.write_text(json.dumps(facts))
+    for task in plans["tasks"]:
+        task["keep_largest"] = {name: name != "liver" for name in task["keep_largest"]}
+    ready.plans(DATASET, "arena_mini").write_text(json.dumps(plans))
+    kept = {(one.method, one.queries[0].case): (one.task.keep_largest["liver"], len(one.queries)) for one in runs_of(ready)}
+    assert kept == {
+        ("zero_shot", "case_0"): (False, 2),
+        ("zero_shot", "case_1"): (True, 1),
+        ("arena", "case_0"): (False, 1),
+        ("arena", "case_1"): (True, 1),
+        ("arena", "case_2"): (False, 1),
+    }
 
 
 def test_foundations_are_ranked_and_keep_their_own_figures(

@@ -42,6 +42,14 @@ def test_an_interval_of_a_dice_stays_a_dice() -> None:
     assert (row["Dice_low"], row["Dice_high"]) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("failed", [(1, 2, 3, 4), (0, 1, 2, 3, 4)], ids=["one scan", "none"])
+def test_an_interval_that_does_not_exist_is_none(failed: tuple[int, ...]) -> None:
+    table = expected_table(pd.concat([scans("zero_shot", FIVE), scans("arena", FIVE, failed=failed)]))
+    row = table.set_index("method").loc["arena"]
+    assert pd.isna(row["Dice_low"]) and pd.isna(row["Dice_high"])
+    assert "nan" not in summary_sentences(table)[0]
+
+
 def test_the_difference_is_paired() -> None:
     """Scans differ by 0.4 and the gain by nothing: 0.05 in each."""
     table = expected_table(pd.concat([scans("zero_shot", FIVE), scans("arena", tuple(value + 0.05 for value in FIVE))]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from arena_pipeline.research.compare.report.parts import (
     signed,
 )  # fmt: skip
 from arena_pipeline.research.compare.report.plots import FILL_NAMES, STYLE, Looks, cost_plot, interval_plot, loss_plot, rank_map, rank_plot
-from arena_pipeline.research.compare.statistics import FEWEST_CASES, FEWEST_FOLDS, SIGNIFICANCE, interval_meaning
+from arena_pipeline.research.compare.statistics import FEWEST_CASES, FEWEST_FOLDS, SIGNIFICANCE, fewest_folds, interval_meaning
 from arena_pipeline.research.compare.tables import REFERENCE, column_names
 
 KIND_NAMES = {"base": "Base structures (seen in pre-training)", "novel": "Novel structures (not seen in pre-training)"}
@@ -50,12 +51,26 @@ def short_answers(tests: pd.DataFrame) -> list[str]:
         where = KIND_NAMES[row.kind] + ("" if row.structure == AVERAGE else f", {row.structure}")
         start = f"{where}, {shots_name(row.shots)}: ARENA minus LoRA {signed(row.difference)} Dice"
         if pd.isna(row.difference_low):
-            sentences.append(f"{start}; {int(row.cases)} query case is too few for an interval.")
+            sentences.append(f"{start}; {_why_no_interval(tests, row)}.")
         else:
             ends = f"{signed(row.difference_low)} to {signed(row.difference_high)}"
             of = f"{int(row.cases)} query cases, {int(row.folds)} folds"
             sentences.append(f"{start} (95 % interval {ends}, {of}, corrected p {p_value(row.holm_p)}): {row.verdict}.")
     return sentences
+
+
+def _why_no_interval(tests: pd.DataFrame, row: Any) -> str:
+    """Of an average the structures that keep it from one are named: the others may have cases enough."""
+    if row.structure != AVERAGE:
+        return f"{_cases(row.cases)} {'is' if row.cases == 1 else 'are'} too few for an interval"
+    alike = tests[(tests["method"] == row.method) & (tests["shots"] == row.shots) & (tests["kind"] == row.kind)]
+    lacking = alike[(alike["structure"] != AVERAGE) & (alike["cases"] < 2)]
+    few = [f"{one.structure} has {_cases(one.cases)}" for one in lacking.itertuples()]
+    return f"{', '.join(few)}, too few for an interval" if few else "a structure has too few folds for an interval"
+
+
+def _cases(count: float) -> str:
+    return f"{int(count)} query case{'' if count == 1 else 's'}"
 
 
 @STYLE
@@ -64,7 +79,7 @@ def dice_section(summary: pd.DataFrame, methods: Sequence[str], looks: Looks, so
     rows = _ordered(summary, methods)
     published = rows["published_Dice"].notna().any()
     folds = rows.loc[rows["method"] != ZERO_SHOT, "folds"]
-    meaning = f"In brackets: 95 % interval {interval_meaning(int(folds.min()) if len(folds) else 0)}. It does not cover other scanners or readers."
+    meaning = f"In brackets: 95 % interval {interval_meaning(fewest_folds(folds))}. It does not cover other scanners or readers."
     caption = (
         f"Mean Dice with its 95 % interval, {_range(rows['cases'])} query cases per structure; a row per method. {_fills(rows)}"
         f"{' A bar across is the published figure.' if published else ''} The axes differ: read them before comparing plots."
@@ -243,7 +258,7 @@ def _range(counts: pd.Series) -> str:
 def _dice_table(rows: pd.DataFrame, shots: int) -> Table:
     """The paper's table: methods x structures."""
     cells = rows.pivot(index="method", columns="column", values="dice_cell").astype(object).dropna(how="all").fillna(ABSENT)
-    folds = rows.loc[rows["method"] != ZERO_SHOT, "folds"]
+    folds = rows.loc[(rows["method"] != ZERO_SHOT) & (rows["folds"] > 0), "folds"]  # none: all fits failed, which the cell says
     over = f" and {_range(folds)} fold{'' if set(folds) == {1} else 's'}" if len(folds) else ""
     dash = " A dash: not measured; zero-shot has only structures of the pre-training." if (cells == ABSENT).any(axis=None) else ""
     caption = f"{shots_name(shots)}: mean Dice over {_range(rows['cases'])} query cases per structure{over}, with its 95 % interval.{dash}"
