@@ -159,7 +159,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         ([{"CPU": 8.0}, {"CPU": 16.0}], Needs("predict", cores=0), (8, 0, 3)),
         ([{"CPU": 4.0}], Needs("adapt", cores=1), (1, 0, 4)),
         ([{"CPU": 4.0}], Needs("predict", 2, cores=0), (2, 0, 2)),
-        ([{"CPU": 2.0}, {"CPU": 16.0, "GPU": 4.0}], Needs("predict", cores=0), (4, 1, 4)),
+        ([{"CPU": 2.0}, {"CPU": 16.0, "GPU": 4.0}], Needs("predict", cores=0, device="auto"), (4, 1, 4)),
     ],
 )
 def test_what_a_job_asks_of_the_nodes(
