@@ -23,9 +23,10 @@ from arena_pipeline.model.device import device_of_jobs
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
 from arena_pipeline.predict.caveats import tell_doubts, tell_missing_folds, tell_support_cases
 from arena_pipeline.predict.inputs import find_inputs, output_files, record_inputs, take_part, usable_names
-from arena_pipeline.predict.job import OutputOptions, PredictionJob
+from arena_pipeline.predict.job import PredictionJob
 from arena_pipeline.predict.journal import Journal
 from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.options import OutputOptions
 from arena_pipeline.predict.outputs import remove_left_unfinished, require_one_meaning, require_room, require_same_meaning, segmentations
 from arena_pipeline.predict.predictors import Setup, adapted_setup, zero_shot_setup
 from arena_pipeline.predict.review import ReviewLine, ReviewTable
@@ -116,7 +117,7 @@ def predict(
     out = Path(output_folder)
     options = OutputOptions(
         save_probabilities=save_probabilities, save_preprocessed=save_preprocessed, save_uncertainty=save_uncertainty,
-        postprocess=not no_postprocessing, previews=not no_previews, dicom_seg=dicom_seg is not False,
+        postprocess=not no_postprocessing, previews=not no_previews, dicom_seg=labelmap or None if dicom_seg is None else dicom_seg,
         labelmap=labelmap, rtstruct=rtstruct, slicer=slicer,
     )  # fmt: skip
     inputs, refused = usable_names(take_part(find_inputs(Path(input_path)), part_id, num_parts))
