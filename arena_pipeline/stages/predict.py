@@ -99,7 +99,8 @@ def predict(
         zero_shot: base structures that the foundation predicts as it is. With `dataset_id` they get that dataset's integers.
         save_probabilities, save_preprocessed: also CASE_probabilities.npz (for `ensemble`), preprocessed/CASE.npz (for the published protocol).
         save_uncertainty: also uncertainty/CASE_entropy.nii.gz and, with several folds, uncertainty/CASE_disagreement.nii.gz.
-        dicom_seg: CASE.seg.dcm beside each segmentation of a DICOM series; None: where the CT is one. `labelmap`: of the type LABELMAP, not BINARY.
+        dicom_seg: CASE.seg.dcm beside each segmentation of a DICOM series; None: where the CT is one that
+            others can refer to. `labelmap`: of the type LABELMAP, not BINARY.
         rtstruct, slicer: also CASE.rtstruct.dcm, contours for planning systems (of DICOM series only); CASE.seg.nrrd for 3D Slicer.
         continue_prediction: keep segmentations that are there, whole and on the CT's grid, with all else that is asked for.
         step_size: of the sliding window, as a share of the patch; None: 1 - the planned overlap.

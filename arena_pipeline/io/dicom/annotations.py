@@ -59,8 +59,8 @@ def find_annotations(left_out: Iterable[LeftOut]) -> tuple[list[Annotation], lis
             annotation = read_annotation(path)
             first = found.setdefault(annotation.uid or str(path), annotation)
             if path.read_bytes() != first.path.read_bytes():
-                found = f"another content than {_shown(first.path)} under the same UID"
-                raise ImageError(found, file=_shown(path), advice="keep the right one of the two")
+                other = f"another content than {_shown(first.path)} under the same UID"
+                raise ImageError(other, file=_shown(path), advice="keep the right one of the two")
         except ImageError as fault:
             faults.append(fault)
     return list(found.values()), faults

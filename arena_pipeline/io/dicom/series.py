@@ -126,7 +126,7 @@ def _kind(header: Dataset) -> str | None:
     if header.SOPClassUID in MULTI_FRAME:
         return "multi-frame CT (enhanced), which this can't read: export it as single slices"
     if header.SOPClassUID != CTImageStorage or modality != "CT":
-        return modality if modality != "CT" else f"CT of another kind ({UID(header.SOPClassUID).name})"
+        return modality if modality != "CT" else f"CT of another kind ({UID(str(header.SOPClassUID)).name})"
     if {"LOCALIZER", "SCOUT"} & {str(part).upper() for part in _values(header, "ImageType")}:
         return "localizer"
     return None
