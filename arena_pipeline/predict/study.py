@@ -9,9 +9,12 @@ from arena_pipeline.io.dicom import CTSeries, sorted_headers
 
 STUDY_TAGS = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime"),
-    *("ReferringPhysicianName", "StudyID", "AccessionNumber"),
+    *("ReferringPhysicianName", "StudyID", "AccessionNumber", "PositionReferenceIndicator"),
 )  # which every object of the study has, if only empty (type 2)
-MAY_BE_ABSENT = ("SpecificCharacterSet", "StudyDescription", "PatientAge", "PositionReferenceIndicator")
+MAY_BE_ABSENT = (
+    *("SpecificCharacterSet", "StudyDescription", "PatientAge"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
+)
 SLICE_TAGS = (
     *("Modality", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"),
     *("PixelSpacing", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient"),

@@ -106,9 +106,7 @@ def _assert_nothing_of_the_patient(tmp_path: Path, workspace: Workspace, capfd: 
         assert not [value for value in PATIENT if value in text.replace(str(tmp_path), "")], where
 
 
-def test_what_is_refused_says_nothing_of_the_patient(
-    tmp_path: Path, patient: Any, workspace: Workspace, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_refused_says_nothing_of_the_patient(tmp_path: Path, patient: Any, workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     patient("p1", {"liver": 1})
     patient("Mustermann", {"liver": 1})
     (tmp_path / "in" / "Mustermann" / "ct" / "3.dcm").unlink()

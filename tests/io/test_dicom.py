@@ -202,7 +202,7 @@ def test_a_slice_with_any_tag_absent_or_of_another_value_is_refused_or_read(tmp_
     files = write_ct_series(tmp_path / "ct", HU[..., :3], edit=lambda _, dataset: setattr(dataset, "PixelPaddingValue", 0))
     whole = files[1].read_bytes()
     keywords = [element.keyword for element in pydicom.dcmread(files[1]) if element.keyword != "PixelData"]
-    outcomes = set()
+    outcomes = set[object]()
     for keyword in keywords:
         for wrong in WRONG:
             dataset = pydicom.dcmread(files[1])

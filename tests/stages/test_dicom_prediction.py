@@ -31,7 +31,7 @@ def test_a_dicom_folder_becomes_nifti_and_dicom_seg_without_a_word_on_the_patien
     (tmp_path / "workspace").mkdir()
     words = ["-i", str(series), "-o", str(out), "-w", str(tmp_path / "workspace"), "--zero_shot", "liver", "spleen", "--rtstruct", "--slicer"]
     assert main([*words, "--verbose"]) == 0
-    (nifti,), (seg,), (contours,), (slicer,) = (list(out.glob(f"*{end}")) for end in (".nii.gz", ".seg.dcm", ".rtstruct.dcm", ".seg.nrrd"))
+    (nifti,), (seg,), (_,), (slicer,) = (list(out.glob(f"*{end}")) for end in (".nii.gz", ".seg.dcm", ".rtstruct.dcm", ".seg.nrrd"))
     image = nibabel.load(nifti)
     volume = highdicom.seg.segread(seg).get_volume(combine_segments=True)
     assert np.count_nonzero(volume.array) == np.count_nonzero(image.dataobj)
