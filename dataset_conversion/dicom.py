@@ -19,6 +19,7 @@ from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.dataset import check_case_name
 from arena_pipeline.io.dicom import CTSeries, find_series, in_words
 from arena_pipeline.io.dicom.annotations import Annotation, find_annotations, read_masks, series_of
+from arena_pipeline.io.dicom.headers import shown_name
 from arena_pipeline.io.images import read_image
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
@@ -171,7 +172,7 @@ def _annotated_cases(source: Path) -> tuple[dict[str, tuple[CTSeries, list[Annot
             continue
         strays += of is None
         if of is not None and annotation.names:
-            check_case_name(of.name, of.folder)
+            check_case_name(of.name, Path(of.name))
             cases.setdefault(of.name, (of, []))[1].append(annotation)
     others = [entry for entry in left_out if entry.kind not in ("RTSTRUCT", "SEG")]
     if strays:
@@ -195,7 +196,7 @@ def _jobs(
         regions = {file: names for file, names in regions.items() if names}
         count = Counter(structure for names in regions.values() for structure in set(names.values()))
         if twice := [structure for structure, files_of_it in count.items() if files_of_it > 1]:
-            where = ", ".join(regions)
+            where = ", ".join(shown_name(Path(file), "a file whose name tells of the patient") for file in regions)
             failures[case] = f"{case}: {', '.join(twice)} in several files ({where}); move away all but the one that counts"
             continue
         if not regions:

@@ -8,20 +8,22 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-import pydicom
 from highdicom.sr.coding import CodedConcept
+from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from arena_pipeline import __version__
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.io.dicom import CTSeries, sorted_files
+from arena_pipeline.io.dicom import CTSeries, series_geometry
 from arena_pipeline.io.facts import load_fact
 from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.study import MAY_BE_ABSENT, STUDY_TAGS, slices_to_refer_to, take_study_
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def write_dicom_seg(path: Path, segmentation: np.ndarray, series: CTSeries, labe
     Raises:
         ImageError: the series is no regular grid any more.
     """
-    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in sorted_files(series)]
+    sources, thickness_mm = slices_to_refer_to(series), series_geometry(series).spacing_mm[2]
     numbers = {label: number for number, label in enumerate(sorted(label_map.structures.values()), start=1)}
     lookup = np.zeros(max(numbers, default=0) + 1, np.uint8 if len(numbers) < 256 else np.uint16)
     for label, number in numbers.items():
@@ -50,7 +52,7 @@ def write_dicom_seg(path: Path, segmentation: np.ndarray, series: CTSeries, labe
     names = {numbers[label]: name for name, label in label_map.structures.items()}
     segments = [_segment(number, name, label_map) for number, name in sorted(names.items())]
     encoded = hd.seg.Segmentation(
-        source_images=sources,
+        source_images=[_plain(source, thickness_mm) for source in sources],
         pixel_array=np.ascontiguousarray(lookup[segmentation].transpose(2, 1, 0)),  # (slices, rows, columns)
         segmentation_type="LABELMAP" if labelmap else "BINARY",
         segment_descriptions=segments,
@@ -67,8 +69,20 @@ def write_dicom_seg(path: Path, segmentation: np.ndarray, series: CTSeries, labe
         content_description="Research use only, not for diagnosis",
         series_description="ARENA segmentation, research use only",
     )
+    take_study_(encoded, sources[0])
     with replace_when_done(path) as temporary:
         encoded.save_as(temporary, enforce_file_format=True)
+
+
+def _plain(source: Dataset, thickness_mm: float) -> Dataset:
+    """A slice's header without what highdicom would refuse in the tags of patient and study, which are taken over as they are afterwards."""
+    plain = deepcopy(source)
+    for tag in STUDY_TAGS:
+        setattr(plain, tag, source.get(tag) if tag == "StudyInstanceUID" else "")
+    for tag in MAY_BE_ABSENT:
+        plain.pop(tag, None)
+    plain.SliceThickness = source.get("SliceThickness") or round(thickness_mm, 6)
+    return plain
 
 
 def _segment(number: int, name: str, label_map: LabelMap) -> hd.seg.SegmentDescription:

@@ -60,7 +60,7 @@ def usable_names(cases: Mapping[str, ImageSource]) -> tuple[dict[str, ImageSourc
     usable, refused = dict[str, ImageSource](), list[DatasetError]()
     for case, source in cases.items():
         try:
-            check_case_name(case, source.folder if isinstance(source, CTSeries) else source)
+            check_case_name(case, Path(case) if isinstance(source, CTSeries) else source)
             if isinstance(source, Path) and (fault := broken_link(source)) is not None:
                 raise DatasetError(fault, case=case, file=source, advice="mend or remove it")
             usable[case] = source

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from arena_pipeline.fingerprint.reading import looks_like_hu, not_hu_sentence
-from arena_pipeline.io.dicom import CTSeries
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import ImageSource, read_geometry, read_image, write_image, write_segmentation
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.steps import Room, Steps, Turn
 from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.predict.case import Sinks, volume_steps
+from arena_pipeline.predict.dicom_objects import check_referable, write_objects, writes_dicom_seg
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.memory import case_parts, in_words, most_that_fit
+from arena_pipeline.predict.options import OutputOptions
 from arena_pipeline.predict.outputs import case_files, remove_case
 from arena_pipeline.predict.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.predictors import Setup
@@ -40,21 +41,6 @@ SHARE_TOGETHER = 0.5
 """The share of the free memory that running several networks together may use."""
 
 
-@dataclass(frozen=True)
-class OutputOptions:
-    """What is written besides the segmentation, and what is left out."""
-
-    save_probabilities: bool = False
-    save_preprocessed: bool = False
-    postprocess: bool = True
-    previews: bool = True
-    dicom_seg: bool = True
-    labelmap: bool = False
-    rtstruct: bool = False
-    slicer: bool = False
-    save_uncertainty: bool = False
-
-
 @dataclass(frozen=True, eq=False)
 class PredictionJob:
     """What is the same for all cases of a run."""
@@ -68,7 +54,7 @@ class PredictionJob:
         """Files asked for besides the segmentation."""
         files, options = case_files(self.folder, case), self.options
         wanted = {
-            files.dicom_seg: options.dicom_seg and isinstance(source, CTSeries),
+            files.dicom_seg: writes_dicom_seg(source, options),
             files.rtstruct: options.rtstruct,
             files.slicer: options.slicer,
             files.probabilities: options.save_probabilities,
@@ -83,12 +69,15 @@ class PredictionJob:
 def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJob) -> Steps[list[ReviewLine]]:
     """One CT file to its segmentation and what else is asked for. The segmentation is written last: it marks the case as done.
 
+    It is written even where no DICOM object can be made of it, which is raised after.
+
     In steps, so that the network may be at another case meanwhile.
 
     Returns:
         what a person should know of each structure to decide whether to look at it.
     """
     remove_case(job.folder, case)
+    check_referable(source, job.options)
     geometry = read_geometry(source)
     yield Room(sum(_parts(geometry, job).values()))
     job = _with_room(case, geometry, job)
@@ -114,17 +103,12 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
             colours = {name: (label, job.label_map.colours_rgb[name]) for name, label in labels.items()}
             check = [line.structure for line in review if line.check]
             write_preview(files.preview, case, image, segmentation, colours, job.setup.settings.scheme.window_hu, check)
-        if isinstance(source, CTSeries) and job.options.dicom_seg:
-            from arena_pipeline.predict.dicom_seg import write_dicom_seg  # takes a second to import: only for DICOM
-
-            write_dicom_seg(files.dicom_seg, segmentation, source, job.label_map, job.options.labelmap)
-        if isinstance(source, CTSeries) and job.options.rtstruct:
-            from arena_pipeline.predict.rtstruct import write_rtstruct
-
-            write_rtstruct(files.rtstruct, segmentation, source, job.label_map)
+        fault = write_objects(files, segmentation, source, job.label_map, job.options)
         if job.options.slicer:
             write_slicer(files.slicer, segmentation, image.geometry, job.label_map)
         write_segmentation(output, segmentation, image.geometry, labels)
+    if fault is not None:
+        raise fault.located(case=case)
     _report(case, segmentation, image.geometry, labels)
     return review
 

@@ -70,14 +70,14 @@ class Command:
 
     Attributes:
         cases: that it was given; the same ones may be given to several.
-        outputs: what is written of a case besides its segmentation, as options -> whether.
+        outputs: what is written of a case besides its segmentation, as options -> whether; None: where it can be.
         keep: whether finished cases of earlier runs stay.
         alive: whether it is at work now.
     """
 
     name: str
     cases: frozenset[str]
-    outputs: dict[str, bool]
+    outputs: dict[str, bool | None]
     keep: bool
     began: float
     alive: bool
@@ -129,7 +129,7 @@ class Journal:
         self._entries.clear()
         self._read.clear()
 
-    def join(self, cases: Sequence[str], outputs: Mapping[str, bool], keep: bool) -> None:
+    def join(self, cases: Sequence[str], outputs: Mapping[str, bool | None], keep: bool) -> None:
         """Makes this command one of the run."""
         add_line(self.folder / f"{self.name}{RUN}", {"cases": list(cases), "outputs": dict(outputs), "keep": keep, "began": time.time()})
 

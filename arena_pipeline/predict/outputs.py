@@ -79,9 +79,9 @@ def require_same_meaning(folder: Path, label_map: LabelMap) -> None:
         raise PlansError(f"another command is predicting into it otherwise: {differences}", file=folder, advice=advice)
 
 
-def require_same_outputs(folder: Path, at_work: Mapping[str, bool], own: Mapping[str, bool]) -> None:
+def require_same_outputs(folder: Path, at_work: Mapping[str, bool | None], own: Mapping[str, bool | None]) -> None:
     """Raises PlansError where the commands that are at work write something else of each case: theirs and ours would lack it in part."""
-    words = {True: "yes", False: "no"}
+    words = {True: "yes", False: "no", None: "where it can be"}
     if different := [f"{name} {words[at_work[name]]}, now {words[wanted]}" for name, wanted in own.items() if at_work[name] != wanted]:
         advice = "give both commands the same options, choose another output folder, or wait until that has ended"
         raise PlansError(f"another command is predicting into it with other outputs: {'; '.join(different)}", file=folder, advice=advice)

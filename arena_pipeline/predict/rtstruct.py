@@ -10,28 +10,21 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from arena_pipeline import __version__
-from arena_pipeline.errors import ImageError
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.io.dicom import CTSeries, series_geometry, sorted_files
+from arena_pipeline.io.dicom import CTSeries, series_geometry
 from arena_pipeline.io.dicom.contours import trace
 from arena_pipeline.io.dicom.volume import LPS_TO_RAS
 from arena_pipeline.io.labels import label_boxes
 from arena_pipeline.predict.dicom_seg import PRODUCT, SERIES_NUMBER, TEXT_LENGTH, structure_code
 from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.study import slices_to_refer_to, take_study_
 
-STUDY_TAGS = (
-    *("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime"),
-    *("ReferringPhysicianName", "StudyID", "AccessionNumber", "PositionReferenceIndicator"),
-)
-MAY_BE_EMPTY = {"SpecificCharacterSet", "PositionReferenceIndicator"}
-SOURCE_TAGS = [*STUDY_TAGS, "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
 CONTOUR_DATA = Tag("ContourData")
 
 
@@ -44,9 +37,7 @@ def write_rtstruct(path: Path, segmentation: np.ndarray, series: CTSeries, label
     Raises:
         ImageError: the series is no regular grid any more, or has no frame of reference.
     """
-    sources = [pydicom.dcmread(file, specific_tags=list(SOURCE_TAGS)) for file in sorted_files(series)]
-    if not sources[0].get("FrameOfReferenceUID"):
-        raise ImageError("slices without FrameOfReferenceUID, which an RTSTRUCT refers to", file=series.folder, advice="leave out --rtstruct")
+    sources = slices_to_refer_to(series)
     dataset = _header(sources)
     images = [_reference(source) for source in sources]
     affine, boxes = series_geometry(series).affine, label_boxes(segmentation)
@@ -70,9 +61,7 @@ def _header(sources: Sequence[Dataset]) -> Dataset:
     dataset.file_meta = FileMetaDataset()
     # the length of a contour's text has 32 bits here, 16 in the explicit syntaxes
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    for tag in STUDY_TAGS:
-        if tag in first or tag not in MAY_BE_EMPTY:
-            setattr(dataset, tag, first.get(tag, ""))
+    take_study_(dataset, first)
     dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, generate_uid()
     dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
     dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", generate_uid(), SERIES_NUMBER + 1

@@ -23,9 +23,10 @@ from arena_pipeline.model.device import device_of_jobs
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
 from arena_pipeline.predict.caveats import tell_doubts, tell_missing_folds, tell_support_cases
 from arena_pipeline.predict.inputs import find_inputs, output_files, record_inputs, take_part, usable_names
-from arena_pipeline.predict.job import OutputOptions, PredictionJob
+from arena_pipeline.predict.job import PredictionJob
 from arena_pipeline.predict.journal import Journal
 from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.options import OutputOptions
 from arena_pipeline.predict.outputs import (
     remove_left_unfinished,
     require_one_meaning,
@@ -106,7 +107,8 @@ def predict(
         zero_shot: base structures that the foundation predicts as it is. With `dataset_id` they get that dataset's integers.
         save_probabilities, save_preprocessed: also CASE_probabilities.npz (for `ensemble`), preprocessed/CASE.npz (for the published protocol).
         save_uncertainty: also uncertainty/CASE_entropy.nii.gz and, with several folds, uncertainty/CASE_disagreement.nii.gz.
-        dicom_seg: CASE.seg.dcm beside each segmentation of a DICOM series; None: where the CT is one. `labelmap`: of the type LABELMAP, not BINARY.
+        dicom_seg: CASE.seg.dcm beside each segmentation of a DICOM series; None: where the CT is one that
+            others can refer to. `labelmap`: of the type LABELMAP, not BINARY.
         rtstruct, slicer: also CASE.rtstruct.dcm, contours for planning systems (of DICOM series only); CASE.seg.nrrd for 3D Slicer.
         continue_prediction: keep segmentations that are there, whole and on the CT's grid, with all else that is asked for.
         step_size: of the sliding window, as a share of the patch; None: 1 - the planned overlap.
@@ -124,7 +126,7 @@ def predict(
     out = Path(output_folder)
     options = OutputOptions(
         save_probabilities=save_probabilities, save_preprocessed=save_preprocessed, save_uncertainty=save_uncertainty,
-        postprocess=not no_postprocessing, previews=not no_previews, dicom_seg=dicom_seg is not False,
+        postprocess=not no_postprocessing, previews=not no_previews, dicom_seg=labelmap or None if dicom_seg is None else dicom_seg,
         labelmap=labelmap, rtstruct=rtstruct, slicer=slicer,
     )  # fmt: skip
     inputs, refused = usable_names(take_part(find_inputs(Path(input_path)), part_id, num_parts))
@@ -173,7 +175,9 @@ def _decisions(setup: Setup, options: OutputOptions) -> dict[str, str]:
     return {"inference": inference, **applied_in_words(setup.keep_largest if options.postprocess else {})}
 
 
-def _begin_or_join(journal: Journal, label_map: LabelMap, cases: Sequence[str], outputs: Mapping[str, bool], continue_prediction: bool) -> bool:
+def _begin_or_join(
+    journal: Journal, label_map: LabelMap, cases: Sequence[str], outputs: Mapping[str, bool | None], continue_prediction: bool
+) -> bool:
     """Clears the folder for a new run, or makes sure that what others are doing there is what this command would do.
 
     Args:

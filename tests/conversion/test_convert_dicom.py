@@ -96,10 +96,32 @@ def test_names_are_proposed_then_converted_and_nothing_tells_of_the_patient(
         assert np.allclose(label.geometry.affine, read_image(dataset.training[case].image).geometry.affine)
     source = read_image(tmp_path / "in" / "p1" / "ct")
     assert np.array_equal(read_image(dataset.training["p1_ct"].image).array, source.array)
+    _assert_nothing_of_the_patient(tmp_path, workspace, capfd)
+
+
+def _assert_nothing_of_the_patient(tmp_path: Path, workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     texts = {str(path): path.read_bytes().decode("latin-1") + path.name for path in workspace.root.rglob("*") if path.is_file()}
     output = capfd.readouterr()
     for where, text in {**texts, "stdout": output.out, "stderr": output.err}.items():
         assert not [value for value in PATIENT if value in text.replace(str(tmp_path), "")], where
+
+
+def test_what_is_refused_says_nothing_of_the_patient(tmp_path: Path, patient: Any, workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    patient("p1", {"liver": 1})
+    patient("Mustermann", {"liver": 1})
+    (tmp_path / "in" / "Mustermann" / "ct" / "3.dcm").unlink()
+    file = patient("Erika", {"liver": 1}, _move_between_slices)
+    file.rename(file.with_name("RS.1.2.826.0.1.3680043.8.498.1.77.dcm"))
+    patient("4711-0815", {"liver": 1}, _other_frame)
+    file = patient("19640812", {"liver": 1})
+    dataset = pydicom.dcmread(file)
+    dataset.SOPInstanceUID = "1.2.3.4"
+    dataset.save_as(file.with_name("4711-0815.dcm"))
+    assert main(["-i", str(tmp_path / "in"), "-d", "7", "-w", str(workspace.root), "-np", "0", "--verbose"]) == 2
+    failures = " ".join(json.loads((workspace.raw / "Dataset007_DICOM" / "conversion_report.json").read_text())["failures"].values())
+    for reason in ("slices are missing", "between the CT's slices", "liver in several files (a file whose name tells of the patient, labels.dcm)"):
+        assert reason in failures
+    _assert_nothing_of_the_patient(tmp_path, workspace, capfd)
 
 
 def test_it_goes_on_and_a_corrected_label_stays(tmp_path: Path, patient: Any, workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:

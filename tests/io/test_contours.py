@@ -53,3 +53,15 @@ def test_traced_and_filled_is_the_mask_again(rng: np.random.Generator) -> None:
     ring[8:10, 8:10] = ring[14:17, 8:10] = False
     (contour,) = trace(ring)  # one polygon with two keyholes
     assert np.array_equal(_inside([contour]), ring)
+
+
+def test_a_channel_to_a_hole_over_another_hole_does_not_fill_it(rng: np.random.Generator) -> None:
+    mask = np.zeros((60, 20), bool)
+    mask[1:59, 1:19] = True
+    mask[2:58, 6] = mask[30, 9] = False  # the shortest way to the small hole leads over the slit
+    assert np.array_equal(fill(trace(mask), mask.shape), mask)
+    for _ in range(200):
+        mask = np.pad(rng.uniform(size=(26, 16)) > 0.1, 1, constant_values=True)
+        for x, y in rng.integers(2, 16, (5, 2)):
+            mask[x : x + 8, y] = False
+        assert np.array_equal(fill(trace(mask), mask.shape), mask)

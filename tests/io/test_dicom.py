@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from arena_pipeline.errors import ArenaError, DatasetError, ImageError
 from arena_pipeline.io.dicom import find_series, only_series
@@ -76,12 +80,14 @@ def _set(**tags: object) -> Any:
         (_set(ImageOrientationPatient=[1, 0, 0, 0, 0.99999, 0.004]), r"other orientations: 1\.dcm"),
         (_set(ImagePositionPatient=[-5.0, 7.0, 3.0]), r"two slices in one place: (0|1)\.dcm"),
         (_set(ImagePositionPatient=[-5.0, 7.0, 3.0], AcquisitionNumber=2), "two slices in one place"),
+        (_set(ImagePositionPatient=[-5.0, 7.0, 3.0], AcquisitionNumber=4, TemporalPositionIdentifier=1), "two slices in one place"),
         (_set(ImagePositionPatient=[-5.0, 9.0, 5.5]), "shifted against each other"),
         (_set(ImagePositionPatient=[-5.0, 7.0, 6.3]), r"unevenly spaced: expected .* mm everywhere"),
         (_set(PixelData=None), "no pixel data"),
         (_set(PixelData=b"\0" * 10), "can't be decoded"),
         (_set(RescaleSlope=None), "nobody knows its HU"),
         (_set(RescaleType="OD"), "values in OD"),
+        (_set(RescaleSlope=1e38), "values that no HU have"),
         (_set(SamplesPerPixel=3), "a picture of colours"),
     ],
 )
@@ -102,6 +108,29 @@ def test_a_missing_slice_one_slice_and_a_tilted_gantry_are_refused(tmp_path: Pat
     write_ct_series(tmp_path / "tilt", HU, shift_mm=(0, 2.5 * np.tan(np.radians(14)), 0))
     with pytest.raises(ImageError, match=r"tilted by 14\.0 degrees"):
         read_image(tmp_path / "tilt")
+
+
+@pytest.mark.parametrize("degrees, accepted", [(0.05, True), (0.3, False), (1.0, False), (1.8, False)])
+def test_a_small_tilt_adds_up_over_many_slices(tmp_path: Path, write_ct_series: Any, degrees: float, accepted: bool) -> None:
+    shift = (0, 0.625 * np.tan(np.radians(degrees)), 0)
+    write_ct_series(tmp_path / "ct", np.zeros((2, 2, 120), np.int16), spacing_mm=(0.5, 0.5, 0.625), shift_mm=shift)
+    if accepted:  # the last slice lies 0.07 mm beside the straight grid, a seventh of a pixel
+        assert read_image(tmp_path / "ct").array.shape == (2, 2, 120)
+    else:
+        with pytest.raises(ImageError, match=rf"tilted by {degrees:.1f} degrees"):
+            read_image(tmp_path / "ct")
+
+
+def test_numbers_are_compared_as_numbers_and_within_what_headers_round(tmp_path: Path, write_ct_series: Any) -> None:
+    def edit(index: int, dataset: Dataset) -> None:
+        dataset.PixelSpacing = ["0.90", "0.80"] if index == 1 else ["0.9", "0.8"]
+        tilt = 0.995 + (1e-5 if index % 2 else -1e-5)  # rounds to 0.99 or to 1.00
+        dataset.ImageOrientationPatient = [tilt, 0.0998749, 0, -0.0998749, tilt, 0]
+
+    write_ct_series(tmp_path / "ct", HU, edit=edit)
+    (series,), _ = find_series(tmp_path)
+    assert len(series.files) == 4
+    assert np.array_equal(read_image(series).array, HU)
 
 
 def test_series_are_grouped_and_everything_else_is_named(tmp_path: Path, write_ct_series: Any) -> None:
@@ -138,6 +167,58 @@ def test_no_name_of_a_case_tells_of_the_patient(tmp_path: Path, write_ct_series:
     names = [series.name for series in find_series(tmp_path)[0]]
     assert len(names) == 1  # the same slices three times are one series
     assert names[0].startswith("ct_"), names
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["1.2.826.0.1.3680043.8.498.1", "1_2_826_0_1_3680043_8_498_1_2", "1.3.6.1.4.1.14519.5.2.1", "2024-02-29", "Li_Wu", "12.08.1964", "acc-998 87"],
+)
+def test_uids_dates_and_short_names_are_the_patients_too(tmp_path: Path, write_ct_series: Any, folder: str) -> None:
+    write_ct_series(tmp_path / folder, HU, edit=lambda _, dataset: setattr(dataset, "PatientName", "Li^Wu"))
+    (series,) = find_series(tmp_path)[0]
+    assert series.name.startswith("ct_"), series.name
+
+
+def test_what_only_looks_a_little_like_the_patient_names_a_case(tmp_path: Path, write_ct_series: Any) -> None:
+    write_ct_series(tmp_path / "case_5_liver_ct", HU, edit=lambda _, dataset: setattr(dataset, "PatientName", "Li^CT"))
+    assert find_series(tmp_path)[0][0].name == "case_5_liver_ct"  # StudyID is 5
+
+
+def test_a_refusal_names_the_case_and_the_file_without_the_folders(tmp_path: Path, write_ct_series: Any) -> None:
+    files = write_ct_series(tmp_path / "Mustermann_Erika" / "ct", HU, edit=_set(RescaleSlope=None))
+    (series,) = find_series(tmp_path)[0]
+    with pytest.raises(ImageError, match=rf"^{series.name}: 1\.dcm: no RescaleSlope"):
+        read_image(series)
+    for number, file in enumerate(files):
+        file.rename(file.with_name(f"CT.1.2.826.0.1.3680043.8.498.{number}"))
+    with pytest.raises(ImageError, match=rf"^{series.name}: file 2 of 4: no RescaleSlope"):
+        read_image(find_series(tmp_path)[0][0])
+
+
+WRONG = (None, "", "nan", "1e400", "0", "-1", "65535", "x", "1\\2", "1\\2\\3\\4\\5\\6", "nan\\1\\1\\0\\1\\0")
+
+
+def test_a_slice_with_any_tag_absent_or_of_another_value_is_refused_or_read(tmp_path: Path, write_ct_series: Any) -> None:
+    files = write_ct_series(tmp_path / "ct", HU[..., :3], edit=lambda _, dataset: setattr(dataset, "PixelPaddingValue", 0))
+    whole = files[1].read_bytes()
+    keywords = [element.keyword for element in pydicom.dcmread(files[1]) if element.keyword != "PixelData"]
+    outcomes = set[object]()
+    for keyword in keywords:
+        for wrong in WRONG:
+            dataset = pydicom.dcmread(files[1])
+            text = dataset[keyword].VR not in ("US", "SS")
+            dataset.pop(keyword)
+            if wrong is not None and (text or wrong.isdigit()):
+                value = wrong.encode("ascii") if text else int(wrong).to_bytes(2, "little")
+                dataset[keyword] = RawDataElement(Tag(keyword), dictionary_VR(keyword)[:2], len(value), value, 0, False, True)
+            with contextlib.suppress(AttributeError):  # without BitsAllocated nothing is written
+                dataset.save_as(files[1])
+            try:
+                outcomes.add(read_image(tmp_path / "ct").array.shape)
+            except ArenaError:
+                outcomes.add("refused")
+            files[1].write_bytes(whole)
+    assert outcomes >= {"refused", (6, 5, 3)}
 
 
 def test_a_damaged_file_is_refused_or_read_as_it_says(tmp_path: Path, write_ct_series: Any) -> None:

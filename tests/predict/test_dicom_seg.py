@@ -13,11 +13,14 @@ import pytest
 import SimpleITK as sitk
 from pydicom.sr.codedict import codes
 
+from arena_pipeline.errors import ImageError
 from arena_pipeline.io.dicom import only_series, sorted_files
+from arena_pipeline.io.dicom.annotations import read_annotation, read_masks
 from arena_pipeline.io.facts import load_fact
 from arena_pipeline.io.images import read_image
 from arena_pipeline.predict.dicom_seg import structure_code, write_dicom_seg
 from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.rtstruct import write_rtstruct
 
 PROGRAM = shutil.which("segimage2itkimage", path=str(Path(sys.executable).parent))
 SHAPE = (12, 9, 5)
@@ -35,9 +38,7 @@ def segmentation() -> np.ndarray:
 
 @pytest.mark.parametrize("labelmap", [False, True])
 @pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), CORONAL, SAGITTAL, FEET_FIRST])
-def test_two_other_readers_find_every_voxel_where_it_was(
-    tmp_path: Path, write_ct_series: Any, orientation: tuple[float, ...], labelmap: bool
-) -> None:
+def test_highdicom_finds_every_voxel_where_it_was(tmp_path: Path, write_ct_series: Any, orientation: tuple[float, ...], labelmap: bool) -> None:
     write_ct_series(tmp_path / "ct", np.zeros(SHAPE, np.int16), orientation=orientation)
     series, expected = only_series(tmp_path / "ct"), segmentation()
     affine = np.diag([-1, -1, 1, 1]) @ read_image(tmp_path / "ct").geometry.affine
@@ -56,15 +57,23 @@ def test_two_other_readers_find_every_voxel_where_it_was(
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="dcmqi is not installed")
-def test_dcmqi_reads_the_same_masks(tmp_path: Path, write_ct_series: Any) -> None:
-    write_ct_series(tmp_path / "ct", np.zeros(SHAPE, np.int16))
+@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), SAGITTAL, FEET_FIRST])
+def test_dcmqi_finds_every_voxel_where_it_was(tmp_path: Path, write_ct_series: Any, orientation: tuple[float, ...]) -> None:
+    write_ct_series(tmp_path / "ct", np.zeros(SHAPE, np.int16), orientation=orientation)
     write_dicom_seg(tmp_path / "a.dcm", segmentation(), only_series(tmp_path / "ct"), LABELS)
     (tmp_path / "out").mkdir()
     command = [PROGRAM, "--inputDICOM", str(tmp_path / "a.dcm"), "--outputDirectory", str(tmp_path / "out"), "-t", "nrrd"]
     subprocess.run(command, check=True, capture_output=True)
-    masks = [sitk.ReadImage(str(tmp_path / "out" / f"{number}.nrrd")) for number in (1, 2, 3)]
-    volumes_mm3 = [sitk.GetArrayFromImage(mask).astype(bool).sum() * np.prod(mask.GetSpacing()) for mask in masks]
-    assert np.allclose(volumes_mm3, [np.sum(segmentation() == label) * 0.8 * 0.9 * 2.5 for label in (1, 3, 4)])
+    image = read_image(tmp_path / "ct")
+    for number, label in enumerate((1, 3, 4), start=1):
+        mask = sitk.ReadImage(str(tmp_path / "out" / f"{number}.nrrd"))
+        affine = np.eye(4)
+        affine[:3, :3] = np.array(mask.GetDirection()).reshape(3, 3) * mask.GetSpacing()
+        affine[:3, 3] = mask.GetOrigin()
+        array = sitk.GetArrayFromImage(mask).transpose(2, 1, 0).astype(bool)
+        to_ct = np.linalg.inv(image.geometry.affine) @ np.diag([-1, -1, 1, 1]) @ affine
+        found = np.rint(np.argwhere(array) @ to_ct[:3, :3].T + to_ct[:3, 3]).astype(int)
+        assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, np.argwhere(segmentation() == label).tolist())), label
 
 
 def test_it_belongs_to_the_patients_study_and_refers_to_every_slice(tmp_path: Path, write_ct_series: Any) -> None:
@@ -99,3 +108,43 @@ def test_codes_are_pydicoms() -> None:
     assert (kind.meaning, side) == ("Left atrium", None)
     kind, side = structure_code("rib_right_7")
     assert (kind.meaning, side.meaning if side else None) == ("Rib", "Right")
+
+
+ANONYMISED = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
+    *("ReferringPhysicianName", "SliceThickness", "PositionReferenceIndicator"),
+)
+
+
+@pytest.mark.parametrize("write", [write_dicom_seg, write_rtstruct])
+@pytest.mark.parametrize("kind", ["absent", "empty", "wrong", "no preamble"])
+def test_anonymised_slices_of_any_kind_can_be_referred_to(tmp_path: Path, write_ct_series: Any, write: Any, kind: str) -> None:
+    def edit(_: int, dataset: pydicom.Dataset) -> None:
+        for tag in ANONYMISED if kind in ("absent", "empty") else ():
+            delattr(dataset, tag) if kind == "absent" else setattr(dataset, tag, None)
+        if kind == "empty":
+            dataset.SpecificCharacterSet = ""
+        if kind == "wrong":
+            dataset.PatientSex, dataset.StudyDate, dataset.PatientBirthDate, dataset.StudyTime = "W", "2024", "000Y", "noon"
+
+    for file in write_ct_series(tmp_path / "ct", np.zeros(SHAPE, np.int16), edit=edit):
+        if kind == "no preamble":
+            file.write_bytes(file.read_bytes()[132:])
+    series = only_series(tmp_path / "ct")
+    write(tmp_path / "a.dcm", segmentation(), series, LABELS)
+    made = pydicom.dcmread(tmp_path / "a.dcm")
+    for tag in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime", "PositionReferenceIndicator"):
+        assert tag in made
+    assert (made.PatientSex, str(made.StudyDate)) == {"wrong": ("W", "2024"), "no preamble": ("F", "20240229")}.get(kind, ("", ""))
+    annotation = read_annotation(tmp_path / "a.dcm")
+    (mask,) = read_masks(annotation.path, ["liver"], read_image(series).geometry, 0)
+    assert np.array_equal(mask.array, segmentation() == 1)
+
+
+@pytest.mark.parametrize("tag", ["FrameOfReferenceUID", "StudyInstanceUID", "SOPInstanceUID"])
+def test_slices_that_nothing_can_refer_to_are_said_to_be_so(tmp_path: Path, write_ct_series: Any, tag: str) -> None:
+    write_ct_series(tmp_path / "ct", np.zeros(SHAPE, np.int16), edit=lambda index, dataset: delattr(dataset, tag) if index == 3 else None)
+    assert only_series(tmp_path / "ct").lacks == (tag,)
+    for write in (write_dicom_seg, write_rtstruct):
+        with pytest.raises(ImageError, match=f"^ct: slices without {tag}"):
+            write(tmp_path / "a.dcm", segmentation(), only_series(tmp_path / "ct"), LABELS)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import highdicom
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from arena_pipeline.cli.predict import main
@@ -29,7 +31,7 @@ def test_a_dicom_folder_becomes_nifti_and_dicom_seg_without_a_word_on_the_patien
     (tmp_path / "workspace").mkdir()
     words = ["-i", str(series), "-o", str(out), "-w", str(tmp_path / "workspace"), "--zero_shot", "liver", "spleen", "--rtstruct", "--slicer"]
     assert main([*words, "--verbose"]) == 0
-    (nifti,), (seg,), (contours,), (slicer,) = (list(out.glob(f"*{end}")) for end in (".nii.gz", ".seg.dcm", ".rtstruct.dcm", ".seg.nrrd"))
+    (nifti,), (seg,), (_,), (slicer,) = (list(out.glob(f"*{end}")) for end in (".nii.gz", ".seg.dcm", ".rtstruct.dcm", ".seg.nrrd"))
     image = nibabel.load(nifti)
     volume = highdicom.seg.segread(seg).get_volume(combine_segments=True)
     assert np.count_nonzero(volume.array) == np.count_nonzero(image.dataobj)
@@ -41,12 +43,86 @@ def test_a_dicom_folder_becomes_nifti_and_dicom_seg_without_a_word_on_the_patien
     made = seg.stat().st_mtime_ns
     assert main([*words, "--continue_prediction"]) == 0  # all of it is whole
     assert seg.stat().st_mtime_ns == made
-    logs = [path for path in [*out.rglob("*"), *(tmp_path / "workspace").rglob("*")] if path.is_file() and path not in (seg, contours)]
-    texts = {path.relative_to(tmp_path): path.read_bytes().decode("latin-1") for path in logs}
+    _assert_nothing_of_the_patient(tmp_path, capfd, out, tmp_path / "workspace")
+
+
+def _assert_nothing_of_the_patient(tmp_path: Path, capfd: pytest.CaptureFixture[str], *folders: Path) -> None:
+    """Neither in what was printed nor in any file but the DICOM objects, nor in the names of all."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    texts = {path.relative_to(tmp_path): path.read_bytes().decode("latin-1") for path in files if path.suffix != ".dcm"}
     output = capfd.readouterr()
     told = {"stdout": output.out, "stderr": output.err} | {str(path): text + path.name for path, text in texts.items()}
-    for where, text in told.items():
+    for where, text in {**told, "names": " ".join(path.name for path in files)}.items():
         assert not [value for value in PATIENT if value in text], where
+
+
+def _gap(files: list[Path]) -> None:
+    files[3].unlink()
+
+
+def _no_slope(files: list[Path]) -> None:
+    dataset = pydicom.dcmread(files[3])
+    del dataset.RescaleSlope
+    dataset.save_as(files[3])
+
+
+def _cut_short(files: list[Path]) -> None:
+    files[3].write_bytes(files[3].read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("spoil", [_gap, _no_slope, _cut_short])
+def test_a_refused_series_says_nothing_of_the_patient(
+    tmp_path: Path, write_ct_series: Any, capfd: pytest.CaptureFixture[str], spoil: Callable[[list[Path]], None]
+) -> None:
+    files = write_ct_series(tmp_path / "archive" / "Mustermann_Erika" / "abdomen", np.zeros((20, 20, 8), np.int16), spacing_mm=(5, 5, 5))
+    files = [file.rename(file.with_name(f"4711-0815_{file.name}")) for file in files]
+    spoil(files)
+    write_ct_series(tmp_path / "archive" / "other", np.zeros((20, 20, 8), np.int16), spacing_mm=(5, 5, 5), study="1.2.826.0.1.9")
+    (tmp_path / "workspace").mkdir()
+    words = ["-i", str(tmp_path / "archive"), "-o", str(tmp_path / "out"), "-w", str(tmp_path / "workspace"), "--zero_shot", "liver"]
+    assert main([*words, "--no_previews", "--verbose"]) == 2
+    assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["other.nii.gz"]
+    _assert_nothing_of_the_patient(tmp_path, capfd, tmp_path / "out", tmp_path / "workspace")
+
+
+def test_a_series_that_nothing_can_refer_to_costs_its_dicom_objects_alone(
+    tmp_path: Path, write_ct_series: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hu, out = np.zeros((20, 20, 8), np.int16), tmp_path / "out"
+    write_ct_series(tmp_path / "in" / "a", hu, spacing_mm=(5, 5, 5), edit=lambda _, dataset: delattr(dataset, "FrameOfReferenceUID"))
+    write_ct_series(tmp_path / "in" / "b", hu, spacing_mm=(5, 5, 5), study="1.2.826.0.1.9")
+    words = ["-i", str(tmp_path / "in"), "-o", str(out), "-w", str(tmp_path), "--zero_shot", "liver", "--no_previews"]
+    assert main(words) == 0
+    assert "a: slices without FrameOfReferenceUID" in capsys.readouterr().err
+    made = {path.name: path.stat().st_mtime_ns for path in [*out.glob("*.nii.gz"), *out.glob("*.dcm")]}
+    assert sorted(made) == ["a.nii.gz", "b.nii.gz", "b.seg.dcm"]
+    assert main([*words, "--continue_prediction"]) == 0  # all of it is whole
+    assert made == {path.name: path.stat().st_mtime_ns for path in [*out.glob("*.nii.gz"), *out.glob("*.dcm")]}
+    for asked in ("--dicom_seg", "--labelmap", "--rtstruct"):
+        assert main([*words, asked]) == 2
+        assert "1 of 2 cases not predicted: a: slices without FrameOfReferenceUID" in capsys.readouterr().err
+        assert [path.name for path in out.glob("*.nii.gz")] == ["b.nii.gz"]
+
+
+def test_a_dicom_object_that_fails_costs_neither_its_segmentation_nor_other_cases(
+    tmp_path: Path, write_ct_series: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hu, out = np.zeros((20, 20, 8), np.int16), tmp_path / "out"
+    for case, study in (("a", "1.2.826.0.1.8"), ("b", "1.2.826.0.1.9")):
+        write_ct_series(tmp_path / "in" / case, hu, spacing_mm=(5, 5, 5), study=study)
+    whole = highdicom.seg.Segmentation
+
+    def failing(source_images: Any, **rest: Any) -> Any:
+        if source_images[0].StudyInstanceUID == "1.2.826.0.1.8":
+            raise AttributeError("Mustermann^Erika")
+        return whole(source_images=source_images, **rest)
+
+    monkeypatch.setattr(highdicom.seg, "Segmentation", failing)
+    assert main(["-i", str(tmp_path / "in"), "-o", str(out), "-w", str(tmp_path), "--zero_shot", "liver", "--no_previews"]) == 2
+    told = capsys.readouterr().err
+    assert "1 of 2 cases not predicted: a: no DICOM-SEG can be made of this series (AttributeError)" in told
+    assert "Mustermann" not in told
+    assert sorted(path.name for path in [*out.glob("*.nii.gz"), *out.glob("*.dcm")]) == ["a.nii.gz", "b.nii.gz", "b.seg.dcm"]
 
 
 def test_dicom_seg_needs_dicom_and_can_be_left_out(series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

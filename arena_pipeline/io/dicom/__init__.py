@@ -4,10 +4,21 @@ import logging
 import warnings
 
 from arena_pipeline.io.dicom.series import NO_DICOM, CTSeries, LeftOut, find_series, in_words, only_series
-from arena_pipeline.io.dicom.volume import read_series, series_geometry, sorted_files
+from arena_pipeline.io.dicom.volume import read_series, series_geometry, sorted_files, sorted_headers
 
 # Their warnings quote values of tags, and those may be the patient's: what matters is an error here.
 warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
 logging.getLogger("pydicom").propagate = False
 
-__all__ = ["NO_DICOM", "CTSeries", "LeftOut", "find_series", "in_words", "only_series", "read_series", "series_geometry", "sorted_files"]
+__all__ = [
+    "NO_DICOM",
+    "CTSeries",
+    "LeftOut",
+    "find_series",
+    "in_words",
+    "only_series",
+    "read_series",
+    "series_geometry",
+    "sorted_files",
+    "sorted_headers",
+]

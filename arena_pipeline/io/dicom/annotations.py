@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 
 from arena_pipeline.errors import ImageError
+from arena_pipeline.io.dicom.headers import shown_name
 from arena_pipeline.io.dicom.segments import Segments
 from arena_pipeline.io.dicom.series import CTSeries, LeftOut
 from arena_pipeline.io.dicom.structure_set import StructureSet
@@ -58,7 +59,8 @@ def find_annotations(left_out: Iterable[LeftOut]) -> tuple[list[Annotation], lis
             annotation = read_annotation(path)
             first = found.setdefault(annotation.uid or str(path), annotation)
             if path.read_bytes() != first.path.read_bytes():
-                raise ImageError(f"another content than {first.path.name} under the same UID", file=path, advice="keep the right one of the two")
+                other = f"another content than {_shown(first.path)} under the same UID"
+                raise ImageError(other, file=_shown(path), advice="keep the right one of the two")
         except ImageError as fault:
             faults.append(fault)
     return list(found.values()), faults
@@ -90,11 +92,11 @@ def series_of(annotation: Annotation, series: Sequence[CTSeries]) -> CTSeries | 
         found = [one for one in series if one.frame_of_reference and one.frame_of_reference == annotation.frame_of_reference]
     if len(found) > 1:
         names = ", ".join(one.name for one in found)
-        raise ImageError(f"it may be of any of {names}", file=annotation.path, advice="keep one of these series beside it")
+        raise ImageError(f"it may be of any of {names}", file=_shown(annotation.path), advice="keep one of these series beside it")
     if found and annotation.frame_of_reference not in ("", found[0].frame_of_reference):
         raise ImageError(
             f"another frame of reference than that of its series {found[0].name}: its coordinates mean other places",
-            file=annotation.path,
+            file=_shown(annotation.path),
             advice="export both again",
         )
     return found[0] if found else None
@@ -127,10 +129,15 @@ def _opened(path: Path) -> StructureSet | Segments:
     return READERS[kind](dataset)
 
 
+def _shown(path: Path) -> str:
+    """In errors, which get into logs and reports."""
+    return shown_name(path, "a file whose name tells of the patient")
+
+
 def _refuse(path: Path, fault: Exception) -> NoReturn:
     """pydicom and highdicom have no common base for what a damaged file can raise, and their words may quote a patient's tags."""
     if isinstance(fault, ImageError):
-        raise ImageError(fault.found, file=path, advice=fault.advice or "export it again") from None
+        raise ImageError(fault.found, file=_shown(path), advice=fault.advice or "export it again") from None
     if isinstance(fault, OSError):
-        raise ImageError(f"can't be read ({fault.strerror})", file=path, advice="check who may read it") from None
-    raise ImageError(f"damaged or incomplete ({type(fault).__name__})", file=path, advice="export it again") from None
+        raise ImageError(f"can't be read ({fault.strerror})", file=_shown(path), advice="check who may read it") from None
+    raise ImageError(f"damaged or incomplete ({type(fault).__name__})", file=_shown(path), advice="export it again") from None

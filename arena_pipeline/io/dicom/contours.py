@@ -71,7 +71,7 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
 
     padded = np.pad(mask, 1).T.astype(np.float32)  # contourpy's arrays are (y, x)
     filled: Any = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, 2)  # outlines, and where their holes begin
-    return [_with_keyholes([_corners(ring[:-1] - 1) for ring in np.split(points, at[1:-1])]) for points, at in zip(*filled, strict=True)]
+    return [_with_keyholes([_corners(ring[:-1] - 1) for ring in np.split(points, at[1:-1])], mask) for points, at in zip(*filled, strict=True)]
 
 
 def _corners(points: np.ndarray) -> np.ndarray:
@@ -80,13 +80,31 @@ def _corners(points: np.ndarray) -> np.ndarray:
     return points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
 
 
-def _with_keyholes(rings: list[np.ndarray]) -> np.ndarray:
-    """One polygon of an outline and its holes. The nearest hole is joined first: its channel then crosses no other."""
+def _with_keyholes(rings: list[np.ndarray], mask: np.ndarray) -> np.ndarray:
+    """One polygon of an outline and its holes, nearest first."""
     joined, holes = rings[0], rings[1:]
     while holes:
-        distances = [cdist(joined, hole) for hole in holes]
-        nearest = int(np.argmin([distance.min() for distance in distances]))
-        at, start = divmod(int(distances[nearest].argmin()), len(holes[nearest]))
+        nearest, at, start = _channel(joined, holes, mask)
         hole = np.roll(holes.pop(nearest), -start, axis=0)
         joined = np.concatenate([joined[: at + 1], hole, hole[:1], joined[at:]])
     return joined
+
+
+def _channel(joined: np.ndarray, holes: list[np.ndarray], mask: np.ndarray) -> tuple[int, int, int]:
+    """Which hole is joined, at which point, from which of its own: the shortest way over no centre outside the mask, which would count as inside."""
+    distances = [cdist(joined, hole) for hole in holes]
+    while True:
+        nearest = int(np.argmin([distance.min() for distance in distances]))
+        at, start = divmod(int(distances[nearest].argmin()), len(holes[nearest]))
+        centres = _centres_between(joined[at], holes[nearest][start])
+        if mask[tuple(centres.T)].all() or np.isinf(distances[nearest][at, start]):
+            return nearest, at, start
+        distances[nearest][at, start] = np.inf
+
+
+def _centres_between(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(n, 2) integers: the voxel centres on the line between two corners, whose coordinates are whole or half."""
+    start, end = (2 * one).astype(int), (2 * other).astype(int)
+    steps = max(1, int(np.gcd(*(end - start))))
+    halves = start + np.outer(np.arange(steps + 1), (end - start) // steps)
+    return halves[(halves % 2 == 0).all(axis=1)] // 2

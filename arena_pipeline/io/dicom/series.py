@@ -6,25 +6,26 @@ Names of cases come from folders, never from a patient's tags; where a folder be
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from arena_pipeline.errors import ImageError
+from arena_pipeline.io.dicom.headers import PATIENT_TAGS, read_header, shown_name, tells_of_patient
 
 MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 GROUPING_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID", "SeriesNumber", "ImageType", "ImageOrientationPatient", "Rows", "Columns",
-    "FrameOfReferenceUID", "PatientName", "PatientID", "PatientBirthDate", "AccessionNumber",
-]  # fmt: skip
-PATIENT_TAGS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber")
+    *("SOPClassUID", "Modality", "SeriesNumber", "ImageType", "ImageOrientationPatient", "Rows", "Columns"),
+    *PATIENT_TAGS,
+]
+REFERENCE_TAGS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")  # the last one is a slice's own
+ORIENTATION_TOLERANCE = 0.01  # of a direction's components: what differs more is a series of its own, what differs less is judged with the volume
 NO_DICOM = "no DICOM"
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -37,20 +38,22 @@ class CTSeries:
         name: a case identifier that tells nothing of the patient.
         files: in no particular order.
         uid, frame_of_reference: what other objects call it.
+        lacks: the tags without which no other object can refer to its slices, and that a slice lacks or has otherwise than the others.
     """
 
     name: str
     files: tuple[Path, ...]
     uid: str = ""
     frame_of_reference: str = ""
-
-    @property
-    def folder(self) -> Path:
-        return self.files[0].parent
+    lacks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Without the folder, which may bear the patient's name and must not get into logs."""
         return f"{self.name} ({len(self.files)} slices)"
+
+    def shown(self, path: Path) -> str:
+        """What a message calls one of its files: the name, or the number in the order of names where that tells of the patient."""
+        return shown_name(path, f"file {sorted(self.files).index(path) + 1} of {len(self.files)}")
 
 
 @dataclass(frozen=True)
@@ -65,26 +68,37 @@ class LeftOut:
         return len(self.paths)
 
 
+@dataclass
+class _Group:
+    """Slices of one series, orientation and size. `first`: the header of the first; `references`: REFERENCE_TAGS -> their values in all of them."""
+
+    first: Dataset
+    orientation: tuple[object, ...]
+    files: list[Path]
+    references: dict[str, set[str]]
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        return tuple(tag for tag, values in self.references.items() if "" in values or (len(values) > 1 and tag != REFERENCE_TAGS[-1]))
+
+
 def find_series(folder: Path) -> tuple[list[CTSeries], list[LeftOut]]:
     """The CT series in a folder and the folders below it, sorted by name, and what else is there."""
-    slices: dict[tuple[object, ...], list[Path]] = defaultdict(list)
-    headers: dict[tuple[object, ...], Dataset] = {}
+    groups: dict[tuple[str, ...], list[_Group]] = defaultdict(list)
     others: dict[str, list[Path]] = defaultdict(list)
     seen: set[str] = set()
     for path in _files(folder):
         header = read_header(path, GROUPING_TAGS)
         kind = NO_DICOM if header is None else _kind(header)
-        if header is not None and kind is None and (instance := str(header.get("SOPInstanceUID", path))) in seen:
+        if header is not None and kind is None and (instance := str(header.get("SOPInstanceUID") or path)) in seen:
             kind = "copy of a slice that is there already"
         if header is None or kind is not None:
             others[kind or NO_DICOM].append(path)
             continue
         seen.add(instance)
-        key = _group(header)
-        slices[key].append(path)
-        headers.setdefault(key, header)
+        _put(groups, path, header)
     left_out = [LeftOut(kind, tuple(paths)) for kind, paths in sorted(others.items(), key=lambda item: -len(item[1]))]
-    return _named(folder, slices, headers), left_out
+    return _named(folder, [group for own in groups.values() for group in own]), left_out
 
 
 def only_series(folder: Path) -> CTSeries:
@@ -102,21 +116,6 @@ def in_words(left_out: Sequence[LeftOut]) -> str:
     return ", ".join(f"{entry.files} x {entry.kind}" for entry in left_out) or "nothing"
 
 
-def read_header(path: Path, tags: list[str] | None = None) -> Dataset | None:
-    """A file's tags without its pixels; None for a file that is no DICOM. Files without the 128-byte preamble are read too."""
-    for force in (False, True):
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=force)
-            for _ in header:  # decodes every value now, where a damaged one is caught
-                pass
-        except InvalidDicomError:
-            continue
-        except Exception:  # noqa: BLE001  pydicom has no common base for what a damaged file can raise
-            return None
-        return header if "SOPClassUID" in header else None
-    return None
-
-
 def _files(folder: Path) -> Iterator[Path]:
     yield from sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name.upper() != "DICOMDIR")
 
@@ -127,7 +126,7 @@ def _kind(header: Dataset) -> str | None:
     if header.SOPClassUID in MULTI_FRAME:
         return "multi-frame CT (enhanced), which this can't read: export it as single slices"
     if header.SOPClassUID != CTImageStorage or modality != "CT":
-        return modality if modality != "CT" else f"CT of another kind ({pydicom.uid.UID(header.SOPClassUID).name})"
+        return modality if modality != "CT" else f"CT of another kind ({UID(str(header.SOPClassUID)).name})"
     if {"LOCALIZER", "SCOUT"} & {str(part).upper() for part in _values(header, "ImageType")}:
         return "localizer"
     return None
@@ -139,39 +138,58 @@ def _values(header: Dataset, tag: str) -> list[object]:
     return [] if value is None else list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
 
 
-def _group(header: Dataset) -> tuple[object, ...]:
-    values = [str(value) for value in _values(header, "ImageOrientationPatient")]
+def _put(groups: dict[tuple[str, ...], list[_Group]], path: Path, header: Dataset) -> None:
+    """Into the group of its series and size whose first slice has its orientation, or a new one."""
+    orientation, key = _orientation(header), tuple(str(header.get(tag, "")) for tag in ("SeriesInstanceUID", "Rows", "Columns"))
+    group = next((one for one in groups[key] if _alike(one.orientation, orientation)), None)
+    if group is None:
+        group = _Group(header, orientation, [], {tag: set() for tag in REFERENCE_TAGS})
+        groups[key].append(group)
+    group.files.append(path)
+    for tag, values in group.references.items():
+        values.add(str(header.get(tag) or ""))
+
+
+def _orientation(header: Dataset) -> tuple[object, ...]:
+    """Numbers, or the tag as it is where it is damaged: refused when the series is read."""
+    values = _values(header, "ImageOrientationPatient")
     try:
-        orientation: tuple[object, ...] = tuple(round(float(value), 2) + 0.0 for value in values)
+        numbers = tuple(float(str(value)) for value in values)
     except ValueError:
-        orientation = tuple(values)  # damaged: refused when the series is read
-    return str(header.get("SeriesInstanceUID", "")), orientation, header.get("Rows"), header.get("Columns")
+        numbers = ()
+    return numbers if numbers and all(map(math.isfinite, numbers)) else tuple(map(str, values))
 
 
-def _named(folder: Path, slices: dict[tuple[object, ...], list[Path]], headers: dict[tuple[object, ...], Dataset]) -> list[CTSeries]:
+def _alike(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    if one == other or len(one) != len(other):
+        return one == other
+    pairs = zip(one, other, strict=True)
+    return all(isinstance(a, float) and isinstance(b, float) and abs(a - b) <= ORIENTATION_TOLERANCE for a, b in pairs)
+
+
+def _named(folder: Path, groups: Sequence[_Group]) -> list[CTSeries]:
     """Series with their case identifiers: the folder's name, with the series number where a folder holds several."""
-    wanted = {key: _name(folder, files, headers[key]) for key, files in slices.items()}
-    several = {name for name, count in Counter(wanted.values()).items() if count > 1}
+    wanted = [(_name(folder, group), group) for group in groups]
+    several = {name for name, count in Counter(name for name, _ in wanted).items() if count > 1}
     result: dict[str, CTSeries] = {}
-    for key, name in sorted(wanted.items(), key=lambda item: (item[1], str(headers[item[0]].get("SeriesNumber", "")), str(item[0]))):
+    for name, group in sorted(wanted, key=lambda one: (one[0], *_in_order(one[1]))):
         if name in several:
-            name = f"{name}_series{headers[key].get('SeriesNumber') or 0}"
+            name = f"{name}_series{group.first.get('SeriesNumber') or 0}"
         same = sum(other == name or other.startswith(f"{name}_part") for other in result)
         name = name if not same else f"{name}_part{same + 1}"
-        uid, frame = (str(headers[key].get(tag, "")) for tag in ("SeriesInstanceUID", "FrameOfReferenceUID"))
-        result[name] = CTSeries(name, tuple(slices[key]), uid, frame)
+        uid, frame = (str(group.first.get(tag, "")) for tag in ("SeriesInstanceUID", "FrameOfReferenceUID"))
+        result[name] = CTSeries(name, tuple(group.files), uid, frame, group.lacks)
     return [series for _, series in sorted(result.items())]
 
 
-def _name(folder: Path, files: list[Path], header: Dataset) -> str:
+def _in_order(group: _Group) -> tuple[str, ...]:
+    return tuple(str(part) for part in (group.first.get("SeriesNumber", ""), group.first.get("SeriesInstanceUID", ""), group.orientation))
+
+
+def _name(folder: Path, group: _Group) -> str:
     """From the folders between `folder` and the slices, or the folder's own name where they lie in it."""
-    inside = files[0].parent.relative_to(folder).parts or (folder.resolve().name,)
+    inside = group.files[0].parent.relative_to(folder).parts or (folder.resolve().name,)
     name = NOT_IN_NAMES.sub("_", "_".join(inside)).strip("._-")
-    if not name or _tells_of_patient(name, header):
-        return "ct_" + hashlib.sha256(str(header.get("SeriesInstanceUID", "")).encode()).hexdigest()[:10]
+    if not name or tells_of_patient(name, group.first):
+        return "ct_" + hashlib.sha256(str(group.first.get("SeriesInstanceUID", "")).encode()).hexdigest()[:10]
     return name
-
-
-def _tells_of_patient(name: str, header: Dataset) -> bool:
-    words = {word for tag in PATIENT_TAGS for word in re.split(r"[^a-z0-9]+", str(header.get(tag, "")).lower())}
-    return any(word in name.lower() for word in words if len(word) > 2)
