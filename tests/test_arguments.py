@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from arena_pipeline import cli
 from arena_pipeline.arguments import plain
-from arena_pipeline.research.compare.compare import compare
-from arena_pipeline.stages.adapt import adapt_dataset
-from arena_pipeline.stages.ensemble import ensemble
-from arena_pipeline.stages.evaluate import evaluate
 from arena_pipeline.stages.extract_fingerprint import extract_fingerprint
-from arena_pipeline.stages.plan import plan
-from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
-from arena_pipeline.stages.predict import predict
-from arena_pipeline.stages.preprocess import preprocess
 from arena_pipeline.stages.verify_dataset import verify_dataset
 from arena_pipeline.workspace import Workspace
 
@@ -49,12 +44,21 @@ def test_numpys_and_pandas_values_become_pythons(given: object, expected: object
         json.dumps(found)
 
 
-ENTRANCES = [adapt_dataset, compare, ensemble, evaluate, extract_fingerprint, plan, plan_and_preprocess, predict, preprocess, verify_dataset]
+COMMANDS = Path(cli.__file__).parent
+CALLED = ("stages.", "research.compare.compare", "research.cross_validate.cross_validate", "research.phantoms.make", "research.pretrain.pretrain")
 
 
-@pytest.mark.parametrize("function", ENTRANCES, ids=lambda function: function.__name__)
-def test_every_entrance_converts(function: Callable[..., object]) -> None:
-    assert hasattr(function, "__wrapped__")
+def entrances() -> Iterator[tuple[str, str]]:
+    """(module, function) of all that the commands call and that takes more than a workspace."""
+    for path in sorted(COMMANDS.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(tuple(f"arena_pipeline.{part}" for part in CALLED)):
+                yield from ((str(node.module), name.name) for name in node.names if name.name.islower() and name.name != "info")
+
+
+@pytest.mark.parametrize(("module", "function"), sorted(set(entrances())))
+def test_every_entrance_converts(module: str, function: str) -> None:
+    assert hasattr(getattr(importlib.import_module(module), function), "__wrapped__")
 
 
 def test_a_dataset_named_by_an_array(tiny_dataset: Callable[..., Path], workspace: Workspace) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import INSTALLED_RECORD, FoundationPreset, find_preset, load_preset, preset_names
 from arena_pipeline.io.atomic import remove_unfinished, replace_when_done
@@ -68,6 +69,7 @@ class Installation:
     replaced: str | None
 
 
+@plain_arguments
 def install_foundation(name: str, file: Path, workspace: Workspace, trust_checkpoint: bool = False) -> Installation:
     """Installs the checkpoint `file` as the foundation `name` in the workspace. What is there is replaced only by a valid one.
 
@@ -84,6 +86,7 @@ def install_foundation(name: str, file: Path, workspace: Workspace, trust_checkp
     return install_preset(preset, file, workspace, trust_checkpoint)
 
 
+@plain_arguments
 def install_model_folder(folder: Path, workspace: Workspace, name: str | None = None, fold: str | None = None) -> Installation:
     """Installs an nnU-Net v2 model folder, TotalSegmentator's among them, as a foundation of the workspace.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import FoundationError, PackageError
 from arena_pipeline.foundations import FoundationPreset, load_preset, preset_names, weights_file
 from arena_pipeline.io.filestate import file_sha256
@@ -25,6 +26,7 @@ class InstalledModel:
     missing_foundation: FoundationPreset | None
 
 
+@plain_arguments
 def install_model(package: Path, workspace: Workspace, overwrite: bool = False) -> InstalledModel:
     """Installs a package as results/DATASET/FOUNDATION/METHOD_Kshots.
 

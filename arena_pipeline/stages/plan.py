@@ -62,7 +62,7 @@ def plan(
 
     Args:
         foundation: a preset's name; None: the most preferred one with weights.
-        device: where networks will run; its memory decides the size of the micro-batches.
+        device: where networks would run; the reasons in the plans quote its memory and precision.
         objective: instead of the one in dataset.json.
 
     Raises:

@@ -46,7 +46,7 @@ def plan_and_preprocess(
     Args:
         foundation: a preset's name; None: the most preferred one with weights; of several such the one that suits the structures by their
             names, else the one that a short linear probe fits best.
-        device: where networks will run; its memory decides the size of the micro-batches.
+        device: where networks would run; the reasons in the plans quote its memory and precision.
         objective: instead of the one in dataset.json.
         workers, fingerprint_workers: processes; None: chosen from cores and memory.
         verify_dataset_integrity: first read and check every file, as arena_verify_dataset does, and stop where one can't be used.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, PlansError
 from arena_pipeline.io.dataset import check_case_name
 from arena_pipeline.io.images import read_segmentation, write_segmentation
@@ -22,6 +23,7 @@ from arena_pipeline.records import stage
 logger = logging.getLogger(__name__)
 
 
+@plain_arguments
 def postprocess(
     input_folder: str | Path, output_folder: str | Path, *, plans: str | Path | None = None, model_folder: str | Path | None = None
 ) -> dict[str, Path]:

@@ -148,7 +148,8 @@ def predict(
                 named = {"dataset_id": dataset_id, "shots": shots, "foundation": foundation, "method": method}
                 path = Path(model_folder) if model_folder is not None else _chosen(input_path, out, workspace, named)
                 model = load_model(path, folds, structures)
-                _check_same_model(model, named)
+                if model_folder is not None:
+                    _check_same_model(model, named)
                 if folds is None:
                     tell_missing_folds(model)
                 tell_doubts(model)
@@ -175,13 +176,12 @@ def _decisions(setup: Setup, options: OutputOptions) -> dict[str, str]:
     return {"inference": inference, **applied_in_words(setup.keep_largest if options.postprocess else {})}
 
 
-def _begin_or_join(
-    journal: Journal, label_map: LabelMap, cases: Sequence[str], outputs: Mapping[str, bool | None], continue_prediction: bool
-) -> bool:
+def _begin_or_join(journal: Journal, label_map: LabelMap, cases: Sequence[str], outputs: Mapping[str, bool | None], keep: bool) -> bool:
     """Clears the folder for a new run, or makes sure that what others are doing there is what this command would do.
 
     Args:
         outputs: of OutputOptions -> whether it is written.
+        keep: whether finished cases of earlier runs are to stay.
 
     Returns:
         whether the run keeps finished cases of earlier ones: who joins does as the others do.
@@ -195,13 +195,14 @@ def _begin_or_join(
         names = ", ".join(command.name for command in at_work)
         logger.info("%s: shares the cases with %s; what they have done is done", journal.output, names)
         return at_work[0].keep
-    require_one_meaning(journal.output, label_map, cases, keep=continue_prediction)
+    require_one_meaning(journal.output, label_map, cases, keep)
     remove_left_unfinished(journal.output, cases)
-    journal.begin_run(continue_prediction)
+    journal.begin_run(keep)
     with_others.write(journal.output)
-    return continue_prediction
+    return keep
 
 
+@plain_arguments
 def predict_to_file(input_path: str | Path, output_file: str | Path, workspace: Workspace, **options: Any) -> PredictionSummary:
     """The segmentation of one CT as `output_file` alone; `options` as in `predict`. A file that is there is replaced when the new one is whole.
 
@@ -216,7 +217,8 @@ def predict_to_file(input_path: str | Path, output_file: str | Path, workspace: 
     if beside := [f"--{name}" for name in WRITTEN_BESIDE if options.get(name)]:
         raise DatasetError(f"-o names one file, and {', '.join(beside)} writes another", file=file, advice="name a folder")
     if options.get("model_folder") is None and options.get("zero_shot") is None:
-        options["model_folder"] = _chosen(input_path, file, workspace, options)
+        chosen = {"model_folder": _chosen(input_path, file, workspace, options)}  # here: its errors have `output_file` in the commands to type
+        options |= dict.fromkeys(("dataset_id", "shots", "foundation", "method")) | chosen
     require_writable(file.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent, prefix=UNFINISHED) as folder:
