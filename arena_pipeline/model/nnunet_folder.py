@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic import RootModel, ValidationError
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations.presets import INSTALLED_RECORD, OWN_NAME, FoundationPreset, Weights, preset_names
-from arena_pipeline.io.filestate import file_sha256
+from arena_pipeline.io.filestate import SourceFile
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.model.nnunet_plans import architecture_of, configuration_of, scheme_of, structures_of
 from arena_pipeline.workspace import Workspace
@@ -120,30 +120,31 @@ def is_totalsegmentator(folder: Path) -> bool:
 
 def found_models(workspace: Workspace) -> Iterator[FoundModel]:
     """TotalSegmentator's own models on this machine of which no checkpoint is a foundation of the workspace, whatever that is called."""
-    installed = set(_installed_sources(workspace))
+    installed = list(_installed_sources(workspace))
     for folder in found_model_folders():
         try:
             preset = read_nnunet_folder(folder).preset
         except FoundationError as error:
             yield FoundModel(folder, 0, "unknown", error.found, None)
             continue
-        if not any(_is_one_of(checkpoint, installed) for name in CHECKPOINTS for checkpoint in folder.glob(f"fold_*/{name}")):
+        checkpoints = [path for name in CHECKPOINTS for path in folder.glob(f"fold_*/{name}")]
+        if not any(source.is_still(path) for source in installed for path in checkpoints):
             command = workspace.command("arena_install_foundation", str(folder))
             yield FoundModel(folder, len(preset.structures), preset.licence, None, command)
 
 
-def _installed_sources(workspace: Workspace) -> Iterator[tuple[int, str]]:
-    """Bytes and SHA-256 of the checkpoints that the workspace's foundations were read from."""
+def _installed_sources(workspace: Workspace) -> Iterator[SourceFile]:
+    """The checkpoints that the workspace's foundations were read from; of hundreds of MB, they are hashed only where size but not time is the same."""
     for path in workspace.foundations.glob(f"*/{INSTALLED_RECORD}"):
         with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record is told where the foundations are listed
             record = json.loads(path.read_text(encoding="utf-8"))
-            yield record["source_bytes"], record["source_sha256"]
-
-
-def _is_one_of(checkpoint: Path, installed: Collection[tuple[int, str]]) -> bool:
-    """Hashes a checkpoint, which has hundreds of MB, only where its size is that of an installed one."""
-    size = checkpoint.stat().st_size
-    return any(size == known for known, _ in installed) and (size, file_sha256(checkpoint)) in installed
+            yield SourceFile(
+                name=record["source_file"],
+                bytes=record["source_bytes"],
+                modified_ns=record.get("source_modified_ns", 0),
+                changed_ns=record.get("source_changed_ns"),
+                sha256=record["source_sha256"],
+            )
 
 
 def found_model_folders() -> list[Path]:

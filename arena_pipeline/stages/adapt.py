@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.lock import all_locked
-from arena_pipeline.io.parallel import Needs, map_jobs, on_gpus_of_cluster
+from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.io.space import require_space
 from arena_pipeline.io.workers import in_worker
 from arena_pipeline.machine import this_machine
@@ -112,7 +113,7 @@ def adapt_dataset(
         if any(job.left_out for job in jobs):
             with stage("left-out scans"):  # of all folds that are there: each may have had a command of its own
                 all_folds = jobs if folds is None else planned.jobs(shots, None, structures, changes)
-                expect_dice(planned, all_folds, pick_device("auto" if on_gpus_of_cluster(device) else device))
+                expect_dice(planned, all_folds, replace(needs, stage="left-out scans"))
     if failed:
         raise _as_one(failed, len(jobs))
     return model

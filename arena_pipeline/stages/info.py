@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +41,10 @@ class FoundationState:
 
 @dataclass(frozen=True)
 class PreparedState:
-    """A dataset under one foundation: its plans and how many of the cases they need are preprocessed."""
+    """A dataset under one foundation: its plans and how many of the cases they need are preprocessed.
+
+    `next_command` is None where it is all done and a model below has one, or where nothing helps.
+    """
 
     foundation: str
     tasks: int
@@ -104,14 +108,15 @@ class WorkspaceReport:
 
 def info(workspace: Workspace) -> WorkspaceReport:
     """Looks at the workspace and changes nothing in it. What is broken there is reported, never raised."""
-    default = _default_foundation(workspace)
+    default, models = _default_foundation(workspace), tuple(_models(workspace))
+    adapted = {(model.dataset, model.foundation) for model in models if not model.installed}
     return WorkspaceReport(
         root=workspace.root,
         exists=workspace.root.is_dir(),
         foundations=tuple(_foundation(workspace, name) for name in preset_names(workspace.foundations)),
         default_foundation=default,
-        datasets=tuple(_dataset(workspace, name, default) for name in workspace.dataset_names()),
-        models=tuple(_models(workspace)),
+        datasets=tuple(_dataset(workspace, name, default, adapted) for name in workspace.dataset_names()),
+        models=models,
         found_models=tuple(found_models(workspace)),
     )
 
@@ -136,7 +141,7 @@ def _foundation(workspace: Workspace, name: str) -> FoundationState:
     return FoundationState(name, preset.title, preset.licence, len(preset.structures), weights, here, command)
 
 
-def _dataset(workspace: Workspace, name: str, default: str) -> DatasetState:
+def _dataset(workspace: Workspace, name: str, default: str, adapted: Collection[tuple[str, str]]) -> DatasetState:
     try:
         raw = RawDataset.open(workspace.raw_dataset(name))
     except DatasetError as error:
@@ -146,7 +151,7 @@ def _dataset(workspace: Workspace, name: str, default: str) -> DatasetState:
         return DatasetState(name, 0, 0, (), "", problem, (), None)
     folder = workspace.preprocessed_dataset(name)
     planned = sorted({p.parent.name for p in folder.glob("*/plans.json")} & set(preset_names(workspace.foundations)))
-    prepared = tuple(_prepared(workspace, name, foundation, default) for foundation in planned)
+    prepared = tuple(_prepared(workspace, name, foundation, default, (name, foundation) in adapted) for foundation in planned)
     command = None if prepared else workspace.command("arena_plan_and_preprocess", "-d", number_of(name))
     structures, failed = tuple(raw.json.structures), _failed_verification(workspace, name)
     return DatasetState(name, len(raw.training), len(raw.queries), structures, raw.json.objective, None, prepared, command, failed)
@@ -162,7 +167,7 @@ def _failed_verification(workspace: Workspace, name: str) -> str | None:
     return f"verification failed with {pluralize(len(errors), 'error')}, the first: {errors[0]}" if errors else None
 
 
-def _prepared(workspace: Workspace, name: str, foundation: str, default: str) -> PreparedState:
+def _prepared(workspace: Workspace, name: str, foundation: str, default: str, adapted: bool) -> PreparedState:
     prepare = workspace.command("arena_plan_and_preprocess", *_which(name, foundation, default))
     try:
         plans = Plans.read(workspace.plans(name, foundation))
@@ -178,6 +183,8 @@ def _prepared(workspace: Workspace, name: str, foundation: str, default: str) ->
     elif changed := changed_files(workspace.raw_dataset(name), workspace.cases(name, foundation), sorted(stored)):
         named = f"{', '.join(changed[:NAMED])}{' and others' if len(changed) > NAMED else ''}"
         problem = f"changed after preprocessing, to be preprocessed again: {named}"
+    elif stored == needed and adapted:
+        command = None  # its model's line says what is next
     elif stored == needed:
         which = _which(name, foundation, planned_foundation(workspace, name, None))
         command = workspace.command("arena_adapt", *which, "-shots", min(USUAL_SHOTS, max(shots)))

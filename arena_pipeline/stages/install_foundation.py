@@ -36,6 +36,7 @@ class FoundationRecord(StoredModel):
     Attributes:
         preset: as it was when the weights were installed.
         source_file, source_bytes, source_sha256: the checkpoint that they were read from.
+        source_modified_ns, source_changed_ns: its times then, as in `SourceFile`: arena_info knows it again without reading it.
         trusted: whether --trust_checkpoint was given.
         weights_sha256: of weights.safetensors, by which plans and adapters know them.
         matched, missing: weights of the network's pre-trained parts that the checkpoint filled and did not fill (always 0).
@@ -58,6 +59,8 @@ class FoundationRecord(StoredModel):
     licence: str
     installed: str
     versions: dict[str, str]
+    source_modified_ns: int = 0  # 0 and None: a record of version 0.1
+    source_changed_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,14 @@ def _stored(tensor: Tensor) -> Tensor:
 
 
 def _record(preset: FoundationPreset, file: Path, found: Match, checksums: tuple[str, str], trusted: bool) -> FoundationRecord:
+    state = file.stat()
     return FoundationRecord(
         name=preset.name,
         preset=preset,
         source_file=file.name,
-        source_bytes=file.stat().st_size,
+        source_bytes=state.st_size,
+        source_modified_ns=state.st_mtime_ns,
+        source_changed_ns=state.st_ctime_ns,
         source_sha256=checksums[0],
         trusted=trusted,
         weights_sha256=checksums[1],

@@ -13,6 +13,7 @@ import pytest
 from arena_pipeline.cli.adapt import main
 from arena_pipeline.errors import SupportSetError
 from arena_pipeline.evaluate.metrics import overlap
+from arena_pipeline.io import parallel
 from arena_pipeline.model.adapter import read_adapter_record
 from arena_pipeline.model.expected import EXPECTED
 from arena_pipeline.stages.adapt import adapt_dataset
@@ -24,7 +25,7 @@ SCANS = ("case_0", "case_1", "case_2")
 
 
 def test_members_on_the_scans_that_they_have_not_seen(
-    workspace: Workspace, tiny_dataset: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, tiny_dataset: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = tiny_dataset(cases=3)
     plan_and_preprocess([901], workspace, device="cpu", workers=1, fingerprint_workers=1)
@@ -47,6 +48,12 @@ def test_members_on_the_scans_that_they_have_not_seen(
         dice.append(overlap(*masks).dice)
     (written,) = json.loads((model / "liver" / EXPECTED).read_text())["expected"]
     assert written["Dice"] == pytest.approx(np.mean(dice)) and written["scans"] == 3 and written["verdict"]
+    in_one_process = (model / "liver" / EXPECTED).read_bytes()
+    (model / "liver" / EXPECTED).unlink()
+    pools, pool = list[str](), parallel.Pool
+    monkeypatch.setattr(parallel, "Pool", lambda function, jobs, settings, stage: pools.append(stage) or pool(function, jobs, settings, stage))
+    adapt_dataset(901, 3, workspace, structures=["liver"], device="cpu", workers=2)  # the folds are kept, and scored by two processes
+    assert pools == ["left-out scans"] and (model / "liver" / EXPECTED).read_bytes() == in_one_process
     (model / "liver" / EXPECTED).write_text('{"expected": []}')
     adapt_dataset(901, 3, workspace, structures=["liver"], folds=[1], device="cpu", overwrite=True)
     (again,) = json.loads((model / "liver" / EXPECTED).read_text())["expected"]  # of all folds that are there, whichever command made them

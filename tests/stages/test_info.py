@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -172,6 +173,20 @@ def test_an_adapted_model_is_ready_to_predict(default_workspace: Workspace) -> N
     assert shlex.split(model.next_command) == ["arena_predict", "-i", "in/", "-o", "out/", "-m", str(folder)]
 
 
+def test_an_adapted_dataset_has_one_next_step(
+    default_workspace: Workspace, tiny_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_dataset()
+    _plan(default_workspace)
+    _store(default_workspace, "case_0", "case_1", "case_2")
+    folder = _adapter(default_workspace, "liver", 0)
+    (prepared,) = info(default_workspace).datasets[0].prepared
+    assert prepared.next_command is None and prepared.problem is None  # "arena_predict", which the model says
+    monkeypatch.setattr("arena_pipeline.stages.info.is_installed", {folder}.__contains__)
+    (prepared,) = info(default_workspace).datasets[0].prepared
+    assert prepared.next_command == "arena_adapt -d 901 -shots 3"  # somebody else's model is no adaptation of this dataset
+
+
 def test_a_fold_that_was_begun_only_is_adapted_again(default_workspace: Workspace) -> None:
     _adapter(default_workspace, "liver", 0)
     _adapter(default_workspace, "spleen", 2, whole=False)
@@ -277,6 +292,11 @@ def test_a_model_of_totalsegmentator_that_is_installed_under_another_name_is_not
     shutil.copytree(fixtures / "residual", ribs)
     assert [found.folder for found in info(default_workspace).found_models] == [organs, ribs]
     assert install_command.main([str(organs), "-n", "organs"]) == 0
+    with monkeypatch.context() as patch:  # nothing of hundreds of MB is read to say so
+        patch.setattr("arena_pipeline.io.filestate.file_sha256", lambda path: pytest.fail(f"{path} was read"))
+        assert [found.folder for found in info(default_workspace).found_models] == [ribs]
+    for checkpoint in organs.glob("fold_*/*.pth"):
+        os.utime(checkpoint)  # as of a copy: its content decides
     assert [found.folder for found in info(default_workspace).found_models] == [ribs]
     (default_workspace.installed_foundation("organs") / "foundation.json").write_text("{")
     assert [found.folder for found in info(default_workspace).found_models] == [organs, ribs]
