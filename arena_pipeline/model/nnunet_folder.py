@@ -134,7 +134,7 @@ def found_models(workspace: Workspace) -> Iterator[FoundModel]:
 
 
 def _installed_sources(workspace: Workspace) -> Iterator[SourceFile]:
-    """The checkpoints that the workspace's foundations were read from; of hundreds of MB, they are hashed only where size but not time is the same."""
+    """The checkpoints that the workspace's foundations were read from; of hundreds of MB, hashed only where size but not time is the same."""
     for path in workspace.foundations.glob(f"*/{INSTALLED_RECORD}"):
         with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record is told where the foundations are listed
             record = json.loads(path.read_text(encoding="utf-8"))
