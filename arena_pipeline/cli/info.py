@@ -27,7 +27,8 @@ def _print_progress(args: argparse.Namespace) -> None:
 
     found = progress(args.output)
     if found is None:
-        raise DatasetError("no journal of a prediction", file=args.output, advice="give the -o of an arena_predict")
+        fault = "no journal of a prediction" if args.output.is_dir() else "no such folder"
+        raise DatasetError(fault, file=args.output, advice="give the -o of an arena_predict")
     done = f"{found.predicted} predicted" + (f", {found.earlier} by earlier commands" if found.earlier else "")
     print(f"{pluralize(found.total, 'case')}: {done}, {found.failed} failed, {found.left} left")
     for who, (number, seconds) in found.by.items():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from arena_pipeline.cli import common
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io import endings
+from arena_pipeline.predict.options import OutputOptions
 from arena_pipeline.words import pluralize
 
 DESCRIPTION = """Segments CTs with an adapted model, or with the foundation as it is.
@@ -62,23 +64,14 @@ def _add_choice_of_model(options: argparse.ArgumentParser) -> None:
 
 
 def _add_outputs(options: argparse.ArgumentParser) -> None:
-    text = "also CASE_probabilities.npz (for arena_ensemble): float16, a key per structure, axes (x, y, z); nnU-Net's are (channel, z, y, x)"
-    options.add_argument("--save_probabilities", action="store_true", help=text)
-    options.add_argument("--save_preprocessed", action="store_true", help="also preprocessed/CASE.npz (for arena_evaluate --protocol published)")
-    text = "also uncertainty/CASE_entropy.nii.gz (bits, 0 to 1) and, with several folds, uncertainty/CASE_disagreement.nii.gz (share of the folds)"
-    options.add_argument("--save_uncertainty", action="store_true", help=text)
     options.add_argument("--continue_prediction", action="store_true", help="keep segmentations that are there and whole")
-    options.add_argument("--no_postprocessing", action="store_true", help="keep all components of every structure")
-    options.add_argument("--no_previews", action="store_true", help="no pictures")
-    seg = options.add_mutually_exclusive_group()
-    text = "also CASE.seg.dcm, the segmentation as DICOM-SEG over the series (done anyhow where the CT is a DICOM series; insists on that)"
-    seg.add_argument("--dicom_seg", action="store_true", default=None, help=text)
-    seg.add_argument("--no_dicom_seg", dest="dicom_seg", action="store_false", default=None, help="no DICOM-SEG")
-    text = "the DICOM-SEG as one label map: much smaller for many structures, but not every viewer takes it"
-    options.add_argument("--labelmap", action="store_true", help=text)
-    text = "also CASE.rtstruct.dcm, contours for planning systems (the CT must be a DICOM series)"
-    options.add_argument("--rtstruct", action="store_true", help=text)
-    options.add_argument("--slicer", action="store_true", help="also CASE.seg.nrrd for 3D Slicer, with names and colours")
+    for one in fields(OutputOptions):
+        if one.default is None:  # left to the prediction, unless one of the two is typed
+            either = options.add_mutually_exclusive_group()
+            either.add_argument(f"--{one.name}", action="store_true", default=None, help=one.metadata["help"])
+            either.add_argument(f"--no_{one.name}", dest=one.name, action="store_false", default=None, help="not that")
+        else:
+            options.add_argument(f"--{one.name}", action="store_true", help=one.metadata["help"])
 
 
 def _predict(args: argparse.Namespace) -> None:

@@ -59,7 +59,7 @@ class PredictionJob:
             files.slicer: options.slicer,
             files.probabilities: options.save_probabilities,
             files.masks: options.save_preprocessed,
-            files.preview: options.previews,
+            files.preview: not options.no_previews,
             files.entropy: options.save_uncertainty,
             files.disagreement: options.save_uncertainty and any(len(task.networks) > 1 for task in self.setup.tasks),
         }
@@ -89,7 +89,7 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
     found = yield from _predict_image(case, image, job)
     segmentation = found.segmentation
     labels, files = job.setup.labels, case_files(job.folder, case)
-    if job.options.postprocess:
+    if not job.options.no_postprocessing:
         with stage("postprocess"):
             postprocess_segmentation_(segmentation, labels, job.setup.keep_largest, case)
     review = review_case(case, image, segmentation, labels, job.setup.support_volumes_ml, found.fold_dice, found.boundary_entropy)
@@ -99,7 +99,7 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
         if found.uncertainty is not None:
             for name, array in found.uncertainty.restored(found.grid).items():
                 write_image(getattr(files, name), Image(array, image.geometry))
-        if job.options.previews:
+        if not job.options.no_previews:
             colours = {name: (label, job.label_map.colours_rgb[name]) for name, label in labels.items()}
             check = [line.structure for line in review if line.check]
             write_preview(files.preview, case, image, segmentation, colours, job.setup.settings.scheme.window_hu, check)

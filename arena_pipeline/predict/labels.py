@@ -57,7 +57,7 @@ class LabelMap(Frozen):
 
     def with_support_in(self, folder: Path) -> LabelMap:
         """With the support cases in the folder's own label map too, if that is of the same model: those that it met under another name."""
-        other = LabelMap.read(folder) if (folder / JSON_NAME).is_file() else self
+        other = LabelMap.read_if_whole(folder) or self
         if (other.labels, other.source) != (self.labels, self.source):
             return self
         both = {name: tuple(dict.fromkeys(ids + other.support_ids.get(name, ()))) for name, ids in self.support_ids.items()}
@@ -72,6 +72,14 @@ class LabelMap(Frozen):
         """Raises PlansError naming the file."""
         missing = "no such file; arena_predict writes it beside the segmentations"
         return read_model(folder / JSON_NAME, cls, PlansError, missing, "predict again, or copy it from where the segmentations came")
+
+    @classmethod
+    def read_if_whole(cls, folder: Path) -> LabelMap | None:
+        """None where there is none, or a damaged one."""
+        try:
+            return cls.read(folder)
+        except PlansError:
+            return None
 
     def write(self, folder: Path) -> None:
         """Writes labels.json and labels.txt."""

@@ -101,7 +101,7 @@ def require_one_meaning(folder: Path, label_map: LabelMap, cases: Collection[str
         PlansError: something else made segmentations that would stay, or nobody knows what made them.
     """
     there = segmentations(folder)
-    known = LabelMap.read(folder) if (folder / JSON_NAME).is_file() else None
+    known = LabelMap.read_if_whole(folder)
     if not there or (known is not None and (known.labels, known.source) == (label_map.labels, label_map.source)):
         return
     staying = sorted(there if keep else there - set(cases))
@@ -116,9 +116,9 @@ def require_one_meaning(folder: Path, label_map: LabelMap, cases: Collection[str
     advice = f"choose another output folder, or {'leave out --continue_prediction to make them anew' if keep else 'move away what lies there'}"
     few = f"{', '.join(staying[:3])}{' and others' if len(staying) > 3 else ''}"
     if known is None:
-        raise PlansError(
-            f"its segmentations ({few}) have no {JSON_NAME} beside them, which says what made them", file=folder, advice=f"put it back, {advice}"
-        )
+        state = "a damaged" if (folder / JSON_NAME).is_file() else "no"
+        found = f"its segmentations ({few}) have {state} {JSON_NAME} beside them, which says what made them"
+        raise PlansError(found, file=folder, advice=f"put it back, {advice}")
     raise PlansError(f"its segmentations ({few}) were made otherwise: {_differences(known, label_map)}", file=folder, advice=advice)
 
 

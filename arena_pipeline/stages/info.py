@@ -107,7 +107,13 @@ class WorkspaceReport:
 
 
 def info(workspace: Workspace) -> WorkspaceReport:
-    """Looks at the workspace and changes nothing in it. What is broken there is reported, never raised."""
+    """Looks at the workspace and changes nothing in it. What is broken there is reported, never raised.
+
+    Raises:
+        DatasetError: the workspace is a file.
+    """
+    if workspace.root.exists() and not workspace.root.is_dir():
+        raise DatasetError("this workspace is a file", file=workspace.root, advice="name a folder with -w")
     default, models = _default_foundation(workspace), tuple(_models(workspace))
     adapted = {(model.dataset, model.foundation) for model in models if not model.installed}
     return WorkspaceReport(

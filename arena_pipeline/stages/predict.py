@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from arena_pipeline.arguments import plain_arguments
-from arena_pipeline.errors import ArenaError, DatasetError, PlansError
+from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.io.atomic import UNFINISHED
 from arena_pipeline.io.dicom import CTSeries
 from arena_pipeline.io.images import ImageSource
@@ -20,13 +19,12 @@ from arena_pipeline.io.lock import LEASE_SECONDS, locked, share
 from arena_pipeline.io.parallel import Needs, map_jobs, works_here
 from arena_pipeline.io.space import require_writable
 from arena_pipeline.model.device import device_of_jobs
-from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
-from arena_pipeline.predict.caveats import tell_doubts, tell_missing_folds, tell_support_cases
+from arena_pipeline.predict.choice import ModelChoice
 from arena_pipeline.predict.inputs import find_inputs, output_files, record_inputs, take_part, usable_names
 from arena_pipeline.predict.job import PredictionJob
 from arena_pipeline.predict.journal import Journal
 from arena_pipeline.predict.labels import LabelMap
-from arena_pipeline.predict.options import OutputOptions
+from arena_pipeline.predict.options import OutputOptions, with_output_options
 from arena_pipeline.predict.outputs import (
     remove_left_unfinished,
     require_one_meaning,
@@ -36,7 +34,7 @@ from arena_pipeline.predict.outputs import (
     segmentations,
 )
 from arena_pipeline.predict.postprocess import applied_in_words
-from arena_pipeline.predict.predictors import Setup, adapted_setup, zero_shot_setup
+from arena_pipeline.predict.predictors import Setup
 from arena_pipeline.predict.review import ReviewLine, ReviewTable
 from arena_pipeline.predict.shared import OF_ALL_CASES, CaseDone, CaseToPredict, SharedPrediction
 from arena_pipeline.records import note, stage
@@ -46,7 +44,6 @@ from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-WRITTEN_BESIDE = ("save_probabilities", "save_preprocessed", "save_uncertainty", "dicom_seg", "rtstruct", "slicer")
 START_SECONDS = 600.0  # for another command that is just starting: it looks through the folder
 
 
@@ -66,6 +63,7 @@ class PredictionSummary:
 
 
 @plain_arguments
+@with_output_options
 def predict(
     input_path: str | Path,
     output_folder: str | Path,
@@ -79,15 +77,6 @@ def predict(
     structures: Sequence[str] | None = None,
     foundation: str | None = None,
     zero_shot: Sequence[str] | None = None,
-    save_probabilities: bool = False,
-    save_preprocessed: bool = False,
-    save_uncertainty: bool = False,
-    no_postprocessing: bool = False,
-    no_previews: bool = False,
-    dicom_seg: bool | None = None,
-    labelmap: bool = False,
-    rtstruct: bool = False,
-    slicer: bool = False,
     continue_prediction: bool = False,
     step_size: float | None = None,
     num_parts: int = 1,
@@ -95,6 +84,7 @@ def predict(
     device: str = "auto",
     precision: PrecisionName | None = None,
     workers: int | None = None,
+    **outputs: Any,
 ) -> PredictionSummary:
     """Writes OUT/CASE.nii.gz for every CT, a preview each, and labels.json with labels.txt beside them.
 
@@ -105,16 +95,13 @@ def predict(
         folds: those averaged; None: all that are finished.
         structures: those predicted; None: all.
         zero_shot: base structures that the foundation predicts as it is. With `dataset_id` they get that dataset's integers.
-        save_probabilities, save_preprocessed: also CASE_probabilities.npz (for `ensemble`), preprocessed/CASE.npz (for the published protocol).
-        save_uncertainty: also uncertainty/CASE_entropy.nii.gz and, with several folds, uncertainty/CASE_disagreement.nii.gz.
-        dicom_seg: CASE.seg.dcm beside each segmentation of a DICOM series; None: where the CT is one that
-            others can refer to. `labelmap`: of the type LABELMAP, not BINARY.
-        rtstruct, slicer: also CASE.rtstruct.dcm, contours for planning systems (of DICOM series only); CASE.seg.nrrd for 3D Slicer.
         continue_prediction: keep segmentations that are there, whole and on the CT's grid, with all else that is asked for.
         step_size: of the sliding window, as a share of the patch; None: 1 - the planned overlap.
         precision: of the network; None: as planned.
         num_parts, part_id: only every num_parts-th case, from number part_id.
         workers: CTs at once, each in a process of its own; 0 and 1: one after the other in this process; None: one per GPU.
+        outputs: what is written besides and what is left out, the options of `OutputOptions`: save_probabilities (for `ensemble`),
+            save_preprocessed (for the published protocol), save_uncertainty, no_postprocessing, no_previews, dicom_seg, labelmap, rtstruct, slicer.
 
     Any number of such calls, on any machines, share the cases of a folder: each claims one after the other, and none is predicted twice.
 
@@ -123,42 +110,23 @@ def predict(
             has no room. A case that can't be read or predicted does not stop the others;
             the error at the end names all of them.
     """
-    out = Path(output_folder)
-    options = OutputOptions(
-        save_probabilities=save_probabilities, save_preprocessed=save_preprocessed, save_uncertainty=save_uncertainty,
-        postprocess=not no_postprocessing, previews=not no_previews, dicom_seg=labelmap or None if dicom_seg is None else dicom_seg,
-        labelmap=labelmap, rtstruct=rtstruct, slicer=slicer,
-    )  # fmt: skip
+    out, options = Path(output_folder), OutputOptions(**outputs)
+    choice = ModelChoice(dataset_id, shots, foundation, method, model_folder, folds, structures, zero_shot)
     inputs, refused = usable_names(take_part(find_inputs(Path(input_path)), part_id, num_parts))
-    if (dicom_seg or labelmap or rtstruct) and not all(isinstance(source, CTSeries) for source in inputs.values()):
-        asked = "an RTSTRUCT" if rtstruct else "a DICOM-SEG"
-        raise DatasetError(f"{asked} refers to the slices of a DICOM series, found an image file", file=input_path, advice="give the DICOM folder")
-    outputs = output_files(list(inputs), out, inputs)
-    changes = {"overlap": None if step_size is None else 1 - step_size, "precision": precision}
-    journal = Journal(out)
+    if options.needs_dicom and not all(isinstance(source, CTSeries) for source in inputs.values()):
+        found = f"{options.needs_dicom} refers to the slices of a DICOM series, found an image file"
+        raise DatasetError(found, file=input_path, advice="give the DICOM folder")
+    files, journal = output_files(list(inputs), out, inputs), Journal(out)
     with locked(out, share(journal.name)):
         target = device_of_jobs(device)
         note("device", str(target))
         with stage("load model"):
-            if zero_shot is not None:
-                _check_zero_shot_arguments(shots, folds, model_folder, structures)
-                dataset = None if dataset_id is None else workspace.dataset_name(dataset_id)
-                setup, support_ids = zero_shot_setup(zero_shot, workspace, foundation, dataset, target, changes), {}
-            else:
-                named = {"dataset_id": dataset_id, "shots": shots, "foundation": foundation, "method": method}
-                path = Path(model_folder) if model_folder is not None else _chosen(input_path, out, workspace, named)
-                model = load_model(path, folds, structures)
-                if model_folder is not None:
-                    _check_same_model(model, named)
-                if folds is None:
-                    tell_missing_folds(model)
-                tell_doubts(model)
-                setup = adapted_setup(model, structures, workspace, target, changes)
-                stored = workspace.cases(model.tasks[0].record.dataset_name, model.foundation)
-                support_ids = tell_support_cases(setup.support_ids, inputs, stored)
+            folder = None if zero_shot is not None else choice.folder(workspace, input_path, out)
+            changes = {"overlap": None if step_size is None else 1 - step_size, "precision": precision}
+            setup, support_ids = choice.setup(workspace, inputs, folder, target, changes)
         setup = replace(setup, source=setup.source | _decisions(setup, options))
         label_map = LabelMap.of(setup.labels, setup.source, {name: ids for name, ids in support_ids.items() if name in setup.labels})
-        require_room(out, inputs, outputs, len(setup.labels) if save_probabilities else 0)
+        require_room(out, inputs, files, len(setup.labels) if options.save_probabilities else 0)
         needs = Needs("predict", workers, memory_bytes=setup.window_bytes, cores=0, device=device)
         if works_here(needs, len(inputs)):
             setup.tasks[0].networks[0]()  # weights that do not fit are told before anything is written
@@ -166,14 +134,14 @@ def predict(
             keep = _begin_or_join(journal, label_map, list(inputs), asdict(options), continue_prediction)
             journal.join(list(inputs), asdict(options), keep)
             record_inputs(out, inputs, Path(input_path))
-        return _predict_all(inputs, outputs, SharedPrediction(PredictionJob(out, setup, label_map, options), journal, keep), needs, refused)
+        return _predict_all(inputs, files, SharedPrediction(PredictionJob(out, setup, label_map, options), journal, keep), needs, refused)
 
 
 def _decisions(setup: Setup, options: OutputOptions) -> dict[str, str]:
     """In words what the segmentations depend on besides the networks: for labels.json, so that no folder has those of two settings."""
     settings = setup.settings
     inference = f"overlap {settings.overlap:g}, threshold {settings.threshold:g}, precision {settings.precision}"
-    return {"inference": inference, **applied_in_words(setup.keep_largest if options.postprocess else {})}
+    return {"inference": inference, **applied_in_words({} if options.no_postprocessing else setup.keep_largest)}
 
 
 def _begin_or_join(journal: Journal, label_map: LabelMap, cases: Sequence[str], outputs: Mapping[str, bool | None], keep: bool) -> bool:
@@ -214,42 +182,23 @@ def predict_to_file(input_path: str | Path, output_file: str | Path, workspace: 
         raise DatasetError(f"-o names one file, found {len(inputs)} CTs in {input_path}", file=file, advice="name a folder, or one CT with -i")
     if any(os.path.realpath(source) == os.path.realpath(file) for source in inputs.values() if isinstance(source, Path)):
         raise DatasetError("the segmentation would overwrite the image", file=file, advice="choose another name")
-    if beside := [f"--{name}" for name in WRITTEN_BESIDE if options.get(name)]:
-        raise DatasetError(f"-o names one file, and {', '.join(beside)} writes another", file=file, advice="name a folder")
-    if options.get("model_folder") is None and options.get("zero_shot") is None:
-        chosen = {"model_folder": _chosen(input_path, file, workspace, options)}  # here: its errors have `output_file` in the commands to type
-        options |= dict.fromkeys(("dataset_id", "shots", "foundation", "method")) | chosen
+    choice, others = ModelChoice.split(options)
+    written = OutputOptions(**{one.name: others.pop(one.name) for one in fields(OutputOptions) if one.name in others})
+    if written.files_beside:
+        flags = ", ".join(f"--{name}" for name in written.files_beside)
+        raise DatasetError(f"-o names one file, and {flags} writes another", file=file, advice="name a folder")
+    if others.get("num_parts", 1) > 1:
+        raise DatasetError("-o names one file, and -num_parts splits a folder's CTs between several runs", file=file, advice="leave it out")
+    if choice.zero_shot is None:  # chosen here: the errors have `output_file` in the commands to type
+        choice = replace(choice, model_folder=choice.folder(workspace, input_path, file))
     require_writable(file.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent, prefix=UNFINISHED) as folder:
-        alone = {"no_previews": True, "dicom_seg": False, "continue_prediction": False}
-        summary = predict(input_path, folder, workspace, **{**options, **alone})
+        alone = asdict(replace(written, no_previews=True, dicom_seg=False))
+        summary = predict(input_path, folder, workspace, **asdict(choice), **{**others, "continue_prediction": False}, **alone)
         (made,) = summary.written.values()
         made.replace(file)
     return replace(summary, folder=file.parent, written=dict.fromkeys(summary.written, file), review_file=None)
-
-
-def _chosen(input_path: str | Path, output: Path, workspace: Workspace, asked: Mapping[str, Any]) -> Path:
-    """The model's folder, as `choose_model`; its errors have the whole command, with the choice added."""
-    command = shlex.join(["arena_predict", "-i", str(input_path), "-o", str(output), *workspace.options])
-    dataset_id, shots, foundation = asked.get("dataset_id"), asked.get("shots"), asked.get("foundation")
-    return choose_model(workspace, command, dataset_id, shots, foundation, asked.get("method") or DEFAULT_METHOD)
-
-
-def _check_same_model(model: AdaptedModel, asked: Mapping[str, object]) -> None:
-    """Raises PlansError where -m names another model than the options beside it."""
-    record = model.tasks[0].record
-    own = {"dataset_id": int(record.dataset_name[7:10]), "shots": record.shots, "foundation": record.foundation, "method": record.settings.method}
-    flags = {"dataset_id": "-d", "shots": "-shots", "foundation": "-foundation", "method": "-method"}
-    if wrong := [name for name, value in asked.items() if value not in (None, own[name])]:
-        found = ", ".join(f"{flags[name]} {asked[name]}, where the model has {own[name]}" for name in wrong)
-        raise PlansError(f"this model is not the one that the other options name: {found}", file=model.path, advice="leave them out, or -m")
-
-
-def _check_zero_shot_arguments(shots: object, folds: object, model_folder: object, structures: object) -> None:
-    given = [flag for flag, value in (("-shots", shots), ("-f", folds), ("-m", model_folder), ("--structures", structures)) if value is not None]
-    if given:
-        raise PlansError(f"--zero_shot uses the foundation as it is and has no adapted model; leave out {', '.join(given)}")
 
 
 def _predict_all(

@@ -79,7 +79,7 @@ def _find(
         if not found:
             raise DatasetError("no raw dataset with a case", file=workspace.raw, advice="name what is to be shown, or another workspace with -w")
         return workspace.root, found
-    if not Path(path).is_dir():
+    if Path(path).is_file():
         return Path(path).parent, [one_case(Path(path), given)]
     if (ct := dicom_case(Path(path))) is not None:
         return Path(path).absolute().parent, [ct]

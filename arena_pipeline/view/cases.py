@@ -95,6 +95,9 @@ def predicted_cases(folder: Path, images: Path | None = None) -> list[ShownCase]
     Raises:
         ArenaError: no segmentation there, or not one whose CT is found.
     """
+    if not folder.is_dir():
+        found = "this is a file" if folder.exists() else "no such file or folder"
+        raise DatasetError(found, file=folder, advice="name the folder that arena_predict -o wrote")
     names = sorted(segmentations(folder))
     if not names:
         found = "no segmentation CASE.nii.gz and no CT slices"
@@ -112,10 +115,10 @@ def predicted_cases(folder: Path, images: Path | None = None) -> list[ShownCase]
             continue
         file = case_files(folder, name).segmentation
         cases.append(_predicted(name, ct, file, label_map, [line for line in lines if line.case == name]))
-    for fault in missing:
-        logger.warning("left out: %s", fault)
     if not cases:
         raise missing[0]
+    for fault in dict.fromkeys(map(str, missing)):  # a folder's fault is that of all its cases
+        logger.warning("left out: %s", fault)
     return cases
 
 

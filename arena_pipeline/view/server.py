@@ -47,12 +47,13 @@ class ReviewServer(ThreadingHTTPServer):
         """`port`: 0 for any that is free.
 
         Raises:
-            DatasetError: the port is taken.
+            DatasetError: the port is taken, or there is none of this number.
         """
         try:
             super().__init__((ADDRESS, port), _Handler)
-        except OSError as error:
-            raise DatasetError(f"port {port} can't be used ({error.strerror})", advice="choose another one, or leave --port out") from None
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "ports have numbers from 0 to 65535"
+            raise DatasetError(f"port {port} can't be used ({reason})", advice="choose another one, or leave --port out") from None
         self.review, self.token, self.lock = review, secrets.token_urlsafe(TOKEN_BYTES), threading.Lock()
         self.opened: tuple[str, Shown] | None = None
 

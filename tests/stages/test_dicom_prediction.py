@@ -135,6 +135,8 @@ def test_dicom_seg_needs_dicom_and_can_be_left_out(series: Path, tmp_path: Path,
     assert not list((tmp_path / "out").glob("*.dcm"))
     assert main(["-i", str(nifti), *words, "--rtstruct"]) == 2
     assert "an RTSTRUCT refers to the slices of a DICOM series" in capsys.readouterr().err
+    assert main(["-i", str(series), *words, "--labelmap", "--no_dicom_seg"]) == 2
+    assert "--labelmap is a kind of DICOM-SEG, and --no_dicom_seg asks for none; leave one of them out" in capsys.readouterr().err
 
 
 def test_one_ct_may_become_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

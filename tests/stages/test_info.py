@@ -241,6 +241,10 @@ def test_the_command_prints_all_of_it(workspace: Workspace, tiny_dataset: Callab
         assert part in text
     assert command.main(["-w", str(workspace.root.parent / "nothing here")]) == 0
     assert "not there yet" in capsys.readouterr().out
+    assert command.main(["-w", str(workspace.raw_dataset(NAME) / "dataset.json")]) == 2
+    assert "this workspace is a file; name a folder with -w" in capsys.readouterr().err
+    assert command.main(["-o", str(workspace.root / "no out")]) == 2
+    assert "no out: no such folder; give the -o of an arena_predict" in capsys.readouterr().err
 
 
 def test_short_trials_missing_folds_and_failed_verification_are_told(

@@ -301,6 +301,11 @@ def test_continuing_needs_to_know_what_made_the_segmentations(workspace: Workspa
         predict(scans, out, workspace, no_previews=True, continue_prediction=True)
     assert sorted(path.name for path in out.iterdir()) == ["b.nii.gz", "inputs.json", "journal", "labels.txt", "review.csv"]
     assert (out / "b.nii.gz").read_bytes() == made
+    (out / "labels.json").write_text("{")
+    with pytest.raises(PlansError, match=r"\(b\) have a damaged labels.json beside them"):
+        predict(scans / "a_0000.nii.gz", out, workspace, no_previews=True)
+    predict(scans / "b.nii.gz", out, workspace, no_previews=True)  # all that lies there is made anew
+    assert json.loads((out / "labels.json").read_text())["labels"] == BINARY
 
 
 def test_another_models_results_never_stand_beside_this_ones(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
@@ -554,6 +559,8 @@ def test_where_one_file_is_wanted_the_listed_commands_name_it(workspace: Workspa
         make_model(workspace, "binary", shots=shots, folds=(0,))
     with pytest.raises(AdapterError, match=rf"arena_predict -i .+ -o {tmp_path}/one.nii.gz -w .+ -d 901 -shots 10;"):
         predict_to_file(scans / "b.nii.gz", tmp_path / "one.nii.gz", workspace)
+    with pytest.raises(DatasetError, match="one file, and -num_parts splits a folder"):
+        predict_to_file(scans / "b.nii.gz", tmp_path / "one.nii.gz", workspace, shots=10, num_parts=2, part_id=1)
     predict_to_file(scans / "b.nii.gz", tmp_path / "one.nii.gz", workspace, shots=10)
     assert [path.name for path in tmp_path.glob("one*")] == ["one.nii.gz"]
 
@@ -603,6 +610,8 @@ def test_arguments_that_name_nothing(workspace: Workspace, scans: Path, tmp_path
         predict(scans, tmp_path / "out", workspace, model_folder=tmp_path)
     with pytest.raises(UnknownStructure, match=r"not pre-trained on heart.*knows: spleen"):
         predict(scans, tmp_path / "out", workspace, zero_shot=["heart"])
+    with pytest.raises(PlansError, match="leave out -method"):
+        predict(scans, tmp_path / "out", workspace, zero_shot=["liver"], method="lora")
     with pytest.raises(PlansError, match="leave out -shots, -m"):
         predict(scans, tmp_path / "out", workspace, zero_shot=["liver"], shots=5, model_folder=model)
     with pytest.raises(FoundationError, match="no linear head"):

@@ -206,5 +206,13 @@ def test_the_dataset_must_be_there(predicted: Path, workspace: Workspace) -> Non
         pass
 
 
+def test_the_port_must_be_one(predicted: Path, dataset: Path, workspace: Workspace) -> None:
+    with (
+        pytest.raises(DatasetError, match="port 99999 can't be used .ports have numbers from 0 to 65535"),
+        review(predicted, 901, workspace, port=99999),
+    ):
+        pass
+
+
 def test_the_shape_of_the_upload_is_that_of_the_page(server: ReviewServer) -> None:
     assert _labels(server).shape == (SHAPE[0], SHAPE[2], SHAPE[1])

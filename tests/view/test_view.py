@@ -104,6 +104,15 @@ def test_a_ct_that_went_elsewhere_is_named(predicted: Path, workspace: Workspace
     assert set(view(predicted, workspace, images=there.with_name("moved"), cases=["a"]).pages) == {"a.html"}
 
 
+def test_what_is_not_there_is_said_once(predicted: Path, workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ArenaError, match=r"nowhere: no such file or folder; name the folder that arena_predict -o wrote"):
+        view(tmp_path / "nowhere", workspace)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArenaError, match="no image in this folder"):
+        view(predicted, workspace, images=tmp_path / "empty")
+    assert "left out" not in caplog.text  # it is the error
+
+
 def test_a_ct_alone_and_a_raw_dataset(tiny_dataset: Callable[..., Path], workspace: Workspace) -> None:
     raw = tiny_dataset(cases=1)
     (page,) = view(raw / "imagesTr" / "case_0_0000.nii.gz", workspace, output_folder=workspace.root / "one").pages.values()
