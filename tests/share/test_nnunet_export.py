@@ -23,6 +23,7 @@ from arena_pipeline.share.nnunet_plans import nnunet_plans
 from arena_pipeline.stages.adapt import adapt_dataset
 from arena_pipeline.stages.export_model import export_nnunet
 from arena_pipeline.stages.install_foundation import install_model_folder
+from arena_pipeline.stages.install_model import install_model
 from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.stages.predict import predict
 from arena_pipeline.workspace import Workspace, fold_folder
@@ -125,6 +126,27 @@ def test_segmentations_are_the_same(adapted: tuple[str, Workspace], structure: s
     again = segmented(workspace, tmp_path / "again", foundation=back, zero_shot=[structure]) > 0
     assert own.sum() > 50
     np.testing.assert_array_equal(own, again)
+
+
+def test_nnunet_itself_says_the_same_of_exported_folds(tmp_path: Path) -> None:
+    """nnU-Net's segmentations are stored: tests/fixtures/make_exported.py."""
+    stored, workspace = FIXTURES / "exported", Workspace(tmp_path / "workspace")
+    tiny = tmp_path / "Dataset901_Tiny" / TRAINED
+    with pytest.raises(
+        PackageError, match=f"tiny, which is not here; get that and run: arena_install_foundation Dataset901_Tiny/{TRAINED} -n tiny -f 0 "
+    ):
+        install_model(stored / "model.zip", workspace)
+    shutil.copytree(FIXTURES / "plain", tiny)
+    install_model_folder(tiny, workspace, "tiny", "0")
+    install_model(stored / "model.zip", workspace)
+    theirs = np.load(stored / "nnunet.npz")
+    for structure in ("cyst", "liver"):
+        folder = tmp_path / structure
+        predict(stored / "ct.nii.gz", folder, workspace, dataset_id=901, structures=[structure], no_postprocessing=True, no_previews=True)
+        own = read_segmentation(folder / "ct.nii.gz").array > 0
+        assert own.sum() > 900
+        assert (own == theirs[structure]).mean() > 0.999
+        assert (own & theirs[structure]).sum() > 0.995 * (own | theirs[structure]).sum()
 
 
 def test_licence_travels_and_texts_of_cases_do_not(adapted: tuple[str, Workspace], tmp_path: Path) -> None:
