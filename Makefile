@@ -81,6 +81,7 @@ nnunet_fixtures: $(INSTALLED) nnunet_env  ## tests/fixtures/nnunet anew: tiny mo
 	@$(PY) -c 'import sys; from arena_pipeline.cli.make_phantoms import main; sys.exit(main())' -o pretraining/nnunet/anisotropic -n 5 --layout flare22 \
 		--spacing 5 5 18 --field_of_view torso --size 0.8 --seed 1
 	@.venv-nnunet/bin/python tests/fixtures/make_nnunet.py pretraining/nnunet tests/fixtures/nnunet
+	@$(PY) -m tests.fixtures.make_exported .venv-nnunet/bin/python
 
 clean:  ## remove everything made here, .venv too
 	rm -rf .venv .venv-nnunet dist build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -198,7 +198,10 @@ def find_preset(name_or_file: str, installed_root: Path | None = None) -> Founda
 
 
 def installing(preset: FoundationPreset) -> list[str]:
-    """The command that installs its weights; a preset of one's own is named by its file."""
+    """The command that installs its weights; a preset of one's own is named by its file, a model of nnU-Net by its folder."""
+    if preset.weights.layout == "nnunet":
+        fold = Path(preset.weights.expected_file).parent
+        return ["arena_install_foundation", str(fold.parent), "-n", preset.name, "-f", fold.name.removeprefix("fold_")]
     named = preset.name if preset.name in preset_names() else f"{preset.name}.json"
     return ["arena_install_foundation", named, preset.weights.expected_file]
 

@@ -94,7 +94,9 @@ def read_nnunet_folder(folder: Path, name: str | None = None, fold: str | None =
         "scheme": scheme,
         "head": "softmax",
         "structures": structures,
-        "weights": Weights(expected_file=checkpoint.name, layout="nnunet", origin=f"the nnU-Net model folder {folder.name}"),
+        "weights": Weights(
+            expected_file=str(checkpoint.relative_to(folder.parents[1])), layout="nnunet", origin=f"the nnU-Net model {folder.parent.name}"
+        ),
         "preference": PREFERENCE,
         "licence": str(dataset.get("licence") or dataset.get("license") or NOT_STATED),
         "citation": str(dataset.get("reference") or (TOTALSEGMENTATOR_CITATION if canonical else CITATION)),

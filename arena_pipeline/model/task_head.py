@@ -50,11 +50,20 @@ def keeps_all_rows(preset: FoundationPreset, activation: str, kind: str) -> bool
     return preset.head == "softmax" and kind == "pretrained" and activation == "sigmoid"
 
 
+def decides_by_margin(preset: FoundationPreset, activation: str, kind: str) -> bool:
+    """Whether such a task's head is a `MarginHead`."""
+    return keeps_all_rows(preset, activation, kind) and one_against_rest(preset) is MarginHead
+
+
 def empty_head(preset: FoundationPreset, channels: int, activation: str, kind: str, out_channels: int) -> nn.Conv3d:
-    """The head of a task, to be filled with trained weights; (rows, channels, 1, 1, 1)."""
-    if keeps_all_rows(preset, activation, kind):
-        return one_against_rest(preset)(channels, preset.architecture.out_channels, kernel_size=1)
-    return HeadConvolution(channels, out_channels, kernel_size=1)
+    """The head that a task predicts with, to be filled with trained weights; (rows, channels, 1, 1, 1).
+
+    That of a `MarginHead` gives every row: they are interpolated before the structure is held against the highest of the others.
+    """
+    if not keeps_all_rows(preset, activation, kind):
+        return HeadConvolution(channels, out_channels, kernel_size=1)
+    of_rows = HeadConvolution if decides_by_margin(preset, activation, kind) else LogOddsHead
+    return of_rows(channels, preset.architecture.out_channels, kernel_size=1)
 
 
 def new_head(

@@ -31,6 +31,7 @@ from arena_pipeline.settings import PrecisionName
 logger = logging.getLogger(__name__)
 
 BACKGROUND = "background"
+BACKGROUND_CHANNEL: dict[Activation, int] = {"softmax": 0, "margin": 1}
 ChannelSink = Callable[[str, np.ndarray], None]
 
 
@@ -53,6 +54,7 @@ class PredictionTask:
         networks: one per fold: each call makes that fold's network ready, (batch, 1, x, y, z) -> logits.
         competitors: structure -> output channel of those that take part in the argmax but are not written.
         shared: the network that all of them are, with one adapter after the other.
+        rivals: the channels that follow the structure's where the activation is a margin, the background's first.
     """
 
     name: str
@@ -62,11 +64,12 @@ class PredictionTask:
     networks: tuple[Callable[[], Network], ...]
     competitors: dict[str, int] = field(default_factory=dict)
     shared: SharedNetwork | None = None
+    rivals: int = 0
 
     @property
     def out_channels(self) -> int:
         """Of the networks, the background of a softmax among them."""
-        return len(self.channels) + (self.activation == "softmax")
+        return len(self.channels) + (self.activation == "softmax") + self.rivals
 
     @property
     def structures_by_channel(self) -> dict[str, int]:
@@ -174,7 +177,7 @@ def volume_steps(
                 if maximum is None:
                     maximum = RunningMaximum(grid, _rival(task, mean, settings), settings.workers, dtype)
                 for label, channel in _in_label_order(task, last):
-                    maximum.add(label, mean[channel])
+                    maximum.add(label, mean[channel], list(mean[1:]) if task.activation == "margin" else ())
                 if task is in_order[-1]:
                     maximum.finish()
                 _hand_out(task, mean, grid, settings, sinks)
@@ -193,8 +196,8 @@ def _rival(task: PredictionTask, mean: np.ndarray, settings: CaseSettings) -> np
 
 
 def _groups(tasks: Sequence[PredictionTask], at_once: int) -> Iterator[list[PredictionTask]]:
-    """Neighbours of equally many channels, `at_once` at most."""
-    for _, alike in itertools.groupby(tasks, key=lambda task: task.out_channels):
+    """Neighbours of one activation and equally many channels, `at_once` at most."""
+    for _, alike in itertools.groupby(tasks, key=lambda task: (task.activation, task.out_channels)):
         group = list(alike)
         yield from (group[first : first + at_once] for first in range(0, len(group), at_once))
 
@@ -249,8 +252,8 @@ def _beside_each_other(makers: Sequence[Callable[[], Network]], window: Callable
 def _set_aside_(probabilities: np.ndarray, outside: np.ndarray, activation: Activation) -> None:
     """Nothing but background `outside` the body, (x, y, z) boolean."""
     probabilities[:, outside] = 0
-    if activation == "softmax":
-        probabilities[0, outside] = 1
+    if activation != "sigmoid":
+        probabilities[BACKGROUND_CHANNEL[activation], outside] = 1
 
 
 def _hand_out(task: PredictionTask, probabilities: np.ndarray, grid: GridMap, settings: CaseSettings, sinks: Sinks) -> None:

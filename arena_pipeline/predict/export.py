@@ -13,12 +13,17 @@ full resolution together. A structure enters a tile only where it can win:
     such an i.) A tile whose source block, all i of all its voxels, has no such i can be left out without changing a label.
 
 So the labels are those of resampling every channel to the native grid and taking the argmax (ties: the lowest label).
+
+A structure that has rivals of its own (a `margin`) enters by its lead over the highest of them, taken after each has been interpolated; for that
+it must be ahead of every one of them somewhere in the block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 
 import numpy as np
@@ -146,8 +151,11 @@ class RunningMaximum:
         self._last_label = 0
         self._workers = workers
 
-    def add(self, label: int, probability: np.ndarray) -> None:
+    def add(self, label: int, probability: np.ndarray, rivals: Sequence[np.ndarray] = ()) -> None:
         """Takes in one structure. `probability` is (x, y, z) float32 on the preprocessed grid and may be freed afterwards.
+
+        Args:
+            rivals: alike; what counts is how far `probability` leads over the highest of them.
 
         Raises:
             ValueError: labels do not come in ascending order (which is what makes the lowest win a tie), or a wrong shape.
@@ -157,17 +165,19 @@ class RunningMaximum:
             raise ValueError(f"label {label} after {self._last_label}: labels must ascend and fit {self.segmentation.dtype}")
         self._last_label = label
         with ThreadPoolExecutor(self._workers) as pool:
-            list(pool.map(lambda number: self._add_to_tile(number, label, probability), range(len(self._tiles))))
+            list(pool.map(lambda number: self._add_to_tile(number, label, probability, rivals), range(len(self._tiles))))
 
     def finish(self) -> None:
         """Gives back the memory of the probabilities won so far: no structure will follow."""
         self._best.clear()
 
-    def _add_to_tile(self, number: int, label: int, probability: np.ndarray) -> None:
+    def _add_to_tile(self, number: int, label: int, probability: np.ndarray, rivals: Sequence[np.ndarray]) -> None:
         tile = self._tiles[number]
-        if not self._can_win(probability, tile):
+        if not self._can_win(probability, rivals, tile):
             return
         value = _interpolate(probability, tile, 0)
+        if rivals:
+            value -= reduce(np.maximum, (_interpolate(rival, tile, 1) for rival in rivals))
         best = self._best.get(number)
         if best is None:
             best = self._first_best(tile)
@@ -177,10 +187,11 @@ class RunningMaximum:
             np.copyto(self.grid.axis_order.apply(self.segmentation)[_native_box(tile)], label, where=wins, casting="unsafe")
         self._best[number] = best
 
-    def _can_win(self, probability: np.ndarray, tile: Tile) -> bool:
+    def _can_win(self, probability: np.ndarray, rivals: Sequence[np.ndarray], tile: Tile) -> bool:
         box = _source_box(tile)
-        rival = self._rival[box] if isinstance(self._rival, np.ndarray) else self._rival
-        return bool((probability[box] > rival - np.float32(ROUNDING)).any())
+        least = (self._rival[box] if isinstance(self._rival, np.ndarray) else self._rival) - np.float32(ROUNDING)
+        own = probability[box]
+        return all((own - rival[box] > least).any() for rival in rivals) if rivals else bool((own > least).any())
 
     def _first_best(self, tile: Tile) -> np.ndarray:
         if isinstance(self._rival, np.ndarray):

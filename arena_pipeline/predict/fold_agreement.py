@@ -17,12 +17,12 @@ class FoldDecisions:
     Args:
         shape: of the preprocessed volume, (x, y, z).
         channels: structure -> output channel; the background of a softmax is channel 0.
-        threshold: what a structure of a sigmoid task must exceed.
+        threshold: what a structure of a sigmoid task must exceed, and of a margin among itself and its highest rival.
     """
 
     def __init__(self, shape: tuple[int, ...], channels: Mapping[str, int], activation: Activation, threshold: float) -> None:
-        if activation == "sigmoid" and len(channels) != 1:
-            raise ValueError(f"a sigmoid task with folds has one structure, found {', '.join(channels)}")
+        if activation != "softmax" and len(channels) != 1:
+            raise ValueError(f"a {activation} task with folds has one structure, found {', '.join(channels)}")
         self._shape, self._channels, self._activation, self._threshold = shape, dict(channels), activation, threshold
         self._folds: list[np.ndarray] = []
 
@@ -32,7 +32,10 @@ class FoldDecisions:
             self._folds.append(np.zeros(self._shape, np.uint8 if len(probabilities) <= 256 else np.uint16))
         if self._activation == "softmax":
             self._folds[fold][box] = probabilities.argmax(axis=0)
-        else:  # one structure per sigmoid task
+        elif self._activation == "margin":
+            rivals = probabilities[1:].max(axis=0)
+            self._folds[fold][box] = probabilities[0] * (1 - self._threshold) > rivals * self._threshold
+        else:
             self._folds[fold][box] = probabilities[0] > self._threshold
 
     def mean_pairwise_dice(self) -> dict[str, float]:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -161,7 +162,8 @@ def _predict_image(case: str, image: Image, job: PredictionJob) -> Steps[_Predic
     with ExitStack() as stack:
         keep = None
         if job.options.save_probabilities:
-            description = Description(labels=setup.labels, activation=setup.tasks[0].activation, threshold=setup.settings.threshold)
+            activation: Literal["sigmoid", "softmax"] = "softmax" if setup.tasks[0].activation == "softmax" else "sigmoid"
+            description = Description(labels=setup.labels, activation=activation, threshold=setup.settings.threshold)
             keep = stack.enter_context(write_probabilities(case_files(job.folder, case).probabilities, description)).add
         take_mask = masks.__setitem__ if job.options.save_preprocessed else None
         sinks = Sinks(keep, take_mask, fold_dice.update, entropies.__setitem__, uncertainty)

@@ -11,19 +11,29 @@ LEAST_PROBABILITY, MOST_PROBABILITY = np.float32(1e-30), np.float32(1 - 2**-24) 
 
 
 def to_logits_(probabilities: np.ndarray, activation: Activation, threshold: float) -> None:
-    """In place. Of a softmax the logarithms, which differ from the logits of a voxel by one number; else logits, 0 at the threshold."""
-    if activation == "softmax":
-        np.log(np.maximum(probabilities, LEAST_PROBABILITY, out=probabilities), out=probabilities)
-    else:
+    """In place. Of a softmax or margin the logarithms, which differ from the logits of a voxel by one number; else logits.
+
+    The threshold is taken off a structure's own, so that it wins against 0 or against the highest of a margin's rivals.
+    """
+    if activation == "sigmoid":
         special.logit(np.clip(probabilities, LEAST_PROBABILITY, MOST_PROBABILITY, out=probabilities), out=probabilities)
-        probabilities -= np.float32(special.logit(threshold))
+    else:
+        np.log(np.maximum(probabilities, LEAST_PROBABILITY, out=probabilities), out=probabilities)
+    if activation != "softmax":
+        probabilities[0] -= np.float32(special.logit(threshold))
 
 
 def to_probabilities_(logits: np.ndarray, activation: Activation, threshold: float) -> None:
-    """The way back, in place; of means over several networks too, whose exponentials don't sum to 1."""
+    """The way back, in place; of means over several networks too, whose exponentials don't sum to 1.
+
+    Of a margin the first channel alone: the structure's probability where only the highest of its rivals is left.
+    """
     if activation == "softmax":
         np.exp(logits, out=logits)
         logits /= logits.sum(axis=0)
-    else:
-        logits += np.float32(special.logit(threshold))
-        special.expit(logits, out=logits)
+        return
+    own = logits[0]
+    if activation == "margin":
+        own -= logits[1:].max(axis=0)
+    own += np.float32(special.logit(threshold))
+    special.expit(own, out=own)

@@ -21,6 +21,7 @@ from arena_pipeline.machine import this_machine
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.adapter import RECORD, AdapterRecord, read_adapter_record
 from arena_pipeline.model.model_folder import AdaptedModel
+from arena_pipeline.model.task_head import decides_by_margin
 from arena_pipeline.planning import InferencePlan, Plans
 from arena_pipeline.planning.fitting import fit_windows
 from arena_pipeline.planning.memory import window_bytes
@@ -94,11 +95,13 @@ def _support(model: AdaptedModel) -> tuple[dict[str, tuple[str, ...]], dict[str,
 
 def adapted_task(record: AdapterRecord, folds: Sequence[Path], network: AdaptedNetwork, structures: Sequence[str] | None = None) -> PredictionTask:
     """The task of these adapters, whose folders are `folds`; of a multi-class task only `structures` are written, where given."""
+    networks = tuple(_ready(network, folder) for folder in folds)
     first = 1 if record.activation == "softmax" else 0
     channels = {name: channel for channel, name in enumerate(record.structures, start=first)}
     written = {name: label for name, label in record.structures.items() if structures is None or name in structures}
     others = {name: channel for name, channel in channels.items() if name not in written}
-    networks = tuple(_ready(network, folder) for folder in folds)
+    if decides_by_margin(network.preset, record.activation, record.head):
+        return PredictionTask(record.task, written, channels, "margin", networks, others, network, network.preset.architecture.out_channels - 1)
     return PredictionTask(record.task, written, channels, record.activation, networks, others, network)
 
 

@@ -25,7 +25,8 @@ from arena_pipeline.model.device import free_bytes
 from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.model.precision import Precision
 
-Activation = Literal["sigmoid", "softmax"]
+Activation = Literal["sigmoid", "softmax", "margin"]
+"""What follows the logits; a margin is a softmax whose first channel is the structure, held against the highest of the others."""
 Network = Callable[[Tensor], Tensor]
 Box = tuple[slice, ...]
 Watch = Callable[[int, int, Box, np.ndarray], None]
@@ -158,7 +159,7 @@ def probability_slabs(network: Network, volume: np.ndarray, windows: Windows, ne
         part = logits[(slice(None), *inside)]
         x, y, z = (begin + where.start - before for begin, where, before in zip(begins, inside, offset, strict=True))
         for piece in part.split(PIECE_VOXELS, dim=1) if part.numel() else ():
-            softmax = windows.activation == "softmax"
+            softmax = windows.activation != "sigmoid"
             probabilities = torch.softmax(piece.unflatten(0, (networks, -1)), dim=1).flatten(0, 1) if softmax else torch.sigmoid(piece)
             box = tuple(slice(start, start + length) for start, length in zip((x, y, z), piece.shape[1:], strict=True))
             x += piece.shape[1]

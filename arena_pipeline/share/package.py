@@ -45,6 +45,7 @@ class Manifest(Frozen):
     Attributes:
         arena_version: that exported the model.
         foundation_sha256: of the weights that the adapters need.
+        foundation_install: what arena_install_foundation is called with for it; empty where it comes with arena-pipeline.
         folds: task -> its folds in the package.
         data_licence: of the dataset that it was adapted on, where its dataset.json says one.
         licence: of the foundation, which holds for what derives from it.
@@ -56,6 +57,7 @@ class Manifest(Frozen):
     dataset_name: str = Field(pattern=f"^{DATASET_FOLDER.pattern}$")
     foundation: str = Field(pattern=OWN_NAME)
     foundation_sha256: str
+    foundation_install: tuple[str, ...] = ()
     method: str = Field(pattern=OWN_NAME)
     shots: int = Field(ge=1, le=999)
     folds: dict[str, tuple[int, ...]] = Field(min_length=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,8 @@ def install_model(package: Path, workspace: Workspace, overwrite: bool = False) 
         manifest = read_package_manifest(archive)
         name = manifest.foundation
         if name not in preset_names(workspace.foundations):
-            get = f"get {name}.json and its weights from them, run arena_install_foundation {name}.json WEIGHTS, then this again"
-            raise PackageError(f"made on the foundation {name}, which is its makers' own", file=package, advice=get)
+            get = shlex.join(["arena_install_foundation", *(manifest.foundation_install or (f"{name}.json", "WEIGHTS")), *workspace.options])
+            raise PackageError(f"made on the foundation {name}, which is not here", file=package, advice=f"get that and run: {get}; then this again")
         preset = load_preset(name, workspace.foundations)
         missing = _missing_foundation(manifest, preset, package, workspace)
         target = workspace.model(manifest.dataset_name, name, manifest.method, manifest.shots)

@@ -99,6 +99,21 @@ def test_binary_tasks_merge_by_the_highest_above_the_threshold() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_structure_with_rivals_is_interpolated_before_it_is_held_against_them(workers: int) -> None:
+    grid = make_grid((1, 2, 0), (True, True, False))
+    first, second = np.log(smooth_softmax(grid.cropped_shape, 5)), np.log(smooth_softmax(grid.cropped_shape, 3, seed=1))
+    maximum, leads = RunningMaximum(grid, 0.0, workers), []
+    for label, (own, *rivals) in enumerate((first, second), start=1):
+        maximum.add(label, own, rivals)
+        leads.append(restore_probability(own, grid) - np.max([restore_probability(rival, grid, outside=1.0) for rival in rivals], axis=0))
+    expected = np.where(np.max(leads, axis=0) > 0, np.argmax(leads, axis=0) + 1, 0)
+    assert np.unique(expected).tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(maximum.segmentation, expected)
+    at_once = [restore_probability(own - np.max(rivals, axis=0), grid) for own, *rivals in (first, second)]
+    assert ((np.max(at_once, axis=0) > 0) != (expected > 0)).any()  # which interpolating the lead would not give
+
+
 def test_a_tie_goes_to_the_lowest_label_and_half_is_not_above_half() -> None:
     grid = make_grid()
     same = np.full(grid.cropped_shape, 0.75, dtype=np.float32)

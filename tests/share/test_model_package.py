@@ -326,7 +326,7 @@ HOSTILE: list[tuple[str, Change, str]] = [
     (
         "an unknown foundation",
         edit_json("manifest.json", foundation="nobody"),
-        "which is its makers' own; get nobody.json",
+        "made on the foundation nobody, which is not here; get that and run: arena_install_foundation nobody.json WEIGHTS .*; then this again",
     ),
     ("another foundation", edit_json("manifest.json", foundation_sha256="e" * 64), "SHA-256 eeeeeeeeeeee.*, but arena_mini here"),
     ("no JSON", lambda files: files.update({"plans.json": b"[" * 100_000}), "plans.json: not a readable JSON file"),
