@@ -14,6 +14,8 @@ from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.words import memory_size, pluralize
 
 FLOAT = 4
+PROCESS_BYTES = 512 * 2**20
+"""Of a process that predicts, beside what a window takes: Python, torch and a small network. 729 MiB were the peak of one whose window took 210."""
 SUMS_COPIES = 3  # of the depth of one window: the sums of logits, and the outputs that are added to them
 SEGMENTATION_BYTES = 2
 EXPORT_BYTES = 6

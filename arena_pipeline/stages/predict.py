@@ -24,6 +24,7 @@ from arena_pipeline.predict.inputs import find_inputs, output_files, record_inpu
 from arena_pipeline.predict.job import PredictionJob
 from arena_pipeline.predict.journal import Journal
 from arena_pipeline.predict.labels import LabelMap
+from arena_pipeline.predict.memory import PROCESS_BYTES
 from arena_pipeline.predict.options import OutputOptions, with_output_options
 from arena_pipeline.predict.outputs import (
     remove_left_unfinished,
@@ -127,7 +128,7 @@ def predict(
         setup = replace(setup, source=setup.source | _decisions(setup, options))
         label_map = LabelMap.of(setup.labels, setup.source, {name: ids for name, ids in support_ids.items() if name in setup.labels})
         require_room(out, inputs, files, len(setup.labels) if options.save_probabilities else 0)
-        needs = Needs("predict", workers, memory_bytes=setup.window_bytes, cores=0, device=device)
+        needs = Needs("predict", workers, memory_bytes=PROCESS_BYTES + setup.window_bytes, cores=0, device=device)
         if works_here(needs, len(inputs)):
             setup.tasks[0].networks[0]()  # weights that do not fit are told before anything is written
         with locked(journal.folder, "_start", START_SECONDS):
