@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,10 @@ LARGEST_FILE_BYTES = 64 * 2**20  # a fingerprint of 1,200 cases and 104 structur
 SHOWN_FAULTS = 5
 SHOWN_CHARACTERS = 80
 
+logger = logging.getLogger(__name__)
+
 Model = TypeVar("Model", bound=BaseModel)
+Stored = TypeVar("Stored", bound="StoredModel")
 
 
 class StoredModel(Frozen):
@@ -26,6 +30,15 @@ class StoredModel(Frozen):
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
         write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read_if_valid(cls: type[Stored], path: Path) -> Stored | None:
+        """What the file says; None where it is missing or not one of these."""
+        try:
+            return read_model(path, cls, ArenaError, "no such file", "delete it")
+        except ArenaError as error:
+            logger.debug("%s", error)
+            return None
 
 
 def read_model(path: Path, model: type[Model], error: type[ArenaError], missing: str, mend: str) -> Model:
