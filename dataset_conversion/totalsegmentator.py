@@ -22,7 +22,7 @@ from dataset_conversion.case import ENDING, CaseReport, ConversionJob, place_ima
 from dataset_conversion.earlier import ConversionSettings
 from dataset_conversion.merge import OVERLAP_RULE, merge_masks, voxel_indices
 from dataset_conversion.target import convert_cases, dataset_folder, describe, finish_dataset
-from dataset_conversion.totalsegmentator_raw import RawTotalSegmentator, Subject
+from dataset_conversion.totalsegmentator_raw import RawSubject, RawTotalSegmentator
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ def _jobs(
     return jobs, failures, not_annotated
 
 
-def _ignored(raw: RawTotalSegmentator, subject: Subject) -> tuple[str, ...]:
+def _ignored(raw: RawTotalSegmentator, subject: RawSubject) -> tuple[str, ...]:
     names = sorted(set(subject.masks) - set(raw.classes))
     if names:
         logger.warning("%s: mask %s is not of TotalSegmentator %s and is ignored", subject.identifier, ", ".join(names), raw.version)

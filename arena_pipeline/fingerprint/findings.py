@@ -20,7 +20,7 @@ NAMED_CASES = 5
 NAMED_STRUCTURES = 12
 
 
-def in_words(findings: Iterable[Finding], shown: Mapping[Level, int]) -> list[str]:
+def finding_lines(findings: Iterable[Finding], shown: Mapping[Level, int]) -> list[str]:
     """A line for each finding, "warning: s0042: the sentence"; cases with the same sentence share a line; of each level at most `shown` lines."""
     groups: dict[tuple[Level, str], list[str]] = {}
     for finding in findings:

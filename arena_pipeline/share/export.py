@@ -15,7 +15,7 @@ from arena_pipeline.errors import PackageError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter
-from arena_pipeline.model.expected import told_of_folds
+from arena_pipeline.model.expected import quality_sentences_of_folds
 from arena_pipeline.model.model_folder import AdaptedModel
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.labels import LabelMap
@@ -54,7 +54,7 @@ def _finish(
     package.add(PLANS, _json(_nameless(plans, list(manifest.folds))))
     package.add(LABELS, _json(LabelMap.of(plans.labels, {"model": plans.dataset_name, "foundation": preset.name, "licence": preset.licence})))
     package.add(LICENCE, licence_notice(manifest, preset).encode())
-    known = told_of_folds(folder for task in model.tasks for folder in task.folds.values())
+    known = quality_sentences_of_folds(folder for task in model.tasks for folder in task.folds.values())
     package.add(CARD, model_card(manifest, preset, records, summary, known).encode())
     manifest = manifest.model_copy(update={"files": dict(package.files)})
     package.add(MANIFEST, _json(manifest))

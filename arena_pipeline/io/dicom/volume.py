@@ -42,32 +42,32 @@ def read_series(series: CTSeries) -> Image:
         ImageError: it is no regular, straight grid of slices (missing, doubled or uneven ones, a tilted gantry, other sizes), or a slice can't be
             decoded or is not known to be in HU.
     """
-    with _telling_nothing_of_the_patient(series):
+    with _errors_without_patient_words(series):
         ordered, headers, geometry = _sorted_slices(series)
         return Image(_voxels(series, ordered, headers, geometry), geometry)
 
 
 def series_geometry(series: CTSeries) -> Geometry:
     """The grid alone, from the headers. Raises ImageError as `read_series`."""
-    with _telling_nothing_of_the_patient(series):
+    with _errors_without_patient_words(series):
         return _sorted_slices(series)[2]
 
 
 def sorted_files(series: CTSeries) -> list[Path]:
     """The files in the order of the volume's z axis. Raises ImageError as `read_series`."""
-    with _telling_nothing_of_the_patient(series):
+    with _errors_without_patient_words(series):
         return _sorted_slices(series)[0]
 
 
 def sorted_headers(series: CTSeries, tags: Sequence[str]) -> list[Dataset]:
     """Some tags of every slice, in the order of the volume's z axis. Raises ImageError as `read_series`."""
     files = sorted_files(series)
-    with _telling_nothing_of_the_patient(series):
+    with _errors_without_patient_words(series):
         return [_header(path, ["SOPClassUID", *tags]) for path in files]
 
 
 @contextmanager
-def _telling_nothing_of_the_patient(series: CTSeries) -> Iterator[None]:
+def _errors_without_patient_words(series: CTSeries) -> Iterator[None]:
     """Errors are about the case, and about one of its files by its name: the folders above may bear the patient's, and errors go into logs."""
     try:
         yield

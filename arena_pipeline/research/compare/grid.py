@@ -60,7 +60,7 @@ class ComparisonRequest:
 
 
 @dataclass
-class Grid:
+class RunGrid:
     """Builds the runs of one comparison."""
 
     planned: PlannedDataset
