@@ -70,7 +70,7 @@ def _read_settings(folder: Path) -> ConversionSettings | None:
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierCase:
     """The files of one case from an earlier conversion.
 
     Attributes:
@@ -84,7 +84,7 @@ class Earlier:
     faults: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, folder: Path, case: str) -> Earlier:
+    def of(cls, folder: Path, case: str) -> EarlierCase:
         place = folder / "conversion" / f"{case}.json"
         report = CaseReport.read_if_valid(place)
         if report is None:
@@ -119,7 +119,7 @@ def _fault(path: Path) -> str | None:
     return None
 
 
-def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, Earlier], stale: Sequence[str]) -> None:
+def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, EarlierCase], stale: Sequence[str]) -> None:
     """Raises DatasetError for changed files that can't stay: of cases that go or move, and of labels that get other numbers."""
     planned = {job.identifier: job for job in jobs if job.identifier not in stale}
     lost = []
@@ -134,7 +134,7 @@ def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, Earlier], stal
         )
 
 
-def warn_of_changed(found: dict[str, Earlier]) -> None:
+def warn_of_changed(found: dict[str, EarlierCase]) -> None:
     """The warning about files that are kept as somebody has changed them."""
     changed = [name for earlier in found.values() for name in earlier.changed]
     if changed:

@@ -156,11 +156,17 @@ def _assemble(folder: Path, checked: int, findings: list[Finding], cases: list[A
 
 
 def _dataset_findings(raw: RawDataset, cases: Sequence[AuditedCase]) -> list[Finding]:
-    sentences = [*_doubles(raw, cases), *_unused_files(raw), *_unknown_cases(raw), *description_sentences(raw), *_absent_structures(raw, cases)]
+    sentences = [
+        *_doubled_cases(raw, cases),
+        *_unused_files(raw),
+        *_unknown_cases(raw),
+        *description_sentences(raw),
+        *_absent_structures(raw, cases),
+    ]
     return [Finding.of_dataset("warning", sentence) for sentence in sentences]
 
 
-def _doubles(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
+def _doubled_cases(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
     """One volume under two names would count twice in a support set, or be adapted on and evaluated on."""
     if both := sorted(set(raw.training) & set(raw.queries)):
         yield f"{listed(both, NAMED)}: in imagesTr and in imagesTs; a case adapted on can't be a query, take it out of one"

@@ -124,8 +124,7 @@ def _structure_findings(structures: Mapping[str, StructureFacts], preset: Founda
 
 def _cases(cases: list[str], everything: Mapping[str, object]) -> str:
     """'2 of 5 cases (a, b) are'"""
-    names = ", ".join(cases[:NAMED_CASES]) + (", ..." if len(cases) > NAMED_CASES else "")
-    return f"{len(cases)} of {pluralize(len(everything), 'case')} ({names}) {'is' if len(cases) == 1 else 'are'}"
+    return f"{len(cases)} of {pluralize(len(everything), 'case')} ({listed(cases, NAMED_CASES)}) {'is' if len(cases) == 1 else 'are'}"
 
 
 def _mm(lengths: Iterable[float]) -> str:

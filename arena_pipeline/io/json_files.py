@@ -91,13 +91,13 @@ def _read_json(path: Path) -> Any:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError("its text is not in UTF-8; save it as UTF-8") from None
-    content = json.loads(text, object_pairs_hook=_without_doubles)
+    content = json.loads(text, object_pairs_hook=_unique_keys)
     if "\\ud" in text.lower():  # half of a surrogate pair, which can't be written to a file
         json.dumps(content, ensure_ascii=False).encode()
     return content
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Python's reader keeps the last of equal keys in silence, so that a structure listed twice would be lost."""
     content = dict(pairs)
     if len(content) < len(pairs):

@@ -22,7 +22,7 @@ from arena_pipeline.predict.preview import PREVIEW_FOLDER
 from arena_pipeline.predict.probabilities import SUFFIX
 from arena_pipeline.preprocess.masks import PREPROCESSED_FOLDER, masks_file
 from arena_pipeline.records import stage
-from arena_pipeline.words import pluralize
+from arena_pipeline.words import listed, pluralize
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def require_one_meaning(folder: Path, label_map: LabelMap, cases: Collection[str
             (folder / name).unlink(missing_ok=True)
         return
     advice = f"choose another output folder, or {'leave out --continue_prediction to make them anew' if keep else 'move away what lies there'}"
-    few = f"{', '.join(staying[:3])}{' and others' if len(staying) > 3 else ''}"
+    few = listed(staying, 3)
     if known is None:
         raise PlansError(
             f"its segmentations ({few}) have no {JSON_NAME} beside them, which says what made them", file=folder, advice=f"put it back, {advice}"
@@ -129,7 +129,7 @@ def _differences(there: LabelMap, now: LabelMap) -> str:
     """In words what made the segmentations and what their integers mean, where that is not as it is now."""
     then, today = (one.source | {f"integer of {name}": str(label) for name, label in one.labels.items()} for one in (there, now))
     differing = [f"{key} {then.get(key, 'none')}, now {today.get(key, 'none')}" for key in {**then, **today} if then.get(key) != today.get(key)]
-    return "; ".join(differing[:NAMED]) + (f"; and {len(differing) - NAMED} more" if len(differing) > NAMED else "")
+    return listed(differing, NAMED, "; ")
 
 
 def write_segmentations(folder: Path, label_map: LabelMap, cases: Collection[str], work: str, write: Callable[[str, Path], None]) -> dict[str, Path]:

@@ -51,7 +51,7 @@ def _finish(
     """The rest of the package. The manifest comes last: it has the checksums of all else."""
     manifest = manifest_of(model, preset, records)
     plans = Plans.read(model.path / PLANS)
-    package.add(PLANS, _json(_nameless(plans, list(manifest.folds))))
+    package.add(PLANS, _json(_without_case_names(plans, list(manifest.folds))))
     package.add(LABELS, _json(LabelMap.of(plans.labels, {"model": plans.dataset_name, "foundation": preset.name, "licence": preset.licence})))
     package.add(LICENCE, licence_notice(manifest, preset).encode())
     known = quality_sentences_of_folds(folder for task in model.tasks for folder in task.folds.values())
@@ -85,7 +85,7 @@ def manifest_of(model: AdaptedModel, preset: FoundationPreset, records: Sequence
     )
 
 
-def _nameless(plans: Plans, tasks: Sequence[str]) -> Plans:
+def _without_case_names(plans: Plans, tasks: Sequence[str]) -> Plans:
     """The plans of these tasks without what names cases: candidates, and reasons, which are sentences that list them.
 
     `max_shots` becomes 0, as for any task that can't be adapted here.

@@ -38,7 +38,7 @@ from arena_pipeline.planning.fitting import fit_adaptation
 from arena_pipeline.planning.memory import adaptation_bytes
 from arena_pipeline.records import note, stage
 from arena_pipeline.settings import MethodName, PrecisionName
-from arena_pipeline.share.package import require_own
+from arena_pipeline.share.package import refuse_installed
 from arena_pipeline.words import duration, pluralize
 from arena_pipeline.workspace import CHECKPOINT, Workspace
 
@@ -193,7 +193,7 @@ def _trained_alike(job: FoldJob) -> tuple[object, ...]:
 
 def describe_model(planned: PlannedDataset, model: Path) -> None:
     """Makes a model folder, with the plans and the dataset's description as they are now; AdapterError for one that was installed."""
-    require_own(model)
+    refuse_installed(model)
     name, path = planned.plans.dataset_name, model / "plans.json"
     text = planned.workspace.plans(name, planned.preset.name).read_text(encoding="utf-8")
     if path.is_file() and path.read_text(encoding="utf-8") != text:
