@@ -71,7 +71,7 @@ class ConversionJob(Frozen):
         return hashlib.sha256(json.dumps([self.model_dump(mode="json", exclude={"dataset", "kept"}), files]).encode()).hexdigest()
 
 
-class Overlap(Frozen):
+class MaskOverlap(Frozen):
     """Voxels that two masks of one case both claim."""
 
     kept_by: str
@@ -94,7 +94,7 @@ class CaseReport(StoredModel):
     state: str
     outputs: dict[str, WrittenFile]
     voxels: dict[str, int] | None
-    overlaps: tuple[Overlap, ...] = ()
+    overlaps: tuple[MaskOverlap, ...] = ()
     ignored: tuple[str, ...] = ()
     labels: dict[str, int] | None = None
 

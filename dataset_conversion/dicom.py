@@ -17,7 +17,7 @@ import numpy as np
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.dataset import check_case_name
-from arena_pipeline.io.dicom import CTSeries, find_series, in_words
+from arena_pipeline.io.dicom import CTSeries, find_series, left_out_in_words
 from arena_pipeline.io.dicom.annotations import Annotation, find_annotations, read_masks, series_of
 from arena_pipeline.io.dicom.headers import shown_name
 from arena_pipeline.io.images import read_image
@@ -160,7 +160,9 @@ def _annotated_cases(source: Path) -> tuple[dict[str, tuple[CTSeries, list[Annot
         raise DatasetError("no such folder", file=source, advice="give the folder above the CTs and their RTSTRUCT or SEG")
     series, left_out = find_series(source)
     if not series:
-        raise DatasetError(f"no CT slices, found {in_words(left_out)}", file=source, advice="give the folder above the CTs and their RTSTRUCT or SEG")
+        raise DatasetError(
+            f"no CT slices, found {left_out_in_words(left_out)}", file=source, advice="give the folder above the CTs and their RTSTRUCT or SEG"
+        )
     annotations, faults = find_annotations(left_out)
     cases: dict[str, tuple[CTSeries, list[Annotation]]] = {}
     strays = 0
@@ -180,7 +182,7 @@ def _annotated_cases(source: Path) -> tuple[dict[str, tuple[CTSeries, list[Annot
     if without := [one.name for one in series if one.name not in cases]:
         logger.warning("CT without RTSTRUCT or SEG, left out (arena_predict takes it as it is): %s", ", ".join(without))
     if others:
-        logger.info("no slices of a CT, left out: %s", in_words(others))
+        logger.info("no slices of a CT, left out: %s", left_out_in_words(others))
     for unused in faults:
         logger.warning("%s", unused.without_advice)
     return dict(sorted(cases.items())), faults

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
@@ -61,10 +58,8 @@ def check_settings(folder: Path, settings: ConversionSettings) -> None:
 
 def _read_settings(folder: Path) -> ConversionSettings | None:
     """Of the conversion that made the folder; from dataset.json where an older version made it; None where neither can be read."""
-    try:
-        return ConversionSettings.model_validate(json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, ValidationError):
-        pass
+    if (settings := ConversionSettings.read_if_valid(folder / SETTINGS_FILE)) is not None:
+        return settings
     try:
         description = DatasetJson.read(folder / "dataset.json")
     except DatasetError:
@@ -75,7 +70,7 @@ def _read_settings(folder: Path) -> ConversionSettings | None:
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierCase:
     """The files of one case from an earlier conversion.
 
     Attributes:
@@ -89,14 +84,11 @@ class Earlier:
     faults: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, folder: Path, case: str) -> Earlier:
+    def of(cls, folder: Path, case: str) -> EarlierCase:
         place = folder / "conversion" / f"{case}.json"
-        try:
-            report = CaseReport.model_validate(json.loads(place.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return cls(None)
-        except (ValueError, ValidationError):
-            return cls(None, faults=(f"{place.name}: no readable record",))
+        report = CaseReport.read_if_valid(place)
+        if report is None:
+            return cls(None, faults=(f"{place.name}: no readable record",) if place.exists() else ())
         changed, faults = [], []
         for name in report.files:
             path, written = folder / name, report.outputs.get(name)
@@ -127,7 +119,7 @@ def _fault(path: Path) -> str | None:
     return None
 
 
-def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, Earlier], stale: Sequence[str]) -> None:
+def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, EarlierCase], stale: Sequence[str]) -> None:
     """Raises DatasetError for changed files that can't stay: of cases that go or move, and of labels that get other numbers."""
     planned = {job.identifier: job for job in jobs if job.identifier not in stale}
     lost = []
@@ -142,7 +134,7 @@ def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, Earlier], stal
         )
 
 
-def warn_of_changed(found: dict[str, Earlier]) -> None:
+def warn_of_changed(found: dict[str, EarlierCase]) -> None:
     """The warning about files that are kept as somebody has changed them."""
     changed = [name for earlier in found.values() for name in earlier.changed]
     if changed:

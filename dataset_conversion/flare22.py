@@ -21,7 +21,7 @@ from arena_pipeline.io.images import check_same_grid, read_image, read_segmentat
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.splits import published_split
-from arena_pipeline.words import pluralize
+from arena_pipeline.words import listed, pluralize
 from arena_pipeline.workspace import Workspace
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob, place_image, place_segmentation, save_report
 from dataset_conversion.earlier import ConversionSettings
@@ -184,8 +184,7 @@ def _split(reports: dict[str, CaseReport]) -> StructureSplit:
     missing = [case for case in (*published.train, *published.test) if case not in reports]
     if missing:
         number = len(published.train) + len(published.test)
-        some = f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
         level = logging.WARNING if len(missing) <= number / 2 else logging.INFO  # nobody expects the published figures of a few of the cases
         text = "%d of the published split's %d cases are here: support sets and figures differ from the published ones (missing: %s)"
-        logger.log(level, text, number - len(missing), number, some)
+        logger.log(level, text, number - len(missing), number, listed(missing, 5))
     return published.only(reports)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dataset_conversion.case import Overlap
+from dataset_conversion.case import MaskOverlap
 
 OVERLAP_RULE = "where masks overlap, the structure with fewer voxels in that case keeps the voxel (of equal ones the later in the class list)"
 
@@ -15,7 +15,7 @@ def voxel_indices(mask: np.ndarray) -> np.ndarray:
     return np.flatnonzero(flat).astype(np.uint32 if flat.size < 2**32 else np.uint64)
 
 
-def merge_masks(indices: dict[str, np.ndarray], labels: dict[str, int], shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[Overlap, ...]]:
+def merge_masks(indices: dict[str, np.ndarray], labels: dict[str, int], shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[MaskOverlap, ...]]:
     """One label map of many masks, by OVERLAP_RULE.
 
     Args:
@@ -30,6 +30,8 @@ def merge_masks(indices: dict[str, np.ndarray], labels: dict[str, int], shape: t
     overlaps = []
     for structure in sorted(indices, key=lambda name: (-len(indices[name]), labels[name])):  # the smallest is painted last
         there = np.bincount(merged[indices[structure]])
-        overlaps += [Overlap(kept_by=structure, taken_from=names[int(label)], voxels=int(there[label])) for label in np.flatnonzero(there) if label]
+        overlaps += [
+            MaskOverlap(kept_by=structure, taken_from=names[int(label)], voxels=int(there[label])) for label in np.flatnonzero(there) if label
+        ]
         merged[indices[structure]] = labels[structure]
     return merged.reshape(shape, order="F"), tuple(overlaps)

@@ -26,7 +26,7 @@ from dataset_conversion.earlier import (
     PARTS,
     SETTINGS_FILE,
     ConversionSettings,
-    Earlier,
+    EarlierCase,
     check_settings,
     refuse_losses,
     remove_case,
@@ -169,12 +169,12 @@ def finish_dataset(
     return folder
 
 
-def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSettings, overwrite: bool) -> dict[str, Earlier]:
+def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSettings, overwrite: bool) -> dict[str, EarlierCase]:
     """What is there of every case of this conversion, after whatever belongs to none of them has been removed."""
     if not overwrite:
         check_settings(folder, settings)
     stale = stale_cases(folder, jobs)
-    found = {case: Earlier.of(folder, case) for case in sorted({*stale, *(job.identifier for job in jobs)})}
+    found = {case: EarlierCase.of(folder, case) for case in sorted({*stale, *(job.identifier for job in jobs)})}
     if not overwrite:
         refuse_losses(jobs, found, stale)
         warn_of_changed(found)
@@ -183,15 +183,15 @@ def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSett
             logger.info("removing %s, left by an interrupted run", path)
     for case in stale:
         remove_case(folder, case)
-        found[case] = Earlier(None)
+        found[case] = EarlierCase(None)
     if stale:
         (folder / "dataset.json").unlink(missing_ok=True)
         cases = pluralize(len(stale), "case")
-        logger.info("removed %s of an earlier conversion that this one has elsewhere or not at all: %s", cases, ", ".join(stale[:10]))
+        logger.info("removed %s of an earlier conversion that this one has elsewhere or not at all: %s", cases, listed(stale, NAMED_FAILURES))
     return found
 
 
-def _finished(job: ConversionJob, found: Mapping[str, Earlier], overwrite: bool) -> CaseReport | None:
+def _finished(job: ConversionJob, found: Mapping[str, EarlierCase], overwrite: bool) -> CaseReport | None:
     earlier = found[job.identifier]
     if earlier.is_done(job) and not (overwrite and earlier.changed):
         return earlier.report

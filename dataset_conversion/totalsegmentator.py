@@ -16,16 +16,17 @@ from arena_pipeline.io.images import check_same_grid, read_image, read_segmentat
 from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.splits import published_split, published_structures
-from arena_pipeline.words import pluralize
+from arena_pipeline.words import listed, pluralize
 from arena_pipeline.workspace import Workspace
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob, place_image, place_segmentation, save_report
 from dataset_conversion.earlier import ConversionSettings
 from dataset_conversion.merge import OVERLAP_RULE, merge_masks, voxel_indices
 from dataset_conversion.target import convert_cases, dataset_folder, describe, finish_dataset
-from dataset_conversion.totalsegmentator_raw import RawTotalSegmentator, Subject
+from dataset_conversion.totalsegmentator_raw import RawSubject, RawTotalSegmentator
 
 logger = logging.getLogger(__name__)
 
+NAMED = 10
 SplitChoice = Literal["meta", "published"]
 LICENCE = "CC BY 4.0 (TotalSegmentator dataset, https://zenodo.org/records/6802613 for v1, https://zenodo.org/records/10047292 for v2)"
 
@@ -153,8 +154,8 @@ def _published_splits(raw: RawTotalSegmentator, chosen: Sequence[str], left_out:
         missing |= {*published.train, *published.test} - here
         splits[structure] = published.only(here)
     if missing:
-        text = "%d of the published split's subjects are not here (%s%s): support sets differ from the published ones"
-        logger.warning(text, len(missing), ", ".join(sorted(missing)[:10]), ", ..." if len(missing) > 10 else "")
+        text = "%d of the published split's subjects are not here (%s): support sets differ from the published ones"
+        logger.warning(text, len(missing), listed(sorted(missing), NAMED))
     return splits
 
 
@@ -175,13 +176,7 @@ def _parts_of_meta(raw: RawTotalSegmentator) -> dict[str, Literal["Tr", "Ts"]]:
         logger.warning("not in meta.csv, taken as training cases: %s", ", ".join(unlisted))
     absent = sorted(set(raw.split) - set(raw.subjects))
     if absent:
-        logger.warning(
-            "%s of meta.csv without a folder in %s: %s%s",
-            pluralize(len(absent), "subject"),
-            raw.root,
-            ", ".join(absent[:10]),
-            ", ..." if len(absent) > 10 else "",
-        )
+        logger.warning("%s of meta.csv without a folder in %s: %s", pluralize(len(absent), "subject"), raw.root, listed(absent, NAMED))
     return {case: "Ts" if raw.split.get(case) == "test" else "Tr" for case in raw.subjects}
 
 
@@ -209,7 +204,7 @@ def _jobs(
     return jobs, failures, not_annotated
 
 
-def _ignored(raw: RawTotalSegmentator, subject: Subject) -> tuple[str, ...]:
+def _ignored(raw: RawTotalSegmentator, subject: RawSubject) -> tuple[str, ...]:
     names = sorted(set(subject.masks) - set(raw.classes))
     if names:
         logger.warning("%s: mask %s is not of TotalSegmentator %s and is ignored", subject.identifier, ", ".join(names), raw.version)

@@ -27,7 +27,7 @@ ENDING = ".nii.gz"
 
 
 @dataclass(frozen=True)
-class Subject:
+class RawSubject:
     """One sXXXX folder.
 
     Attributes:
@@ -52,7 +52,7 @@ class RawTotalSegmentator:
     root: Path
     version: Version
     version_reason: str
-    subjects: dict[str, Subject]
+    subjects: dict[str, RawSubject]
     split: dict[str, str] | None
 
     @classmethod
@@ -97,7 +97,7 @@ class RawTotalSegmentator:
             )
         return [name for name in self.classes if name in names]
 
-    def belongs_to_other_version(self, subject: Subject) -> list[str]:
+    def belongs_to_other_version(self, subject: RawSubject) -> list[str]:
         """Masks that show a subject to be of the other release: it has such, and none of this release's own."""
         own, other = _masks_only_in(subject, self.version), _masks_only_in(subject, _other(self.version))
         return other if other and not own else []
@@ -116,13 +116,13 @@ def _other(version: Version) -> Version:
     return "v2" if version == "v1" else "v1"
 
 
-def _masks_only_in(subject: Subject, version: Version) -> list[str]:
+def _masks_only_in(subject: RawSubject, version: Version) -> list[str]:
     """Masks whose names only this release has."""
     only = set(class_list(version)) - set(class_list(_other(version)))
     return sorted(only & set(subject.masks))
 
 
-def _find_subjects(root: Path) -> dict[str, Subject]:
+def _find_subjects(root: Path) -> dict[str, RawSubject]:
     if not root.is_dir():
         raise DatasetError("no such folder", file=root, advice=f"give TotalSegmentator's folder with sXXXX/ct{ENDING}")
     folders = sorted(p for p in root.iterdir() if p.is_dir() and ((p / f"ct{ENDING}").exists() or (p / "segmentations").is_dir()))
@@ -133,7 +133,7 @@ def _find_subjects(root: Path) -> dict[str, Subject]:
     subjects = {}
     for folder in folders:
         masks = {p.name[: -len(ENDING)]: p for p in sorted((folder / "segmentations").glob(f"[!.]*{ENDING}"))}
-        subjects[folder.name] = Subject(folder.name, folder / f"ct{ENDING}", masks)
+        subjects[folder.name] = RawSubject(folder.name, folder / f"ct{ENDING}", masks)
     return subjects
 
 
@@ -159,7 +159,7 @@ def _read_meta(path: Path) -> tuple[set[str], dict[str, str] | None]:
     return columns, {row["image_id"]: row["split"] for row in rows}
 
 
-def _detect_version(root: Path, subjects: dict[str, Subject], columns: set[str]) -> tuple[Version, str]:
+def _detect_version(root: Path, subjects: dict[str, RawSubject], columns: set[str]) -> tuple[Version, str]:
     telling: Counter[Version] = Counter()
     for subject in subjects.values():
         v1, v2 = len(_masks_only_in(subject, "v1")), len(_masks_only_in(subject, "v2"))

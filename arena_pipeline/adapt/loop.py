@@ -20,7 +20,7 @@ from arena_pipeline.adapt.schedule import cosine_factor, has_converged
 from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.ahead import one_ahead
 from arena_pipeline.errors import LossNotFinite
-from arena_pipeline.model.out_of_memory import FittingBatch, telling_out_of_memory
+from arena_pipeline.model.out_of_memory import FittingBatch, out_of_memory_as_arena_error
 from arena_pipeline.model.precision import Precision
 from arena_pipeline.settings import AdaptationSettings, LossName
 
@@ -148,7 +148,7 @@ class Adaptation:
             return accumulate_gradients(self.network, *batch, size, self.settings.loss, self.precision)
 
         loss = self.micro_batch.run(attempt)
-        with telling_out_of_memory("the optimizer's step"):
+        with out_of_memory_as_arena_error("the optimizer's step"):
             penalty = self.trainable.penalty()
             if penalty is not None:
                 self.scaler.scale(penalty).backward()

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -54,7 +53,6 @@ class TrainingLog:
 def plot_progress(path: Path, epochs: tuple[Epoch, ...], smoothing: int, title: str) -> None:
     """The loss with its running mean above, the effective rank of every matrix over the epochs below."""
     figure = Figure(figsize=(8, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     loss_axes, rank_axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))
     losses = [epoch.loss for epoch in epochs]
     index = np.arange(len(epochs))

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 def _adapt(args: argparse.Namespace) -> None:
     common.check_first(args.workspace, args.dataset_ids, args.device)
     from arena_pipeline.model.allocator import keep_freed_memory
-    from arena_pipeline.model.expected import told_of_model
+    from arena_pipeline.model.expected import quality_sentences
     from arena_pipeline.stages.adapt import adapt_dataset  # torch takes seconds to import: not for -h
 
     keep_freed_memory()
@@ -50,6 +50,6 @@ def _adapt(args: argparse.Namespace) -> None:
         command = ["arena_predict", "-i", "FOLDER_WITH_CTS", "-o", "OUTPUT_FOLDER", "-d", str(dataset_id), "-shots", str(args.shots)]
         method = model.name.rpartition("_")[0]
         command += [] if method == "arena" else ["-method", method]
-        for sentence in told_of_model(model):
+        for sentence in quality_sentences(model):
             print(sentence)
         print(f"adapted model: {model}\nnext: {args.workspace.command(*command)}")

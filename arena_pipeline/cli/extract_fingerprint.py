@@ -46,10 +46,10 @@ def _extract(args: argparse.Namespace) -> None:
 
 
 def _print(fingerprint: Fingerprint) -> None:
-    from arena_pipeline.fingerprint.findings import in_words
+    from arena_pipeline.fingerprint.findings import finding_lines
 
     print(f"{fingerprint.dataset_name}: {pluralize(fingerprint.n_training, 'training case')}, {pluralize(len(fingerprint.structures), 'structure')}")
-    for line in in_words(fingerprint.findings, SHOWN_FINDINGS):
+    for line in finding_lines(fingerprint.findings, SHOWN_FINDINGS):
         print(f"  {line}")
     if not fingerprint.findings:
         print(f"  nothing to note: the data suits {fingerprint.foundation}")

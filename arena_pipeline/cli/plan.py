@@ -50,7 +50,7 @@ def _plan(args: argparse.Namespace) -> None:
 
 def print_planned(planned: WrittenPlans) -> None:
     """What was decided for one dataset, and what was found in it, for a person."""
-    from arena_pipeline.fingerprint.findings import in_words
+    from arena_pipeline.fingerprint.findings import finding_lines
 
     plans = planned.plans
     print(f"{plans.dataset_name}, adapted from {plans.foundation}")
@@ -63,7 +63,7 @@ def print_planned(planned: WrittenPlans) -> None:
         print(textwrap.fill(", ".join(names), LINE_WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
     if skipped := [task.name for task in plans.tasks if not task.max_shots]:
         print(f"  not adaptable, no usable training case: {listed(skipped)}")
-    for line in in_words(planned.findings, SHOWN_FINDINGS):
+    for line in finding_lines(planned.findings, SHOWN_FINDINGS):
         print(f"  {line}")
     print(f"plans, with the reason of every decision: {planned.file}")
     if planned.backup:

@@ -46,9 +46,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _print(audit: DatasetAudit) -> None:
-    from arena_pipeline.fingerprint.findings import in_words
+    from arena_pipeline.fingerprint.findings import finding_lines
 
     print(f"{audit.dataset_name}: {pluralize(audit.checked, 'case')} checked")
-    for line in in_words(audit.findings, SHOWN):
+    for line in finding_lines(audit.findings, SHOWN):
         print(f"  {line}")
     print("  usable" if audit.usable else "  not usable as it is: mend the errors, then run this again")

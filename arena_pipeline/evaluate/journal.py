@@ -21,7 +21,7 @@ from arena_pipeline.io.lines import add_line, line, read_lines
 logger = logging.getLogger(__name__)
 
 
-class Journal:
+class ScoreJournal:
     """Keeps scores in .SUMMARY.unfinished.jsonl until the summary is written. A case's are used again only for the same scoring and files."""
 
     def __init__(self, summary: Path, scoring: Scoring) -> None:

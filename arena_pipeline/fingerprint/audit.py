@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from arena_pipeline.errors import ArenaError, DatasetError, PlansError
-from arena_pipeline.fingerprint.findings import number_sentence, split_sentences
+from arena_pipeline.fingerprint.findings import description_sentences
 from arena_pipeline.fingerprint.models import Finding, Level
 from arena_pipeline.fingerprint.reading import Part, read_case, structures_present
 from arena_pipeline.io import endings
@@ -95,8 +95,8 @@ def audit_dataset(folder: Path, workers: int | None, corrected: Path | None = No
     try:
         raw, faults = RawDataset.survey(folder)
     except DatasetError as error:  # without dataset.json no file's name means anything
-        return _assemble(folder, 0, [_of_dataset("error", str(error))], [])
-    findings = [_of_dataset("error", str(fault)) for fault in faults]
+        return _assemble(folder, 0, [Finding.of_dataset("error", str(error))], [])
+    findings = [Finding.of_dataset("error", str(fault)) for fault in faults]
     jobs = {f"images{job.part}/{job.case.identifier}": job for job in _jobs(raw, corrected)}
     results = dict(map_jobs(audit_case, jobs, Needs("verify", workers, memory_bytes=BYTES_PER_WORKER)))
     cases = []
@@ -155,18 +155,18 @@ def _assemble(folder: Path, checked: int, findings: list[Finding], cases: list[A
     return DatasetAudit(dataset_name=folder.name, usable=usable, checked=checked, findings=ordered, cases=tuple(cases))
 
 
-def _of_dataset(level: Level, sentence: str) -> Finding:
-    return Finding(level=level, case=None, sentence=sentence)
-
-
 def _dataset_findings(raw: RawDataset, cases: Sequence[AuditedCase]) -> list[Finding]:
-    sentences = [*_doubles(raw, cases), *_unused_files(raw), *_unknown_cases(raw), *split_sentences(raw), *_absent_structures(raw, cases)]
-    if raw.json.numTraining != len(raw.training):
-        sentences.append(number_sentence(raw.json.numTraining, len(raw.training)))
-    return [_of_dataset("warning", sentence) for sentence in sentences]
+    sentences = [
+        *_doubled_cases(raw, cases),
+        *_unused_files(raw),
+        *_unknown_cases(raw),
+        *description_sentences(raw),
+        *_absent_structures(raw, cases),
+    ]
+    return [Finding.of_dataset("warning", sentence) for sentence in sentences]
 
 
-def _doubles(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
+def _doubled_cases(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
     """One volume under two names would count twice in a support set, or be adapted on and evaluated on."""
     if both := sorted(set(raw.training) & set(raw.queries)):
         yield f"{listed(both, NAMED)}: in imagesTr and in imagesTs; a case adapted on can't be a query, take it out of one"

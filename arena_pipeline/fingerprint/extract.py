@@ -11,7 +11,7 @@ import numpy as np
 
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.fingerprint.case import CaseJob, CaseMeasurement, measure_case
-from arena_pipeline.fingerprint.findings import dataset_findings, number_sentence, split_sentences
+from arena_pipeline.fingerprint.findings import dataset_findings, description_sentences, split_sentences
 from arena_pipeline.fingerprint.models import Finding, Fingerprint, IntensityProperties, StructureFacts
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
@@ -78,9 +78,7 @@ def _assemble(raw: RawDataset, preset: FoundationPreset, measured: dict[str, Cas
     structures = {name: _structure_facts(name, raw.json, measured) for name in raw.json.structures}
     findings = [finding for m in measured.values() for finding in m.findings]
     findings += dataset_findings(measured, structures, preset)
-    findings += [Finding(level="warning", case=None, sentence=sentence) for sentence in split_sentences(raw)]
-    if raw.json.numTraining != len(measured):
-        findings.append(Finding(level="warning", case=None, sentence=number_sentence(raw.json.numTraining, len(measured))))
+    findings += [Finding.of_dataset("warning", sentence) for sentence in description_sentences(raw)]
     relative = [np.prod(m.shape_after_crop) / np.prod(m.facts.shape) for m in measured.values()]
     return Fingerprint(
         spacings=tuple(m.facts.spacing_mm for m in measured.values()),

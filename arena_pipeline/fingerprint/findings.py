@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -20,7 +20,7 @@ NAMED_CASES = 5
 NAMED_STRUCTURES = 12
 
 
-def in_words(findings: Iterable[Finding], shown: Mapping[Level, int]) -> list[str]:
+def finding_lines(findings: Iterable[Finding], shown: Mapping[Level, int]) -> list[str]:
     """A line for each finding, "warning: s0042: the sentence"; cases with the same sentence share a line; of each level at most `shown` lines."""
     groups: dict[tuple[Level, str], list[str]] = {}
     for finding in findings:
@@ -30,14 +30,10 @@ def in_words(findings: Iterable[Finding], shown: Mapping[Level, int]) -> list[st
     lines = []
     for level, most in shown.items():
         found = [(cases, sentence) for (of_level, sentence), cases in groups.items() if of_level == level]
-        lines += [f"{level}: {_named(cases)}{sentence}" for cases, sentence in found[:most]]
+        lines += [f"{level}: {listed(cases, NAMED_CASES)}{': ' if cases else ''}{sentence}" for cases, sentence in found[:most]]
         if len(found) > most:
             lines.append(f"{level}: and {len(found) - most} more, in the file that is written")
     return lines
-
-
-def _named(cases: list[str]) -> str:
-    return f"{listed(cases, NAMED_CASES)}: " if cases else ""
 
 
 def dataset_findings(
@@ -47,9 +43,11 @@ def dataset_findings(
     return [*_grid_findings(measurements, preset.scheme), *_structure_findings(structures, preset)]
 
 
-def number_sentence(said: int, found: int) -> str:
-    """Where dataset.json counts other cases than imagesTr has."""
-    return f"dataset.json says numTraining {said}, imagesTr has {pluralize(found, 'case')}; copy the others, or correct it"
+def description_sentences(raw: RawDataset) -> list[str]:
+    """Where dataset.json speaks of other cases than there are: in its splits, or by their number."""
+    said, found = raw.json.numTraining, len(raw.training)
+    number = f"dataset.json says numTraining {said}, imagesTr has {pluralize(found, 'case')}; copy the others, or correct it"
+    return [*split_sentences(raw), *([number] if said != found else [])]
 
 
 def split_sentences(raw: RawDataset) -> list[str]:
@@ -68,12 +66,7 @@ def split_sentences(raw: RawDataset) -> list[str]:
     return sentences
 
 
-def _grid_findings(measurements: Mapping[str, CaseMeasurement], scheme: Scheme) -> list[Finding]:
-    found: list[Finding] = []
-
-    def add(level: Level, sentence: str) -> None:
-        found.append(Finding(level=level, case=None, sentence=sentence))
-
+def _grid_findings(measurements: Mapping[str, CaseMeasurement], scheme: Scheme) -> Iterator[Finding]:
     facts = {case: measured.facts for case, measured in measurements.items()}
     patch_mm = np.array(scheme.patch_size_mm)
     factors = {case: max(np.divide(f.spacing_mm, scheme.spacing_xyz_mm)) for case, f in facts.items()}
@@ -81,17 +74,18 @@ def _grid_findings(measurements: Mapping[str, CaseMeasurement], scheme: Scheme) 
         worst = max(coarse, key=lambda case: factors[case])
         most = f"{worst}, from {_mm(facts[worst].spacing_mm)} to {_mm(scheme.spacing_xyz_mm)}, factor {factors[worst]:.1f}"
         seen = "the network sees interpolated slices; use thinner ones if there are any"
-        add("warning", f"{_cases(coarse, facts)} up-sampled by more than {COARSE_FACTOR:g} (most: {most}): {seen}")
+        yield Finding.of_dataset("warning", f"{_cases(coarse, facts)} up-sampled by more than {COARSE_FACTOR:g} (most: {most}): {seen}")
     if small := [case for case, f in facts.items() if any(np.array(f.field_of_view_mm) < patch_mm)]:
         worst = min(small, key=lambda case: min(facts[case].field_of_view_mm / patch_mm))
         size = f"smaller than the foundation's patch of {_mm(patch_mm)} along some axis (smallest: {worst}, {_mm(facts[worst].field_of_view_mm)})"
-        add("warning", f"{_cases(small, facts)} {size}: the patch is filled up with air; use scans with a larger field of view if there are any")
+        filled = "the patch is filled up with air; use scans with a larger field of view if there are any"
+        yield Finding.of_dataset("warning", f"{_cases(small, facts)} {size}: {filled}")
     if oblique := [case for case, f in facts.items() if f.oblique]:
         handled = "handled along their own axes, results come on the CT's grid; nothing to do"
-        add("info", f"{_cases(oblique, facts)} oblique to the patient's axes: {handled}")
+        yield Finding.of_dataset("info", f"{_cases(oblique, facts)} oblique to the patient's axes: {handled}")
     if sheared := [case for case, measured in measurements.items() if not measured.orthonormal]:
-        add("warning", f"{_cases(sheared, facts)} on a grid without right angles, taken as if it had them; re-export where shapes look skewed")
-    return found
+        taken = "on a grid without right angles, taken as if it had them; re-export where shapes look skewed"
+        yield Finding.of_dataset("warning", f"{_cases(sheared, facts)} {taken}")
 
 
 def _structure_findings(structures: Mapping[str, StructureFacts], preset: FoundationPreset) -> list[Finding]:
@@ -100,7 +94,7 @@ def _structure_findings(structures: Mapping[str, StructureFacts], preset: Founda
 
     def add(level: Level, names: list[str], sentence: str) -> None:
         if names:
-            found.append(Finding(level=level, case=None, sentence=f"{listed(names, NAMED_STRUCTURES)}: {sentence}"))
+            found.append(Finding.of_dataset(level, f"{listed(names, NAMED_STRUCTURES)}: {sentence}"))
 
     spacing, voxel_ml = _mm(preset.scheme.spacing_xyz_mm), float(np.prod(preset.scheme.spacing_mm)) / 1000
     window = f"mostly outside the foundation's window of {preset.scheme.window_hu[0]:g} to {preset.scheme.window_hu[1]:g} HU"
@@ -130,8 +124,7 @@ def _structure_findings(structures: Mapping[str, StructureFacts], preset: Founda
 
 def _cases(cases: list[str], everything: Mapping[str, object]) -> str:
     """'2 of 5 cases (a, b) are'"""
-    names = ", ".join(cases[:NAMED_CASES]) + (", ..." if len(cases) > NAMED_CASES else "")
-    return f"{len(cases)} of {pluralize(len(everything), 'case')} ({names}) {'is' if len(cases) == 1 else 'are'}"
+    return f"{len(cases)} of {pluralize(len(everything), 'case')} ({listed(cases, NAMED_CASES)}) {'is' if len(cases) == 1 else 'are'}"
 
 
 def _mm(lengths: Iterable[float]) -> str:

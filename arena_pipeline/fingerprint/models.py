@@ -97,6 +97,10 @@ class Finding(Frozen):
     file: str | None = None
     sentence: str
 
+    @classmethod
+    def of_dataset(cls, level: Level, sentence: str) -> Finding:
+        return cls(level=level, case=None, sentence=sentence)
+
 
 class Fingerprint(StoredModel):
     """dataset_fingerprint.json. The first five fields are nnU-Net's, by its names; the rest is what few-shot adaptation needs.

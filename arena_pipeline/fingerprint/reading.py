@@ -45,7 +45,7 @@ def read_case(case: Case, part: Part, description: DatasetJson) -> CaseReading:
     segmentation = read_case_segmentation(case.identifier, case.segmentation, image.geometry, description.labels)
     _check_annotated(case, description, segmentation.voxels)
     found = _about_segmentation(segmentation)
-    if part == "Tr" and (sentence := _no_support(case, description, segmentation.voxels)) is not None:
+    if part == "Tr" and (sentence := _why_no_support_case(case, description, segmentation.voxels)) is not None:
         found.append(("warning", sentence))
     return CaseReading(image, segmentation, (*findings, *(_of(case, case.segmentation, *entry) for entry in found)))
 
@@ -110,7 +110,7 @@ def _about_segmentation(segmentation: CaseSegmentation) -> list[tuple[Level, str
     return found
 
 
-def _no_support(case: Case, description: DatasetJson, voxels: np.ndarray) -> str | None:
+def _why_no_support_case(case: Case, description: DatasetJson, voxels: np.ndarray) -> str | None:
     """Why a training case can't be a support case of any structure, in a sentence."""
     if not annotated_structures(description, case.identifier):
         return "no structure is annotated: it can't be a support case; take it out of imagesTr or annotate it"

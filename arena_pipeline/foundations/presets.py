@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, model_validator
 
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations.nnunet_scheme import NnunetScheme
@@ -126,6 +126,10 @@ class FoundationPreset(Frozen):
             raise ValueError(f"weights.layout: expected one of {', '.join(self.architecture.layouts)}, found {self.weights.layout!r}")
         return self
 
+    def segments(self, structures: Iterable[str]) -> bool:
+        """Whether it can do so without adaptation: its own head has all these structures."""
+        return self.head != "none" and set(structures) <= set(self.structures)
+
     def require_head(self) -> None:
         """Raises FoundationError unless the head has one channel per structure (softmax: and channel 0 for the background)."""
         if self.head == "none":
@@ -163,11 +167,8 @@ def preset_names(installed_root: Path | None = None) -> list[str]:
 def load_preset(name: str, installed_root: Path | None = None) -> FoundationPreset:
     """The preset of one of `preset_names`; FoundationError for an unknown name (listing the known) or an invalid file."""
     if name in preset_names():
-        content = (preset_folder() / f"{name}.json").read_text(encoding="utf-8")
-        try:
-            return FoundationPreset.model_validate(json.loads(content))
-        except ValidationError as error:
-            raise FoundationError(str(error), file=f"plans/{name}.json") from None
+        packaged = Path(str(preset_folder() / f"{name}.json"))
+        return read_model(packaged, FoundationPreset, FoundationError, "no such file", "reinstall arena-pipeline")
     if name not in preset_names(installed_root):
         raise FoundationError(f"unknown foundation {name}", advice=f"known: {', '.join(preset_names(installed_root))}")
     path = Path(str(installed_root)) / name / INSTALLED_RECORD

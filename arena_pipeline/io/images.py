@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from arena_pipeline.errors import DatasetError, ImageError
+from arena_pipeline.errors import ArenaError, DatasetError, ImageError
 from arena_pipeline.io import endings, nifti
 from arena_pipeline.io.dicom import CTSeries, only_series, read_series, series_geometry
 from arena_pipeline.io.formats import format_of
@@ -98,6 +99,14 @@ def read_geometry(path: str | Path | CTSeries) -> Geometry:
     if path.is_dir() and not path.name.lower().endswith(endings.IMAGES):
         return series_geometry(only_series(path))
     return format_of(path).read_geometry(path)
+
+
+def estimated_voxels(source: ImageSource) -> int:
+    """By the header; 0 where that can't be read, which is told when the image is read."""
+    try:
+        return math.prod(read_geometry(source).shape)
+    except ArenaError:
+        return 0
 
 
 def write_image(path: str | Path, image: Image) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,10 @@ LARGEST_FILE_BYTES = 64 * 2**20  # a fingerprint of 1,200 cases and 104 structur
 SHOWN_FAULTS = 5
 SHOWN_CHARACTERS = 80
 
+logger = logging.getLogger(__name__)
+
 Model = TypeVar("Model", bound=BaseModel)
+Stored = TypeVar("Stored", bound="StoredModel")
 
 
 class StoredModel(Frozen):
@@ -26,6 +30,15 @@ class StoredModel(Frozen):
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
         write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read_if_valid(cls: type[Stored], path: Path) -> Stored | None:
+        """What the file says; None where it is missing or not one of these."""
+        try:
+            return read_model(path, cls, ArenaError, "no such file", "delete it")
+        except ArenaError as error:
+            logger.debug("%s", error)
+            return None
 
 
 def read_model(path: Path, model: type[Model], error: type[ArenaError], missing: str, mend: str) -> Model:
@@ -78,13 +91,13 @@ def _read_json(path: Path) -> Any:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError("its text is not in UTF-8; save it as UTF-8") from None
-    content = json.loads(text, object_pairs_hook=_without_doubles)
+    content = json.loads(text, object_pairs_hook=_unique_keys)
     if "\\ud" in text.lower():  # half of a surrogate pair, which can't be written to a file
         json.dumps(content, ensure_ascii=False).encode()
     return content
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Python's reader keeps the last of equal keys in silence, so that a structure listed twice would be lost."""
     content = dict(pairs)
     if len(content) < len(pairs):

@@ -95,8 +95,8 @@ def is_held(folder: Path, part: str) -> bool:
     return False
 
 
-def forget(folder: Path, part: str) -> None:
-    """Removes the files of the lock of a part that nobody will hold again."""
+def remove_lock_files(folder: Path, part: str) -> None:
+    """Deletes what the lock of a part left in the folder, where no command will take that lock again, as of a command that was killed."""
     for name in (LOCK, OWNER):
         (folder / name.format(part)).unlink(missing_ok=True)
 

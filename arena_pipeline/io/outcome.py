@@ -34,22 +34,22 @@ class Fault:
     out_of_memory: bool
 
 
-class _Teller(logging.Handler):
-    """Gives what a worker logs to `tell`."""
+class _LogForwarder(logging.Handler):
+    """Gives what a worker logs to `send_line`."""
 
-    def __init__(self, tell: Callable[[Line], object]) -> None:
+    def __init__(self, send_line: Callable[[Line], object]) -> None:
         super().__init__(logging.INFO)
-        self._tell = tell
+        self._send_line = send_line
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(Line(record.name, record.levelno, record.getMessage()))
+        self._send_line(Line(record.name, record.levelno, record.getMessage()))
 
 
-def outcome(function: Callable[[Any], Any], job: object, tell: Callable[[Line], object]) -> object:
-    """In a worker: the function's result, its ArenaError or the Fault that it had. `tell`: gets each line of the log when it is written."""
-    teller = _Teller(tell)
+def outcome(function: Callable[[Any], Any], job: object, send_line: Callable[[Line], object]) -> object:
+    """In a worker: the function's result, its ArenaError or the Fault that it had. `send_line`: gets each line of the log when it is written."""
+    forwarder = _LogForwarder(send_line)
     root = logging.getLogger()
-    root.addHandler(teller)
+    root.addHandler(forwarder)
     root.setLevel(logging.INFO)
     try:
         return function(job)
@@ -58,7 +58,7 @@ def outcome(function: Callable[[Any], Any], job: object, tell: Callable[[Line], 
     except Exception as error:  # noqa: BLE001  whatever it is, the command's own process reports it, with this traceback
         return fault_of(error)
     finally:
-        root.removeHandler(teller)
+        root.removeHandler(forwarder)
 
 
 def fault_of(error: Exception) -> Fault:

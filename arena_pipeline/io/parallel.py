@@ -41,7 +41,7 @@ class Needs:
     Attributes:
         stage: in front of the progress bar, and in errors.
         workers: jobs at once, as asked for; 0 and 1: one after the other in this process; None: as many as there is room for.
-        usual: what None means on this machine; None: as many as its GPUs, or else its cores and memory, take.
+        default_workers: jobs at once where `workers` is None; None: as many as the machine's GPUs, or else its cores and memory, take.
         memory_bytes: main memory of a job.
         cores: of a job; 0: all that a machine has.
         device: where the jobs' networks run (auto, cpu, cuda, cuda:1, mps); a GPU takes one job at a time.
@@ -51,7 +51,7 @@ class Needs:
 
     stage: str
     workers: int | None = None
-    usual: int | None = None
+    default_workers: int | None = None
     memory_bytes: int = 0
     cores: int = 1
     device: str = "cpu"
@@ -124,10 +124,10 @@ def works_here(needs: Needs, jobs: int) -> bool:
 
 def workers_here(needs: Needs, jobs: int) -> int:
     """How many of so many jobs this machine does at once, and in processes of their own; 0: one after the other in this process."""
-    if needs.workers is None and needs.usual is None:
+    if needs.workers is None and needs.default_workers is None:
         asked = len(accelerators(needs.device)) or min(workers_for(needs.memory_bytes), max(1, usable_cores() // (needs.cores or usable_cores())))
     else:
-        asked = needs.usual if needs.workers is None else needs.workers  # type: ignore[assignment]
+        asked = needs.default_workers if needs.workers is None else needs.workers  # type: ignore[assignment]
     affordable = limit_workers(asked, needs.memory_bytes, needs.stage) if asked > 1 else asked
     count, short_of_memory = min(affordable, jobs), affordable < asked  # then a separate process may die without ending the command
     return count if count > 1 or short_of_memory else 0

@@ -70,7 +70,7 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-class _Worker:
+class _Actor:
     """Lives in a process of its own, on whatever node."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
@@ -94,7 +94,7 @@ def ray_results(function: Callable[[Any], Any], jobs: Mapping[str, Any], needs: 
     import ray
 
     request, places = _request(needs)
-    worker = ray.remote(max_restarts=-1, max_task_retries=REPEATS, **request)(_Worker)
+    worker = ray.remote(max_restarts=-1, max_task_retries=REPEATS, **request)(_Actor)
     waiting, running = deque(jobs.items()), dict[Any, tuple[str, Any]]()
 
     def give(actor: Any) -> None:

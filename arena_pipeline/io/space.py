@@ -42,7 +42,7 @@ def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
         NoSpace: it can't be written, or has less.
     """
     require_writable(folder)
-    free = free_bytes(folder)
+    free = free_disk_bytes(folder)
     if free < needed_bytes + RESERVE_BYTES:
         raise NoSpace(
             f"{purpose} needs about {needed_bytes + RESERVE_BYTES:,} bytes, {free:,} bytes are free on this disk",
@@ -51,7 +51,7 @@ def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
         )
 
 
-def free_bytes(folder: Path) -> int:
+def free_disk_bytes(folder: Path) -> int:
     """What this user may still write on the disk where `folder` is or would be made."""
     return shutil.disk_usage(_existing(folder)).free
 
@@ -65,7 +65,7 @@ def lack_of_space(error: Exception, path: Path, temporary: Path) -> NoSpace | No
         return None
     written = temporary.stat().st_size if temporary.exists() else 0
     return NoSpace(
-        f"no space is left on the disk: {written:,} bytes of this file were written, {free_bytes(path):,} bytes are free",
+        f"no space is left on the disk: {written:,} bytes of this file were written, {free_disk_bytes(path):,} bytes are free",
         file=path,
         advice="nothing half-written stays. Free space, then run the command again: what is finished is kept",
     )
@@ -79,7 +79,7 @@ def full_disk_as_no_space(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise NoSpace(f"no space is left on the disk, {free_bytes(path):,} bytes are free", file=path, advice=ADVICE) from error
+        raise NoSpace(f"no space is left on the disk, {free_disk_bytes(path):,} bytes are free", file=path, advice=ADVICE) from error
 
 
 def _is_full(folder: Path) -> bool:

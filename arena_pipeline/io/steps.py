@@ -142,10 +142,10 @@ class _Started(Generic[Result]):
             self.turn, self._value = None, end.value
         except Exception as error:  # noqa: BLE001  raised where the result is taken
             self.turn, self._error = None, error
-            _forget_variables(error)
+            _clear_variables(error)
 
     def begin(self, beside_bytes: int) -> None:
-        """Up to where the network is needed; not beyond a Room that there is not."""
+        """Works until the job needs the network, or to a Room where free memory does not take it beside the other job's `beside_bytes`."""
         self.go_on()
         if isinstance(self.turn, Room):
             self.memory_bytes = self.turn.memory_bytes
@@ -157,7 +157,7 @@ class _Started(Generic[Result]):
             self.go_on()
 
 
-def _forget_variables(error: BaseException | None) -> None:
+def _clear_variables(error: BaseException | None) -> None:
     """An error holds the volumes of all functions that it came through; they would be in memory beside two others."""
     while error is not None:
         clear_frames(error.__traceback__)

@@ -229,11 +229,11 @@ def _answer_one(function: Callable[[Any], Any], job: object, connection: Connect
         with sending:
             connection.send(message)
 
-    def tell(line: Line) -> None:
+    def send_line(line: Line) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # the command is gone, and so will this process be
             send(line)
 
-    result = outcome(function, job, tell)
+    result = outcome(function, job, send_line)
     try:
         send(result)
     except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:  # what pickle raises for a result that can't be sent

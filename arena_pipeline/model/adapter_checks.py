@@ -49,36 +49,29 @@ def network_faults(tensors: Mapping[str, Shape], network: Mapping[str, Shape], a
             faults.append(f"the network has no parameter {name}")
         elif shape != wanted[name]:
             faults.append(f"{name} is {shape}, expected {wanted[name]}")
-    targets = architecture.targets(network)
-    blocks: dict[str, set[str]] = {}
+    layers: dict[str, dict[str, dict[str, Shape]]] = {}
     for name, parts in _updates(tensors).items():
         layer, _, block = name.rpartition(".")
-        target = targets.get(layer)
-        if target is None or target.parameter in weights:
-            faults.append(f"no layer {layer} that could be updated")
-            continue
-        blocks.setdefault(layer, set()).add(block)
-        faults += _block_faults(name, parts, target)
-    return faults + [fault for layer, found in blocks.items() for fault in _kind_faults(layer, found, targets[layer])]
+        layers.setdefault(layer, {})[block] = parts
+    targets = {layer: target for layer, target in architecture.targets(network).items() if target.parameter not in weights}
+    faults += [f"no layer {layer} that could be updated" for layer in layers if layer not in targets]
+    return faults + [fault for layer, blocks in layers.items() if layer in targets for fault in _layer_faults(layer, blocks, targets[layer])]
 
 
-def _block_faults(name: str, parts: Mapping[str, Shape], target: Target) -> list[str]:
-    """A (rank, columns) and B (rows, rank) of one block of rows."""
-    block = name.rpartition(".")[2]
-    if block not in {*target.gated, target.whole}:
-        return []  # told for the layer as a whole
-    first, last = target.rows_of(block)
-    a, b = parts.get("A", ()), parts.get("B", ())
-    faults = [] if a[1:] == (target.columns,) else [f"{name}.A is {a}, expected (rank, {target.columns})"]
-    return faults if b[:1] == (last - first,) else [*faults, f"{name}.B is {b}, expected ({last - first}, rank)"]
-
-
-def _kind_faults(layer: str, blocks: set[str], target: Target) -> list[str]:
-    """Either all gated blocks are updated or all rows as one."""
-    if blocks in ({*target.gated}, {target.whole}):
-        return []
-    expected = " and ".join(sorted(target.gated)) + ("" if target.whole in target.gated else f", or {target.whole}")
-    return [f"{layer} has updates of {' and '.join(sorted(blocks))}, expected {expected}"]
+def _layer_faults(layer: str, blocks: Mapping[str, Mapping[str, Shape]], target: Target) -> list[str]:
+    """Either all gated blocks of rows are updated or all rows as one, each by A (rank, columns) and B (rows, rank)."""
+    if set(blocks) not in ({*target.gated}, {target.whole}):
+        expected = " and ".join(sorted(target.gated)) + ("" if target.whole in target.gated else f", or {target.whole}")
+        return [f"{layer} has updates of {' and '.join(sorted(blocks))}, expected {expected}"]
+    faults = []
+    for block, parts in blocks.items():
+        first, last = target.rows_of(block)
+        a, b = parts.get("A", ()), parts.get("B", ())
+        if a[1:] != (target.columns,):
+            faults.append(f"{layer}.{block}.A is {a}, expected (rank, {target.columns})")
+        if b[:1] != (last - first,):
+            faults.append(f"{layer}.{block}.B is {b}, expected ({last - first}, rank)")
+    return faults
 
 
 def _updates(tensors: Mapping[str, Shape]) -> dict[str, dict[str, Shape]]:

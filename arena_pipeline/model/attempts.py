@@ -8,9 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from arena_pipeline.errors import AdapterError
-from arena_pipeline.io.atomic import write_json
-from arena_pipeline.io.json_files import read_model
+from arena_pipeline.io.json_files import StoredModel
 from arena_pipeline.settings import Frozen
 from arena_pipeline.workspace import ATTEMPTS
 
@@ -42,7 +40,7 @@ class Attempt(Frozen):
     fault: str | None
 
 
-class FailedAttempts(Frozen):
+class FailedAttempts(StoredModel):
     """attempts.json. `identity`: all that the adaptation depends on, in values that JSON has; with another one the file says nothing."""
 
     identity: dict[str, Any]
@@ -55,16 +53,13 @@ class FailedAttempts(Frozen):
 
 def read_failed_attempts(folder: Path, identity: Mapping[str, Any] | None = None) -> FailedAttempts | None:
     """What a fold's attempts.json says; None where there is none that can be read, or none of `identity`."""
-    try:
-        found = read_model(folder / ATTEMPTS, FailedAttempts, AdapterError, "not there", "delete it")
-    except AdapterError:
-        return None
-    return found if identity is None or found.identity == identity else None
+    found = FailedAttempts.read_if_valid(folder / ATTEMPTS)
+    return found if found is None or identity in (None, found.identity) else None
 
 
 def write_failed_attempts(folder: Path, identity: Mapping[str, Any], attempts: tuple[Attempt, ...]) -> None:
     """Writes attempts.json, whole or not at all; `identity` in values that JSON has."""
-    write_json(folder / ATTEMPTS, FailedAttempts(identity=dict(identity), attempts=attempts).model_dump(mode="json"))
+    FailedAttempts(identity=dict(identity), attempts=attempts).write(folder / ATTEMPTS)
 
 
 def discard_failed_attempts(folder: Path) -> None:

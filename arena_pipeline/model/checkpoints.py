@@ -125,7 +125,7 @@ def _sort(source: Iterable[str], layout: Layout, head: str, wanted: set[str], pa
     unused_head = layout.head is not None and any(bare.startswith(f"{layout.head}.") for bare in bare_names.values())
     for name, bare in bare_names.items():
         target = _renamed(bare, layout, head)
-        if bare.split(".")[0] in layout.ignored or (unused_head and bare.startswith(f"{head}.")):
+        if bare.split(".")[0] in layout.unused_heads or (unused_head and bare.startswith(f"{head}.")):
             result.ignored.append(name)
         elif target in wanted and target not in result.taken:
             result.taken[target] = name

@@ -58,10 +58,10 @@ def verdict(difference: ScanMean) -> str:
     """Of adapting against zero-shot, in words: better or not better where the 95 % interval is all on one side of 0."""
     if difference.low > 0:
         return "better than zero-shot"
-    return NOT_BETTER if difference.high <= 0 else f"can't tell from {counted(difference.scans)}"
+    return NOT_BETTER if difference.high <= 0 else f"can't tell from {scans_in_words(difference.scans)}"
 
 
-def counted(scans: int) -> str:
+def scans_in_words(scans: int) -> str:
     """One scan, five scans, 12 scans."""
     return f"{COUNTS[scans] if scans < len(COUNTS) else scans} scan{'' if scans == 1 else 's'}"
 
@@ -105,7 +105,7 @@ class ExpectedDice(BaseModel):
         if self.dice is None:
             return f"{self.structure}: no Dice to expect, since no left-out scan has it."
         spread = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
-        text = f"{self.structure}: expected Dice {self.dice:.3f}{spread}, from {counted(self.scans)}, each left out once"
+        text = f"{self.structure}: expected Dice {self.dice:.3f}{spread}, from {scans_in_words(self.scans)}, each left out once"
         return text + (f"; {self.difference:+.3f} against zero-shot: {self.verdict}." if self.difference is not None else ".")
 
 
@@ -191,13 +191,13 @@ def _doubt_of_fit(structure: str, records: Sequence[AdapterRecord], by_decoder: 
     return None
 
 
-def told_of_model(model: Path) -> list[str]:
+def quality_sentences(model: Path) -> list[str]:
     """The expected Dice of its structures, as far as it is known, and the doubts about them."""
-    return told_of_folds(path.parent for path in model.glob(f"*/fold_*/{RECORD}"))
+    return quality_sentences_of_folds(path.parent for path in model.glob(f"*/fold_*/{RECORD}"))
 
 
-def told_of_folds(folders: Iterable[Path]) -> list[str]:
-    """`told_of_model`, of these folds alone."""
+def quality_sentences_of_folds(folders: Iterable[Path]) -> list[str]:
+    """`quality_sentences` of these folds alone."""
     records: dict[Path, list[AdapterRecord]] = {}
     for folder in sorted(folders):
         records.setdefault(folder.parent, []).append(read_adapter_record(folder))

@@ -150,7 +150,7 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
     tasks, left_out = [], []
     wanted = _wanted_tasks(plans, structures, others)
     if failed := {name: numbers for name in wanted if (numbers := _failed_folds(path, name))}:
-        logger.warning("left out, their adaptation has not learned: %s", in_words(failed))
+        logger.warning("left out, their adaptation has not learned: %s", folds_in_words(failed))
     for name in wanted:
         finished = _finished_folds(path, name)
         usable = {fold: place for fold, place in finished.items() if fold not in others.get(name, ())}
@@ -166,7 +166,7 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
     if left_out:
         logger.info("not adapted, so not predicted: %s", listed(left_out))
     if not_used := {task: numbers for task, numbers in others.items() if structures is None or task in wanted}:
-        logger.warning("left out, adapted with other plans than %s: %s", path / "plans.json", in_words(not_used))
+        logger.warning("left out, adapted with other plans than %s: %s", path / "plans.json", folds_in_words(not_used))
     _check_alike(path, tasks)
     first = tasks[0].record
     keep_largest = {name: flag for task in plans.tasks for name, flag in task.keep_largest.items()}
@@ -187,7 +187,7 @@ def of_other_plans(model: Path, plans: Plans) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def in_words(folds: dict[str, tuple[int, ...]]) -> str:
+def folds_in_words(folds: dict[str, tuple[int, ...]]) -> str:
     """liver, fold 0; spleen, folds 0, 1."""
     return "; ".join(f"{task}, fold{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}" for task, numbers in folds.items())
 
@@ -197,7 +197,7 @@ def _wanted_tasks(plans: Plans, structures: Sequence[str] | None, others: dict[s
         return [task.name for task in plans.tasks]
     owner = {structure: task.name for task in plans.tasks for structure in task.structures}
     if unknown := [structure for structure in structures if structure not in owner]:
-        older = f"; left out, adapted with other plans than those of now: {in_words(others)}" if others else ""
+        older = f"; left out, adapted with other plans than those of now: {folds_in_words(others)}" if others else ""
         has = names_to_choose(unknown, list(owner), f"the model of {plans.dataset_name} has")
         raise UnknownStructure(f"unknown structure {', '.join(unknown)}", advice=f"{has}{older}")
     return list(dict.fromkeys(owner[structure] for structure in structures))

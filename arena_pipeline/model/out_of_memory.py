@@ -33,7 +33,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def telling_out_of_memory(what: str) -> Iterator[None]:
+def out_of_memory_as_arena_error(what: str) -> Iterator[None]:
     """Turns what Python, numpy and torch raise where memory runs out in `what` into an ArenaError."""
     try:
         yield

@@ -114,7 +114,7 @@ def partly_annotated(plans: Plans, fingerprint: Fingerprint) -> list[Finding]:
                 f"since {listed(lacking, SHOWN)} is not annotated in all of them; annotate it there, or plan a task for each structure "
                 "with --objective binary"
             )
-            findings.append(Finding(level="warning", case=None, sentence=sentence))
+            findings.append(Finding.of_dataset("warning", sentence))
     return findings
 
 

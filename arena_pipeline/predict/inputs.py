@@ -14,7 +14,7 @@ from arena_pipeline.errors import DatasetError
 from arena_pipeline.io import endings
 from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, check_case_name, without_slicer_copies
-from arena_pipeline.io.dicom import NO_DICOM, CTSeries, find_series, in_words
+from arena_pipeline.io.dicom import NO_DICOM, CTSeries, find_series, left_out_in_words
 from arena_pipeline.io.geometry import broken_link
 from arena_pipeline.io.images import ImageSource
 from arena_pipeline.io.json_files import read_model
@@ -105,11 +105,11 @@ def _dicom_series(folder: Path) -> dict[str, ImageSource]:
     found, left_out = find_series(folder)
     others = [entry for entry in left_out if entry.kind != NO_DICOM]
     if others and not found:
-        raise DatasetError(f"no CT slices, found {in_words(others)}", file=folder, advice="give the folder of a CT series")
+        raise DatasetError(f"no CT slices, found {left_out_in_words(others)}", file=folder, advice="give the folder of a CT series")
     if found:
         logger.info("%s: %s", folder, "; ".join(map(str, found)))
     if found and left_out:
-        logger.warning("%s: no slices of a CT, left out: %s", folder, in_words(left_out))
+        logger.warning("%s: no slices of a CT, left out: %s", folder, left_out_in_words(left_out))
     return {series.name: series for series in found}
 
 

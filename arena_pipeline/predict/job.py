@@ -20,7 +20,7 @@ from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.predict.case import Sinks, volume_steps
 from arena_pipeline.predict.dicom_objects import check_referable, write_objects, writes_dicom_seg
 from arena_pipeline.predict.labels import LabelMap
-from arena_pipeline.predict.memory import case_parts, in_words, most_that_fit
+from arena_pipeline.predict.memory import case_parts, memory_in_words, most_that_fit
 from arena_pipeline.predict.options import OutputOptions
 from arena_pipeline.predict.outputs import case_files, remove_case
 from arena_pipeline.predict.postprocess import postprocess_segmentation_
@@ -130,7 +130,7 @@ def _with_room(case: str, geometry: Geometry, job: PredictionJob) -> PredictionJ
     wanted = min(settings.networks_at_once, tasks * max(len(task.networks) for task in setup.tasks))
     networks = most_that_fit(wanted, lambda n: sum(parts(tasks, n).values()) <= SHARE_TOGETHER * free)
     taken = parts(tasks, networks)
-    logger.debug("%s: at most %s; %s are free", case, in_words(taken), memory_size(free))
+    logger.debug("%s: at most %s; %s are free", case, memory_in_words(taken), memory_size(free))
     windows = settings.window_batch
     if windows > 1 and sum(taken.values()) + windows * setup.window_bytes > free:
         logger.warning("%s: one window at a time instead of %d: little memory is free", case, windows)

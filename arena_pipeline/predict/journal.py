@@ -22,7 +22,7 @@ from typing import Any
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.filestate import SourceFile
 from arena_pipeline.io.lines import add_line, line, read_lines
-from arena_pipeline.io.lock import forget, is_held, share
+from arena_pipeline.io.lock import is_held, remove_lock_files, share
 from arena_pipeline.predict.review import ReviewLine
 
 JOURNAL_FOLDER = "journal"
@@ -137,7 +137,7 @@ class Journal:
         """Removes what commands that were killed have left in the folder to show that they were at work."""
         for command in self.commands():
             if not command.alive:
-                forget(self.output, share(command.name))
+                remove_lock_files(self.output, share(command.name))
 
     def add(self, case: str, seconds: float, written: Sequence[Path] = (), review: Sequence[ReviewLine] = (), failed: str | None = None) -> None:
         """A case is done; the files are there."""

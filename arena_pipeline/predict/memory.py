@@ -77,7 +77,7 @@ def most_that_fit(wanted: int, fits: Callable[[int], bool]) -> int:
     return next((number for number in range(wanted, 1, -1) if fits(number)), 1)
 
 
-def in_words(parts: Mapping[str, int]) -> str:
+def memory_in_words(parts: Mapping[str, int]) -> str:
     """4.7 GiB of memory beside the network (CT 512 MiB, preprocessed 1.2 GiB, ...)."""
     listed = ", ".join(f"{name} {memory_size(part)}" for name, part in parts.items())
     return f"{memory_size(sum(parts.values()))} of memory beside the network ({listed})"
@@ -88,6 +88,6 @@ def require_memory(parts: Mapping[str, int]) -> None:
     free, swap = free_memory_bytes(), psutil.swap_memory().free
     if sum(parts.values()) > free + swap:
         raise ArenaError(
-            f"predicting takes {in_words(parts)}, and {memory_size(free)} of memory and {memory_size(swap)} of swap are free; "
+            f"predicting takes {memory_in_words(parts)}, and {memory_size(free)} of memory and {memory_size(swap)} of swap are free; "
             f"close other programs, crop the CT, or use a machine with more memory"
         )

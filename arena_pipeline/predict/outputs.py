@@ -1,25 +1,28 @@
-"""The folder that arena_predict writes: held for one command, with room, of one meaning, and what an earlier run left in it."""
+"""A folder of segmentations, as arena_predict writes it: held for one command, with room, of one meaning, and what an earlier run left in it."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from arena_pipeline.errors import ArenaError, DatasetError, ImageError, PlansError
+from tqdm import tqdm
+
+from arena_pipeline.errors import DatasetError, ImageError, PlansError
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.damage import damage
-from arena_pipeline.io.images import ImageSource, check_same_grid, read_geometry, read_segmentation
+from arena_pipeline.io.images import ImageSource, check_same_grid, estimated_voxels, read_geometry, read_segmentation
+from arena_pipeline.io.lock import locked
 from arena_pipeline.io.space import require_space
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
 from arena_pipeline.predict.preview import PREVIEW_FOLDER
 from arena_pipeline.predict.probabilities import SUFFIX
 from arena_pipeline.preprocess.masks import PREPROCESSED_FOLDER, masks_file
-from arena_pipeline.words import pluralize
+from arena_pipeline.records import stage
+from arena_pipeline.words import listed, pluralize
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +117,7 @@ def require_one_meaning(folder: Path, label_map: LabelMap, cases: Collection[str
             (folder / name).unlink(missing_ok=True)
         return
     advice = f"choose another output folder, or {'leave out --continue_prediction to make them anew' if keep else 'move away what lies there'}"
-    few = f"{', '.join(staying[:3])}{' and others' if len(staying) > 3 else ''}"
+    few = listed(staying, 3)
     if known is None:
         state = "a damaged" if (folder / JSON_NAME).is_file() else "no"
         found = f"its segmentations ({few}) have {state} {JSON_NAME} beside them, which says what made them"
@@ -126,7 +129,28 @@ def _differences(there: LabelMap, now: LabelMap) -> str:
     """In words what made the segmentations and what their integers mean, where that is not as it is now."""
     then, today = (one.source | {f"integer of {name}": str(label) for name, label in one.labels.items()} for one in (there, now))
     differing = [f"{key} {then.get(key, 'none')}, now {today.get(key, 'none')}" for key in {**then, **today} if then.get(key) != today.get(key)]
-    return "; ".join(differing[:NAMED]) + (f"; and {len(differing) - NAMED} more" if len(differing) > NAMED else "")
+    return listed(differing, NAMED, "; ")
+
+
+def write_segmentations(folder: Path, label_map: LabelMap, cases: Collection[str], work: str, write: Callable[[str, Path], None]) -> dict[str, Path]:
+    """Case -> CASE.nii.gz, each written by `write` in place of what an earlier run left of the case, and labels.json, which tells what they mean.
+
+    Args:
+        work: the stage in the record of the command.
+
+    Raises:
+        PlansError: as `require_one_meaning`. FolderInUse: another command writes there.
+    """
+    written = dict[str, Path]()
+    with locked(folder), tqdm(cases, unit="case", disable=None) as bar:
+        require_one_meaning(folder, label_map, cases)
+        for case in bar:
+            bar.set_description(case)
+            with stage(work):
+                remove_case(folder, case)
+                label_map.write(folder)
+                write(case, written.setdefault(case, case_files(folder, case).segmentation))
+    return written
 
 
 def segmentations(folder: Path) -> set[str]:
@@ -152,7 +176,7 @@ def require_room(folder: Path, inputs: Mapping[str, ImageSource], outputs: Mappi
     """
     missing = [source for case, source in inputs.items() if not os.path.isfile(outputs[case])]  # Path.is_file raises for a name that is too long
     each = SEGMENTATION_BYTES_PER_VOXEL + PROBABILITY_BYTES_PER_VOXEL * probability_maps
-    require_space(folder, int(each * sum(_voxels(source) for source in missing)), f"predicting {pluralize(len(missing), 'case')}")
+    require_space(folder, int(each * sum(map(estimated_voxels, missing))), f"predicting {pluralize(len(missing), 'case')}")
 
 
 def is_complete(case: str, source: ImageSource, output: Path, others: Sequence[Path]) -> bool:
@@ -168,11 +192,3 @@ def is_complete(case: str, source: ImageSource, output: Path, others: Sequence[P
     if damaged:
         logger.info("%s: predicted again: %s", case, "; ".join(damaged))
     return not damaged
-
-
-def _voxels(source: ImageSource) -> int:
-    """0 for an image whose header can't be read, which is told when its turn comes."""
-    try:
-        return math.prod(read_geometry(source).shape)
-    except ArenaError:
-        return 0

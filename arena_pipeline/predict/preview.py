@@ -11,7 +11,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -106,7 +105,6 @@ def _figure(size_mm: tuple[float, ...], rows: int, legend_rows: int) -> tuple[Fi
     below, row_height = ROW_GAP_INCHES + legend_rows * LEGEND_ROW_INCHES, max(heights) * scale + ROW_GAP_INCHES
     height = rows * row_height + below + TITLE_INCHES - ROW_GAP_INCHES
     figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH, facecolor="black")
-    FigureCanvasAgg(figure)
     panels: list[list[Axes]] = []
     for row in range(rows):
         left = (WIDTH_INCHES - sum(widths) * scale - 2 * GAP_INCHES) / 2

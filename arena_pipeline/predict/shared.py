@@ -14,7 +14,7 @@ from arena_pipeline.io.images import ImageSource
 from arena_pipeline.io.lock import LOCK, locked
 from arena_pipeline.io.steps import InSteps, Steps, Turn
 from arena_pipeline.machine import usable_cores
-from arena_pipeline.model.out_of_memory import telling_out_of_memory
+from arena_pipeline.model.out_of_memory import out_of_memory_as_arena_error
 from arena_pipeline.predict.job import PredictionJob, predict_file
 from arena_pipeline.predict.journal import Journal
 from arena_pipeline.predict.outputs import is_complete, remove_left_unfinished
@@ -94,7 +94,7 @@ class SharedPrediction(InSteps[CaseToPredict, CaseDone]):
     def _predict(self, task: CaseToPredict) -> Steps[CaseDone]:
         began = time.monotonic()
         try:
-            with telling_out_of_memory(f"the prediction of {task.case}"):
+            with out_of_memory_as_arena_error(f"the prediction of {task.case}"):
                 review = yield from predict_file(task.case, task.source, task.output, self._job_here)
         except OF_ALL_CASES:
             raise

@@ -48,12 +48,13 @@ class PreprocessingJob:
 
 
 def preprocess_dataset(
-    raw: RawDataset, scheme: Scheme, folder: Path, workers: int | None, cases: Sequence[str] | None = None, usual: int | None = None
+    raw: RawDataset, scheme: Scheme, folder: Path, workers: int | None, cases: Sequence[str] | None = None, default_workers: int | None = None
 ) -> list[str]:
     """Preprocesses into `folder` what is missing there, or was made by another scheme or from other files.
 
     Args:
-        workers: processes, fewer where free memory does not take them; 0 or 1 does the work in this one; None: `usual`, or as many as cores.
+        workers: processes, fewer where free memory does not take them; 0 or 1 does the work in this one; None: `default_workers`.
+        default_workers: None: as many as cores.
         cases: identifiers, of imagesTr or imagesTs; None: all of imagesTr.
 
     Returns:
@@ -75,7 +76,7 @@ def preprocess_dataset(
         logger.info("%d of %s preprocessed already", len(chosen) - len(jobs), pluralize(len(chosen), "case"))
     sizes = [_sizes(job) for job in jobs.values()]
     require_space(folder, sum(stored for _, stored in sizes), f"preprocessing {pluralize(len(jobs), 'case')}")
-    needs = Needs("preprocess", workers, usual, memory_bytes=max((memory for memory, _ in sizes), default=0), folders=[folder])
+    needs = Needs("preprocess", workers, default_workers, memory_bytes=max((memory for memory, _ in sizes), default=0), folders=[folder])
     failed = {}
     for name, error in map_jobs(_preprocess_named, jobs, needs):
         if error is not None:

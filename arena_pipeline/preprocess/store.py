@@ -21,7 +21,7 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.damage import DAMAGED
 from arena_pipeline.io.filestate import SourceFile, WrittenFile
-from arena_pipeline.io.json_files import StoredModel, read_model
+from arena_pipeline.io.json_files import StoredModel
 from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.positions import drawn, label_positions
@@ -121,11 +121,8 @@ def write_case_record(folder: Path, record: CaseRecord) -> None:
 
 def read_case_record(folder: Path, identifier: str) -> CaseRecord | None:
     """CASE.json, or None where the case is not complete or was made by another version."""
-    try:
-        record = read_model(folder / f"{identifier}.json", CaseRecord, DatasetError, "not preprocessed", "run arena_preprocess")
-    except DatasetError:
-        return None
-    if record.identifier != identifier:  # a copy under another name: its record would lead to the other case's files
+    record = CaseRecord.read_if_valid(folder / f"{identifier}.json")
+    if record is None or record.identifier != identifier:  # a copy under another name: its record would lead to the other case's files
         return None
     complete = record.format_version == FORMAT_VERSION and all((folder / f"{identifier}{ending}").is_file() for ending in record.endings)
     return record if complete else None

@@ -15,7 +15,7 @@ from arena_pipeline.errors import PackageError
 from arena_pipeline.foundations import FoundationPreset, installing
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter
-from arena_pipeline.model.expected import told_of_folds
+from arena_pipeline.model.expected import quality_sentences_of_folds
 from arena_pipeline.model.model_folder import AdaptedModel
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.labels import LabelMap
@@ -51,10 +51,10 @@ def _finish(
     """The rest of the package. The manifest comes last: it has the checksums of all else."""
     manifest = manifest_of(model, preset, records)
     plans = Plans.read(model.path / PLANS)
-    package.add(PLANS, _json(_nameless(plans, list(manifest.folds))))
+    package.add(PLANS, _json(_without_case_names(plans, list(manifest.folds))))
     package.add(LABELS, _json(LabelMap.of(plans.labels, {"model": plans.dataset_name, "foundation": preset.name, "licence": preset.licence})))
     package.add(LICENCE, licence_notice(manifest, preset).encode())
-    known = told_of_folds(folder for task in model.tasks for folder in task.folds.values())
+    known = quality_sentences_of_folds(folder for task in model.tasks for folder in task.folds.values())
     package.add(CARD, model_card(manifest, preset, records, summary, known).encode())
     manifest = manifest.model_copy(update={"files": dict(package.files)})
     package.add(MANIFEST, _json(manifest))
@@ -86,7 +86,7 @@ def manifest_of(model: AdaptedModel, preset: FoundationPreset, records: Sequence
     )
 
 
-def _nameless(plans: Plans, tasks: Sequence[str]) -> Plans:
+def _without_case_names(plans: Plans, tasks: Sequence[str]) -> Plans:
     """The plans of these tasks without what names cases: candidates, and reasons, which are sentences that list them.
 
     `max_shots` becomes 0, as for any task that can't be adapted here.

@@ -21,7 +21,7 @@ from arena_pipeline.model.task_head import empty_head
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.share.archive import FOREIGN, MAX_ENTRY_BYTES, Archive
-from arena_pipeline.share.package import MANIFEST, PLANS, Manifest, names_of, read_manifest
+from arena_pipeline.share.package import MANIFEST, PLANS, Manifest, package_files, read_manifest
 from arena_pipeline.words import listed
 from arena_pipeline.workspace import fold_folder
 
@@ -65,7 +65,7 @@ def read_package_manifest(archive: Archive) -> Manifest:
             manifest = read_manifest(Path(folder) / MANIFEST)
         except PackageError as error:
             raise PackageError(f"{MANIFEST}: {error.found}", file=package, advice=error.advice) from None
-    wanted = names_of(manifest.folds)
+    wanted = package_files(manifest.folds)
     differing = {"lacks": wanted - set(archive.sizes), "also has": set(archive.sizes) - wanted - {MANIFEST}}
     differing["has without a checksum"] = wanted - set(manifest.files)
     differing["has checksums of"] = set(manifest.files) - wanted

@@ -66,7 +66,7 @@ class Manifest(Frozen):
     files: dict[str, FileFacts]
 
 
-def names_of(folds: Mapping[str, tuple[int, ...]]) -> set[str]:
+def package_files(folds: Mapping[str, tuple[int, ...]]) -> set[str]:
     """The files of a package with these folds, but the manifest."""
     adapters = {f"{task}/fold_{fold}/{name}" for task, numbers in folds.items() for fold in numbers for name in ADAPTER}
     return adapters | {PLANS, LABELS, CARD, LICENCE}
@@ -88,7 +88,7 @@ def is_installed(model: Path) -> bool:
     return (model / MANIFEST).is_file()
 
 
-def require_own(model: Path) -> None:
+def refuse_installed(model: Path) -> None:
     """Raises AdapterError for an installed model: adapting into its folder would mix two people's folds."""
     if is_installed(model):
         raise AdapterError(

@@ -32,14 +32,14 @@ from arena_pipeline.model.adapter import TENSORS
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.attempts import MOST_ATTEMPTS, discard_failed_attempts
 from arena_pipeline.model.device import device_of_jobs, pick_device
-from arena_pipeline.model.model_folder import in_words, of_other_plans
+from arena_pipeline.model.model_folder import folds_in_words, of_other_plans
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import Plans
 from arena_pipeline.planning.fitting import fit_adaptation
 from arena_pipeline.planning.memory import adaptation_bytes
 from arena_pipeline.records import note, stage
 from arena_pipeline.settings import MethodName, PrecisionName
-from arena_pipeline.share.package import require_own
+from arena_pipeline.share.package import refuse_installed
 from arena_pipeline.words import duration, pluralize
 from arena_pipeline.workspace import CHECKPOINT, Workspace
 
@@ -98,7 +98,7 @@ def adapt_dataset(
                 _check_checkpoint(job, continue_unfinished)
             describe_model(planned, model)
             for job in to_do:
-                _forget_unfinished(job, continue_unfinished, overwrite)
+                _remove_unfinished(job, continue_unfinished, overwrite)
         needs = adaptation_needs("adapt", workers, planned, device, cores=0, unit="fold")
         begun = time.monotonic()
         for done, (_, error) in enumerate(map_jobs(partial(_adapt, device=device), {job.name: job for job in to_do}, needs), start=1):
@@ -162,7 +162,7 @@ def _check_checkpoint(job: FoldJob, continue_unfinished: bool) -> None:
         logger.warning("%s, fold %d: an unfinished adaptation is there and starts anew; --continue goes on with it", job.task.name, job.fold)
 
 
-def _forget_unfinished(job: FoldJob, continue_unfinished: bool, overwrite: bool) -> None:
+def _remove_unfinished(job: FoldJob, continue_unfinished: bool, overwrite: bool) -> None:
     """Removes what the command does not go on with; so a fold whose worker dies goes on where the worker was, as the command itself does."""
     if not continue_unfinished:
         (job.folder / CHECKPOINT).unlink(missing_ok=True)
@@ -194,7 +194,7 @@ def _trained_alike(job: FoldJob) -> tuple[object, ...]:
 
 def describe_model(planned: PlannedDataset, model: Path) -> None:
     """Makes a model folder, with the plans and the dataset's description as they are now; AdapterError for one that was installed."""
-    require_own(model)
+    refuse_installed(model)
     name, path = planned.plans.dataset_name, model / "plans.json"
     text = planned.workspace.plans(name, planned.preset.name).read_text(encoding="utf-8")
     if path.is_file() and path.read_text(encoding="utf-8") != text:
@@ -214,5 +214,5 @@ def _keep_older_plans(path: Path, plans: Plans) -> None:
     logger.warning(
         "%s: these adapters belong to older plans and will be ignored or replaced: %s. To keep using those that are not replaced, copy the folder "
         "and rename %s to plans.json in the copy",
-        *(path.parent, in_words(others), kept.name),
+        *(path.parent, folds_in_words(others), kept.name),
     )

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from tqdm import tqdm
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.images import read_geometry, write_segmentation
-from arena_pipeline.io.lock import locked
 from arena_pipeline.predict.ensemble import ensemble_segmentation
 from arena_pipeline.predict.inputs import SEGMENTATION_ENDING
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
-from arena_pipeline.predict.outputs import remove_case, require_one_meaning
+from arena_pipeline.predict.outputs import write_segmentations
 from arena_pipeline.predict.probabilities import SUFFIX, ProbabilityFile
-from arena_pipeline.records import stage
-
-logger = logging.getLogger(__name__)
 
 
 @plain_arguments
@@ -36,18 +29,9 @@ def ensemble(input_folders: Sequence[str | Path], output_folder: str | Path) -> 
     cases = _common_cases(folders)
     if out.resolve() in {folder.resolve() for folder in folders}:
         raise DatasetError("the ensemble would overwrite one of its members", file=out, advice="choose another output folder")
-    written: dict[str, Path] = {}
     labels = _labels(cases, folders[0])
     label_map = LabelMap.of(labels, {"ensemble of": ", ".join(str(folder) for folder in folders)}, _support_ids(labels, folders))
-    with locked(out), tqdm(cases, unit="case", disable=None) as bar:
-        require_one_meaning(out, label_map, cases)
-        for case in bar:
-            bar.set_description(case)
-            with stage("ensemble"):
-                remove_case(out, case)
-                label_map.write(out)
-                written[case] = _one_case(case, folders, out)
-    return written
+    return write_segmentations(out, label_map, cases, "ensemble", lambda case, target: _write_case(case, target, folders))
 
 
 def _labels(cases: Sequence[str], folder: Path) -> dict[str, int]:
@@ -60,7 +44,7 @@ def _labels(cases: Sequence[str], folder: Path) -> dict[str, int]:
     return labels[cases[0]]
 
 
-def _one_case(case: str, folders: list[Path], out: Path) -> Path:
+def _write_case(case: str, target: Path, folders: list[Path]) -> None:
     files = [ProbabilityFile(folder / f"{case}{SUFFIX}") for folder in folders]
     segmentation = ensemble_segmentation(case, files)
     member = folders[0] / f"{case}{SEGMENTATION_ENDING}"
@@ -69,10 +53,7 @@ def _one_case(case: str, folders: list[Path], out: Path) -> Path:
     geometry = read_geometry(member)
     if geometry.shape != segmentation.shape:
         raise ImageError(f"{member} has shape {geometry.shape}, its probabilities {segmentation.shape}", case=case, advice="predict this case again")
-    labels = files[0].description.labels
-    target = out / member.name
-    write_segmentation(target, segmentation, geometry, labels)
-    return target
+    write_segmentation(target, segmentation, geometry, files[0].description.labels)
 
 
 def _support_ids(labels: Iterable[str], folders: list[Path]) -> dict[str, tuple[str, ...]]:

@@ -23,7 +23,7 @@ from arena_pipeline.evaluate.cases import (
     read_predictions,
     warn_of_support,
 )
-from arena_pipeline.evaluate.journal import Journal
+from arena_pipeline.evaluate.journal import ScoreJournal
 from arena_pipeline.evaluate.scores import Protocol, StructureScore, nothing_scored, score_table, structure_table, summarise
 from arena_pipeline.evaluate.scoring import Scoring, score_case
 from arena_pipeline.foundations import Scheme, load_preset
@@ -117,7 +117,7 @@ def evaluate(
     with locked(path.parent, f"_{path.stem}"):
         for old in (path, csv_file):
             old.unlink(missing_ok=True)
-        journal = Journal(path, scoring)
+        journal = ScoreJournal(path, scoring)
         with stage("evaluate"):
             scores = _score(cases, scoring, workers, journal)
         files = {case.identifier: (str(case.reference), str(case.prediction)) for case in cases}
@@ -164,7 +164,7 @@ def _require_masks(cases: list[EvaluationCase]) -> None:
         )
 
 
-def _score(cases: list[EvaluationCase], scoring: Scoring, workers: int | None, journal: Journal) -> list[StructureScore]:
+def _score(cases: list[EvaluationCase], scoring: Scoring, workers: int | None, journal: ScoreJournal) -> list[StructureScore]:
     """All scores, by case in the order of `cases`; those in the journal are not computed again.
 
     Raises:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arena_pipeline.arguments import plain_arguments
-from arena_pipeline.errors import PlansError
 from arena_pipeline.fingerprint import Fingerprint, dataset_state
 from arena_pipeline.fingerprint import extract_fingerprint as measure
 from arena_pipeline.foundations import FoundationPreset
@@ -56,8 +55,5 @@ def fingerprint_dataset(raw: RawDataset, path: Path, preset: FoundationPreset, w
 
 
 def _up_to_date(path: Path, state: str) -> Fingerprint | None:
-    try:
-        fingerprint = Fingerprint.read(path)
-    except PlansError:
-        return None  # none yet, or of an older version of this program: it is measured again
-    return fingerprint if fingerprint.source_sha256 == state else None
+    fingerprint = Fingerprint.read_if_valid(path)  # None: none yet, or of an older version of this program
+    return fingerprint if fingerprint is not None and fingerprint.source_sha256 == state else None

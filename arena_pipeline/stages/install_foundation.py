@@ -103,12 +103,11 @@ def install_model_folder(folder: Path, workspace: Workspace, name: str | None = 
     with stage("read"):
         model = read_nnunet_folder(folder, name, fold)
         found = read_nnunet_checkpoint(model)
-        source_sha256 = file_sha256(model.checkpoint)
     for choice in model.choices:
         logger.info("%s: %s", model.preset.name, choice)
     target = workspace.installed_foundation(model.preset.name)
     with stage("write"), locked(target):
-        return _write(model.preset, model.checkpoint, found, source_sha256, target, False)
+        return _write(model.preset, model.checkpoint, found, target, False)
 
 
 def install_preset(preset: FoundationPreset, file: Path, workspace: Workspace, trust_checkpoint: bool = False) -> Installation:
@@ -116,23 +115,39 @@ def install_preset(preset: FoundationPreset, file: Path, workspace: Workspace, t
     folder = workspace.installed_foundation(preset.name)
     with stage("read"):
         found = read_foundation(preset, file, trust_checkpoint)
-        source_sha256 = file_sha256(file)
     _warn_of_another_name(preset, file)
     with stage("write"), locked(folder):
-        return _write(preset, file, found, source_sha256, folder, trust_checkpoint)
+        return _write(preset, file, found, folder, trust_checkpoint)
 
 
-def _write(preset: FoundationPreset, file: Path, found: Match, source_sha256: str, folder: Path, trusted: bool) -> Installation:
+def _write(preset: FoundationPreset, file: Path, found: Match, folder: Path, trusted: bool) -> Installation:
     remove_unfinished(folder)
     previous = file_sha256(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
     with replace_when_done(folder / WEIGHTS) as weights:
         save_file({name: _stored(tensor) for name, tensor in found.tensors.items()}, weights)
         load_foundation_network(preset, weights)  # raises before anything is replaced
-        weights_sha256 = file_sha256(weights)
-        record = _record(preset, file, found, (source_sha256, weights_sha256), trusted)
+        state = file.stat()
+        record = FoundationRecord(
+            name=preset.name,
+            preset=preset,
+            source_file=file.name,
+            source_bytes=state.st_size,
+            source_modified_ns=state.st_mtime_ns,
+            source_changed_ns=state.st_ctime_ns,
+            source_sha256=file_sha256(file),
+            trusted=trusted,
+            weights_sha256=file_sha256(weights),
+            matched=found.matched,
+            missing=len(found.missing),
+            ignored=len(found.ignored),
+            unexpected=found.unexpected,
+            licence=preset.licence,
+            installed=datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
+            versions=versions(),
+        )
         # The weights take their place last: without them nothing here counts as installed.
         record.write(folder / RECORD)
-    replaced = previous if previous != weights_sha256 else None
+    replaced = previous if previous != record.weights_sha256 else None
     if replaced:
         text = "%s: other weights were here (SHA-256 %s...), and plans and adapters made with those need them back"
         logger.warning(text, preset.name, replaced[:12])
@@ -144,28 +159,6 @@ def _stored(tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
         return tensor.long().contiguous().clone()
     return (tensor.float() if tensor.dtype == torch.float64 else tensor).contiguous().clone()
-
-
-def _record(preset: FoundationPreset, file: Path, found: Match, checksums: tuple[str, str], trusted: bool) -> FoundationRecord:
-    state = file.stat()
-    return FoundationRecord(
-        name=preset.name,
-        preset=preset,
-        source_file=file.name,
-        source_bytes=state.st_size,
-        source_modified_ns=state.st_mtime_ns,
-        source_changed_ns=state.st_ctime_ns,
-        source_sha256=checksums[0],
-        trusted=trusted,
-        weights_sha256=checksums[1],
-        matched=found.matched,
-        missing=len(found.missing),
-        ignored=len(found.ignored),
-        unexpected=found.unexpected,
-        licence=preset.licence,
-        installed=datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
-        versions=versions(),
-    )
 
 
 def _warn_of_another_name(preset: FoundationPreset, file: Path) -> None:

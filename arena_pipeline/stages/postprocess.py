@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from tqdm import tqdm
-
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, PlansError
 from arena_pipeline.io.dataset import check_case_name
 from arena_pipeline.io.images import read_segmentation, write_segmentation
 from arena_pipeline.io.labels import labels_present
-from arena_pipeline.io.lock import locked
 from arena_pipeline.planning import Plans
-from arena_pipeline.predict.inputs import SEGMENTATION_ENDING, find_images
+from arena_pipeline.predict.inputs import find_images
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
-from arena_pipeline.predict.outputs import remove_case, require_one_meaning
+from arena_pipeline.predict.outputs import write_segmentations
 from arena_pipeline.predict.postprocess import APPLIED, applied_in_words, postprocess_segmentation_
-from arena_pipeline.records import stage
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +42,7 @@ def postprocess(
     if out.resolve() in {path.parent.resolve() for path in inputs.values()}:
         raise DatasetError("input and output are the same folder", file=out, advice="choose another output folder")
     label_map = _label_map(source, rules)
-    written = {}
-    with locked(out), tqdm(inputs.items(), unit="case", disable=None) as bar:
-        require_one_meaning(out, label_map, inputs)
-        for case, path in bar:
-            bar.set_description(case)
-            with stage("postprocess"):
-                remove_case(out, case)
-                label_map.write(out)
-                written[case] = _one_case(case, path, out / f"{case}{SEGMENTATION_ENDING}", rules)
-    return written
+    return write_segmentations(out, label_map, inputs, "postprocess", lambda case, target: _write_case(case, inputs[case], target, rules))
 
 
 def _label_map(source: Path, plans: Plans) -> LabelMap:
@@ -71,7 +58,7 @@ def _label_map(source: Path, plans: Plans) -> LabelMap:
     return there.model_copy(update={"source": there.source | applied_in_words(keep)})
 
 
-def _one_case(case: str, path: Path, target: Path, plans: Plans) -> Path:
+def _write_case(case: str, path: Path, target: Path, plans: Plans) -> None:
     labels = {name: label for name, label in plans.labels.items() if label}
     image = read_segmentation(path)
     segmentation = image.array.copy(order="K")
@@ -83,4 +70,3 @@ def _one_case(case: str, path: Path, target: Path, plans: Plans) -> Path:
     removed = postprocess_segmentation_(segmentation, labels, keep, case)
     logger.info("%s: removed voxels: %s", case, ", ".join(f"{name} {count}" for name, count in removed.items()) or "no structure is to be treated")
     write_segmentation(target, segmentation, image.geometry, labels)
-    return target

@@ -13,7 +13,7 @@ from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.dataset import RawDataset
-from arena_pipeline.io.images import read_geometry
+from arena_pipeline.io.images import estimated_voxels
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.space import require_space
 from arena_pipeline.view.cases import ShownCase, dataset_cases, dicom_case, one_case, predicted_cases
@@ -63,7 +63,7 @@ def view(
             raise DatasetError(f"no case {', '.join(unknown)}; there: {', '.join(case.name for case in found)}", file=place)
         found = [case for case in found if case.name in cases]
     folder = Path(output_folder) if output_folder is not None else place / FOLDER
-    require_space(folder, sum(_estimated_bytes(case) for case in found), "the pages")
+    require_space(folder, round(BYTES_PER_VOXEL * sum(estimated_voxels(case.ct) for case in found)), "the pages")
     with locked(folder):
         return _write(found, folder, Path(path).name if path is not None else workspace.root.name)
 
@@ -115,11 +115,3 @@ def _page_names(found: Sequence[ShownCase]) -> list[str]:
     """A page per case; of cases with one name in several datasets each has its dataset's in front."""
     names = [case.name for case in found]
     return [f"{case.name if names.count(case.name) == 1 else f'{case.origin}_{case.name}'}.html" for case in found]
-
-
-def _estimated_bytes(case: ShownCase) -> int:
-    try:
-        x, y, z = read_geometry(case.ct).shape
-    except ArenaError:
-        return 0  # the error comes when it is read
-    return round(x * y * z * BYTES_PER_VOXEL)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from arena_pipeline import __version__
-from arena_pipeline.errors import DatasetError, PlansError
+from arena_pipeline.errors import DatasetError
 from arena_pipeline.fingerprint.models import Fingerprint
 from arena_pipeline.io.atomic import remove_unfinished, replace_when_done
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson, RawDataset, check_case_name
@@ -138,10 +138,8 @@ def _copy(source: ImageSource, image: Image, target: Path, ending: str) -> None:
 
 def _shots(workspace: Workspace, dataset_name: str, raw: RawDataset, structures: Sequence[str], case: str) -> int:
     """How many cases each of `structures`, which `case` has, can be adapted on now; of older cases the fingerprint knows which have them."""
-    try:
-        known = Fingerprint.read(workspace.fingerprint(dataset_name)).structures
-    except PlansError:
-        known = {}
+    fingerprint = Fingerprint.read_if_valid(workspace.fingerprint(dataset_name))
+    known = {} if fingerprint is None else fingerprint.structures
     held_out = {name for split in raw.json.split.values() for name in split.test}
     numbers = []
     for structure in structures:

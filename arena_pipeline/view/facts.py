@@ -64,7 +64,7 @@ class ReviewFacts(Frozen):
     state: str
 
 
-class CaseFacts(Frozen):
+class PageFacts(Frozen):
     """All facts of a page. `shape` and `voxel_ml` are of the grid that is shown."""
 
     shape: tuple[int, int, int]

@@ -12,7 +12,7 @@ from string import Template
 from typing import NamedTuple
 from urllib.parse import quote
 
-from arena_pipeline.view.facts import CaseFacts
+from arena_pipeline.view.facts import PageFacts
 from arena_pipeline.words import pluralize
 
 FLAGS_SHOWN = 3  # of a case in the list of all; its page has all
@@ -22,7 +22,7 @@ POLICY = (
 )
 
 
-def case_page(case: str, facts: CaseFacts, index: str, volumes: Mapping[str, bytes]) -> str:
+def case_page(case: str, facts: PageFacts, index: str, volumes: Mapping[str, bytes]) -> str:
     """The page of one case.
 
     Args:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from arena_pipeline.errors import ArenaError, DatasetError, ImageError
+from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
 from arena_pipeline.io.geometry import Geometry
-from arena_pipeline.io.images import check_same_grid, grid_difference, read_geometry, read_image, read_segmentation
+from arena_pipeline.io.images import check_same_grid, estimated_voxels, grid_difference, read_geometry, read_image, read_segmentation
 from arena_pipeline.io.labels import labels_present
 from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.io.space import require_writable
@@ -94,7 +94,7 @@ class Review:
         check_structures(DatasetJson.read(dataset / "dataset.json"), dataset)
         require_writable(dataset)
         self._cases = {case.name: ReviewedCase(case, dataset) for case in predicted_cases(folder, images)}
-        self._voxels = {name: _voxels(case) for name, case in self._cases.items()}
+        self._voxels = {name: estimated_voxels(case.shown.ct) for name, case in self._cases.items()}
         known = LabelMap.read(folder).source if (folder / JSON_NAME).is_file() else {}
         self._foundation = known.get("foundation")
 
@@ -165,11 +165,3 @@ def _annotated_over(segmentation: np.ndarray, there: np.ndarray, labels: Sequenc
 def _state(description: DatasetJson, case: str) -> str:
     entry = (description.model_extra or {}).get(CORRECTIONS, {}).get(case)
     return "A training case already: its annotation is shown." if entry is None else f"Saved on {entry['saved'].replace('T', ' at ')[:19]}."
-
-
-def _voxels(case: ReviewedCase) -> int:
-    try:
-        x, y, z = read_geometry(case.shown.ct).shape
-    except ArenaError:
-        return 0  # the error comes when its page is opened
-    return x * y * z

@@ -11,7 +11,7 @@ from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import check_same_grid, read_image
 from arena_pipeline.predict.outputs import case_files
 from arena_pipeline.view.cases import ShownCase
-from arena_pipeline.view.facts import NOT_A_DEVICE, CaseFacts, RangeFact, ReviewFacts, steps_note, structure_facts
+from arena_pipeline.view.facts import NOT_A_DEVICE, PageFacts, RangeFact, ReviewFacts, steps_note, structure_facts
 from arena_pipeline.view.volumes import ShownGrid, packed_ct, packed_labels, packed_map
 
 FAINTEST = 0.02  # of the strongest disagreement: below it is clear
@@ -27,7 +27,7 @@ class Neighbours(NamedTuple):
 class Shown(NamedTuple):
     """The content of a page: facts, and gzipped volumes by name."""
 
-    facts: CaseFacts
+    facts: PageFacts
     volumes: dict[str, bytes]
 
 
@@ -57,7 +57,7 @@ def put_together(
     disagreement = _read_disagreement(case, image.geometry, grid)
     if disagreement is not None:
         volumes["disagreement"] = disagreement[1]
-    facts = CaseFacts(
+    facts = PageFacts(
         shape=grid.shape,
         voxel_ml=grid.geometry.voxel_volume_ml,
         structures=structure_facts(segmentation, image.geometry, grid, labels, colours, reasons),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -59,3 +61,26 @@ def flare_case(write_nifti: Callable[..., Path], rng: np.random.Generator) -> Ca
         return segmentation
 
     return make
+
+
+LEFT = (slice(0, 2), slice(0, 5), slice(0, 4))
+RIGHT = (slice(4, 6), slice(0, 5), slice(0, 4))
+
+
+def labels_of(path: Path) -> np.ndarray:
+    return np.asarray(nibabel.load(path).dataobj)
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "conversion_report.json").read_text())
+
+
+@pytest.fixture
+def v1_root(tmp_path: Path, raw_subject, write_meta) -> Path:
+    """Three v1 subjects; s0002 has no spleen mask (not annotated), s0001 an empty one (absent)."""
+    root = tmp_path / "raw v1"
+    raw_subject(root, "s0001", {"liver": LEFT, "spleen": None, "heart_myocardium": RIGHT})
+    raw_subject(root, "s0002", {"liver": RIGHT})
+    raw_subject(root, "s0003", {"liver": LEFT, "spleen": RIGHT, "heart_myocardium": None})
+    write_meta(root, {"s0001": "train", "s0002": "val", "s0003": "test"})
+    return root

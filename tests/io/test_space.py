@@ -16,7 +16,7 @@ from arena_pipeline.adapt.loop import Epoch
 from arena_pipeline.adapt.report import TrainingLog
 from arena_pipeline.errors import ArenaError, NoSpace
 from arena_pipeline.evaluate.cases import EvaluationCase
-from arena_pipeline.evaluate.journal import Journal
+from arena_pipeline.evaluate.journal import ScoreJournal
 from arena_pipeline.evaluate.scoring import Scoring
 from arena_pipeline.io.atomic import remove_unfinished, replace_when_done, write_text
 from arena_pipeline.io.geometry import Geometry, Image
@@ -92,7 +92,7 @@ def pretraining_log(folder: Path) -> None:
 
 def journal(folder: Path) -> None:
     scoring = Scoring(labels={}, reference_labels={}, prediction_labels={}, protocol="native", scheme=None, largest_component=False)
-    journal = Journal(folder / "summary.json", scoring)
+    journal = ScoreJournal(folder / "summary.json", scoring)
     for number in range(1000):
         journal.add(EvaluationCase(f"c{number}", folder / "r.nii.gz", folder / "p.nii.gz", (), ()), [])
 

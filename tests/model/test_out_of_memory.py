@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from arena_pipeline.adapt.loop import accumulate_gradients
 from arena_pipeline.errors import ArenaError
-from arena_pipeline.model.out_of_memory import FittingBatch, is_out_of_memory, telling_out_of_memory
+from arena_pipeline.model.out_of_memory import FittingBatch, is_out_of_memory, out_of_memory_as_arena_error
 from arena_pipeline.predict.windows import Windows, mean_over_networks
 
 PATCH = (8, 8, 8)
@@ -84,9 +84,12 @@ def test_no_room_for_a_single_patch_is_an_error_with_what_to_do() -> None:
 
 
 def test_only_a_want_of_memory_is_told_as_one() -> None:
-    with pytest.raises(ArenaError, match=r"^memory ran out in the toy \(MemoryError\); close other programs"), telling_out_of_memory("the toy"):
+    with (
+        pytest.raises(ArenaError, match=r"^memory ran out in the toy \(MemoryError\); close other programs"),
+        out_of_memory_as_arena_error("the toy"),
+    ):
         raise MemoryError
-    with pytest.raises(RuntimeError, match="another fault"), telling_out_of_memory("the toy"):
+    with pytest.raises(RuntimeError, match="another fault"), out_of_memory_as_arena_error("the toy"):
         raise RuntimeError("another fault")
 
 

@@ -24,7 +24,7 @@ from arena_pipeline.machine import Machine
 from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.predict import predictors
 from arena_pipeline.predict.case import CaseSettings, PredictionTask
-from arena_pipeline.predict.memory import case_parts, in_words, require_memory
+from arena_pipeline.predict.memory import case_parts, memory_in_words, require_memory
 from arena_pipeline.predict.windows import Network, Windows, mean_over_networks, probability_slabs
 from arena_pipeline.stages.predict import predict
 from arena_pipeline.workspace import Workspace
@@ -46,7 +46,7 @@ def test_parts_worked_out_by_hand(write_nifti: Callable[..., Path], tmp_path: Pa
     assert case_parts(geometry, (2.0, 2.0, 2.0), (20, 20, 20), 15, True)["windows or export"] == max(3 * 4 * 15 * 8_000, 8 * 128_000)
     # With one channel, cleaning the segmentation takes more than predicting it.
     assert case_parts(geometry, (8.0, 8.0, 8.0), (20, 20, 20), 1, False) == {"reading, components": 128_000 * (2 + 1 + 10)}
-    assert in_words({"CT": 2**29, "probabilities": 2**31}) == "2.5 GiB of memory beside the network (CT 512 MiB, probabilities 2.0 GiB)"
+    assert memory_in_words({"CT": 2**29, "probabilities": 2**31}) == "2.5 GiB of memory beside the network (CT 512 MiB, probabilities 2.0 GiB)"
 
 
 def test_what_cannot_fit_is_refused() -> None:

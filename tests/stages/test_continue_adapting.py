@@ -217,7 +217,7 @@ def test_a_finished_adapter_stays_while_the_new_one_cannot_start(ready: Workspac
     folder = run(ready)
     expected, record = results(folder), read_adapter(folder).record
     if fault == "no room":
-        monkeypatch.setattr(space, "free_bytes", lambda place: 0)
+        monkeypatch.setattr(space, "free_disk_bytes", lambda place: 0)
     else:  # as large as before, so that it is noticed when it is read
         positions = ready.cases(NAME, FOUNDATION) / f"{record.support_ids[0]}.npz"
         positions.write_bytes(bytes(positions.stat().st_size))
@@ -230,7 +230,7 @@ def test_room_for_one_fold_but_not_for_two(ready: Workspace, monkeypatch: pytest
     edit_plans(ready, max_epochs=1)
     numbers = 11_520 + 128 + 1_224_864 + 15 * 13  # A and B, v, the decoder, 15 rows of 12 + 1
     free = space.RESERVE_BYTES + (CHECKPOINT_BYTES + 2 * ADAPTER_BYTES) * numbers - 1
-    monkeypatch.setattr(space, "free_bytes", lambda place: free)
+    monkeypatch.setattr(space, "free_disk_bytes", lambda place: free)
     with pytest.raises(NoSpace, match=rf"arena_2shots: adapting 2 folds needs about {free + 1:,} bytes, {free:,} bytes are free"):
         run(ready, folds=[0, 1])
     assert not ready.results.exists()

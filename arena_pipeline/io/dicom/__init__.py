@@ -3,7 +3,7 @@
 import logging
 import warnings
 
-from arena_pipeline.io.dicom.series import NO_DICOM, CTSeries, LeftOut, find_series, in_words, only_series
+from arena_pipeline.io.dicom.series import NO_DICOM, CTSeries, LeftOut, find_series, left_out_in_words, only_series
 from arena_pipeline.io.dicom.volume import read_series, series_geometry, sorted_files, sorted_headers
 
 # Their warnings quote values of tags, and those may be the patient's: what matters is an error here.
@@ -15,7 +15,7 @@ __all__ = [
     "CTSeries",
     "LeftOut",
     "find_series",
-    "in_words",
+    "left_out_in_words",
     "only_series",
     "read_series",
     "series_geometry",

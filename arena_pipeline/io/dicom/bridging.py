@@ -36,8 +36,8 @@ def bridge_(mask: np.ndarray, drawn: Sequence[int], spacing_mm: tuple[float, flo
             share = (index - low) / (high - low)
             mask[:, :, index] = (1 - share) * below + share * above > 0
         filled += range(low + 1, high)
-    notes = [f"{pluralize(len(filled), 'slice')} without contours filled in between ({_some(filled)})"] if filled else []
-    return notes + ([f"{pluralize(len(left), 'slice')} without contours between drawn ones left empty ({_some(left)})"] if left else [])
+    notes = [f"{pluralize(len(filled), 'slice')} without contours filled in between ({_slice_numbers(filled)})"] if filled else []
+    return notes + ([f"{pluralize(len(left), 'slice')} without contours between drawn ones left empty ({_slice_numbers(left)})"] if left else [])
 
 
 def _parts_in(plane: np.ndarray, overlap: np.ndarray) -> np.ndarray:
@@ -49,6 +49,6 @@ def _signed_distance(plane: np.ndarray, spacing_mm: tuple[float, ...]) -> np.nda
     return ndimage.distance_transform_edt(plane, spacing_mm) - ndimage.distance_transform_edt(~plane, spacing_mm)
 
 
-def _some(slices: Sequence[int]) -> str:
+def _slice_numbers(slices: Sequence[int]) -> str:
     """Counted from 1, as viewers do."""
     return ", ".join(str(index + 1) for index in slices[:5]) + (", ..." if len(slices) > 5 else "")

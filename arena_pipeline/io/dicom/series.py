@@ -105,13 +105,13 @@ def only_series(folder: Path) -> CTSeries:
     """The one CT series of a folder. Raises ImageError for none, saying what is there, or several."""
     found, left_out = find_series(folder)
     if not found:
-        raise ImageError(f"no CT slices, found {in_words(left_out)}", file=folder, advice="give the folder of a CT series")
+        raise ImageError(f"no CT slices, found {left_out_in_words(left_out)}", file=folder, advice="give the folder of a CT series")
     if len(found) > 1:
         raise ImageError(f"{len(found)} CT series ({', '.join(map(str, found))})", file=folder, advice="put each into a folder of its own")
     return found[0]
 
 
-def in_words(left_out: Sequence[LeftOut]) -> str:
+def left_out_in_words(left_out: Sequence[LeftOut]) -> str:
     """E.g. 2 x localizer, 1 x RTSTRUCT."""
     return ", ".join(f"{entry.files} x {entry.kind}" for entry in left_out) or "nothing"
 

@@ -20,6 +20,7 @@ from arena_pipeline.io.dicom.decoders import decoded
 from arena_pipeline.io.dicom.headers import read_header
 from arena_pipeline.io.dicom.series import CTSeries
 from arena_pipeline.io.geometry import Geometry, Image, check_geometry, check_memory
+from arena_pipeline.words import listed
 
 AIR_HU = -1024
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -42,32 +43,32 @@ def read_series(series: CTSeries) -> Image:
         ImageError: it is no regular, straight grid of slices (missing, doubled or uneven ones, a tilted gantry, other sizes), or a slice can't be
             decoded or is not known to be in HU.
     """
-    with _telling_nothing_of_the_patient(series):
+    with _errors_without_patient_words(series):
         ordered, headers, geometry = _sorted_slices(series)
         return Image(_voxels(series, ordered, headers, geometry), geometry)
 
 
 def series_geometry(series: CTSeries) -> Geometry:
     """The grid alone, from the headers. Raises ImageError as `read_series`."""
-    with _telling_nothing_of_the_patient(series):
+    with _errors_without_patient_words(series):
         return _sorted_slices(series)[2]
 
 
 def sorted_files(series: CTSeries) -> list[Path]:
     """The files in the order of the volume's z axis. Raises ImageError as `read_series`."""
-    with _telling_nothing_of_the_patient(series):
+    with _errors_without_patient_words(series):
         return _sorted_slices(series)[0]
 
 
 def sorted_headers(series: CTSeries, tags: Sequence[str]) -> list[Dataset]:
     """Some tags of every slice, in the order of the volume's z axis. Raises ImageError as `read_series`."""
     files = sorted_files(series)
-    with _telling_nothing_of_the_patient(series):
+    with _errors_without_patient_words(series):
         return [_header(path, ["SOPClassUID", *tags]) for path in files]
 
 
 @contextmanager
-def _telling_nothing_of_the_patient(series: CTSeries) -> Iterator[None]:
+def _errors_without_patient_words(series: CTSeries) -> Iterator[None]:
     """Errors are about the case, and about one of its files by its name: the folders above may bear the patient's, and errors go into logs."""
     try:
         yield
@@ -130,7 +131,7 @@ def _require_same(series: CTSeries, headers: Sequence[Dataset], tag: str, count:
     odd = [path for path, own in zip(series.files, found, strict=True) if not np.allclose(own, usual, rtol=SPACING_TOLERANCE, atol=0)]
     if odd:
         most = " x ".join(f"{value:g}" for value in usual)
-        raise ImageError(f"{tag} {most} in most slices, another in {_some(series, odd)}", advice="export one series without them")
+        raise ImageError(f"{tag} {most} in most slices, another in {_first_files(series, odd)}", advice="export one series without them")
 
 
 def _axes(series: CTSeries, headers: Sequence[Dataset]) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +140,7 @@ def _axes(series: CTSeries, headers: Sequence[Dataset]) -> tuple[np.ndarray, np.
     usual = np.median(orientations, axis=0)
     odd = [path for path, own in zip(series.files, orientations, strict=True) if np.abs(own - usual).max() > 1e-3]
     if odd:
-        raise ImageError(f"slices of other orientations: {_some(series, odd)}", advice="put each orientation into a folder of its own")
+        raise ImageError(f"slices of other orientations: {_first_files(series, odd)}", advice="put each orientation into a folder of its own")
     row, column = usual[:3], usual[3:]
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if np.abs(np.array(lengths) - 1).max() > 1e-2 or abs(row @ column) > 1e-3:
@@ -157,7 +158,7 @@ def _step(series: CTSeries, files: Sequence[Path], headers: Sequence[Dataset], p
     if doubled:
         phases = max(len({str(header.get(tag)) for header in headers if tag in header}) for tag in PHASE_TAGS)
         what = f"{phases} acquisitions in one series" if phases > 1 else "two slices in one place"
-        raise ImageError(f"{what}: {_some(series, doubled)}", advice="put each acquisition or phase into a folder of its own")
+        raise ImageError(f"{what}: {_first_files(series, doubled)}", advice="put each acquisition or phase into a folder of its own")
     _refuse_tilt(positions, normal, usual, min(_numbers(headers[0], "PixelSpacing", 2)))
     uneven = np.flatnonzero(np.abs(steps - usual) > STEP_TOLERANCE * usual + ROUNDING_MM).tolist()
     if uneven:
@@ -242,5 +243,5 @@ def _is_padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     return (stored >= min(limits)) & (stored <= max(limits))
 
 
-def _some(series: CTSeries, files: Sequence[Path]) -> str:
-    return ", ".join(map(series.shown, files[:3])) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+def _first_files(series: CTSeries, files: Sequence[Path]) -> str:
+    return listed(map(series.shown, files), 3)

@@ -53,13 +53,13 @@ class Layout:
     Attributes:
         key: where the tensors are; None: at the top. A file that has them at the top is taken either way.
         head: its name for the head; the head in the network's name is taken where there is none of this name, or where this is None.
-        ignored: first words of tensors that belong to a head which can't be used, after the wrappers are off.
+        unused_heads: first words of tensors that belong to a head which can't be used, after the wrappers are off.
         renamed: regular expressions with their replacements, applied in this order.
     """
 
     key: str | None = None
     head: str | None = None
-    ignored: tuple[str, ...] = ()
+    unused_heads: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
 
 

@@ -52,8 +52,8 @@ class SwinUnetr(Architecture):
     layouts: ClassVar[Mapping[str, Layout]] = {
         "arena": Layout(),
         "fseft": Layout(head="classifier"),
-        "suprem": Layout(key="net", ignored=CLIP_HEADS),
-        "clip_driven": Layout(key="net", ignored=CLIP_HEADS),
+        "suprem": Layout(key="net", unused_heads=CLIP_HEADS),
+        "clip_driven": Layout(key="net", unused_heads=CLIP_HEADS),
         "monai": Layout(key="state_dict"),
         "ssl_swinvit": Layout(
             key="state_dict",

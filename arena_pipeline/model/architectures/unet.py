@@ -67,7 +67,7 @@ class UNet(Architecture):
 
         values = (self.features_per_stage, self.kernel_sizes, self.strides)
         blocks = (self.blocks_per_stage, self.decoder_convolutions)
-        network = unet_modules.UNet(*values, blocks, self.convolution_bias, self.residual, out_channels or self.out_channels)
+        network = unet_modules.UNetModule(*values, blocks, self.convolution_bias, self.residual, out_channels or self.out_channels)
         keep_channels_last_(network)
         return network.eval()
 

@@ -121,7 +121,7 @@ class Decoder(nn.Module):
         return head(x)
 
 
-class UNet(nn.Module):
+class UNetModule(nn.Module):
     """(batch, 1, three axes) -> logits (batch, out_channels, the same axes).
 
     Args:

@@ -17,7 +17,7 @@ from arena_pipeline.model.device import device_of_jobs
 from arena_pipeline.preprocess.dataset import preprocess_dataset
 from arena_pipeline.records import note, stage
 from arena_pipeline.research.compare.execution import execute_all, run_needs
-from arena_pipeline.research.compare.grid import ComparisonRequest, Grid, installed_methods
+from arena_pipeline.research.compare.grid import ComparisonRequest, RunGrid, installed_methods
 from arena_pipeline.research.compare.outputs import Finished, gather, write_outputs
 from arena_pipeline.research.compare.report_data import ReportData
 from arena_pipeline.workspace import ComparisonFolder, Workspace
@@ -85,7 +85,7 @@ def compare(
     wanted = installed_methods() if methods is None else tuple(methods)
     asked = ComparisonRequest(tuple(shots), wanted, chosen, tuple(folds), tuple(ranks), rank, max_epochs, most_queries, protocol, device)
     with locked(folder.root):
-        return _compare(Grid(planned, asked, folder, raw), workers, finished_only, command)
+        return _compare(RunGrid(planned, asked, folder, raw), workers, finished_only, command)
 
 
 def _require_report_packages() -> None:
@@ -94,7 +94,7 @@ def _require_report_packages() -> None:
         raise MissingPackage(f"the report needs {', '.join(lacking)}", advice="pip install 'arena-pipeline[research]'")
 
 
-def _compare(grid: Grid, workers: int | None, finished_only: bool, command: str) -> Comparison:
+def _compare(grid: RunGrid, workers: int | None, finished_only: bool, command: str) -> Comparison:
     planned, folder, device = grid.planned, grid.folder, grid.asked.device
     cases = grid.query_cases()
     with stage("preprocess queries"), locked(planned.workspace.preprocessed_dataset(planned.plans.dataset_name)):

@@ -18,7 +18,7 @@ from arena_pipeline.io.dataset import RawDataset
 from arena_pipeline.planning import TaskPlan
 from arena_pipeline.research.compare.published import ZERO_SHOT
 from arena_pipeline.research.compare.queries import Query, queries_of
-from arena_pipeline.research.compare.runs import Run, read_finished
+from arena_pipeline.research.compare.runs import FinishedRun, Run
 from arena_pipeline.research.compare.tables import REFERENCE
 from arena_pipeline.settings import AdaptationSettings
 from arena_pipeline.workspace import ComparisonFolder, fold_folder
@@ -60,7 +60,7 @@ class ComparisonRequest:
 
 
 @dataclass
-class Grid:
+class RunGrid:
     """Builds the runs of one comparison."""
 
     planned: PlannedDataset
@@ -120,7 +120,7 @@ class Grid:
     def notes(self) -> list[str]:
         """What a reader of the tables must know: tasks without a zero-shot row, and a query set that is not whole."""
         found, preset, most = [], self.planned.preset, self.asked.most_queries
-        unknown = list(dict.fromkeys(job.task.name for job in self.jobs if not self._knows(job.task)))
+        unknown = list(dict.fromkeys(job.task.name for job in self.jobs if not preset.segments(job.task.structures)))
         if unknown and ZERO_SHOT in self.asked.methods:
             reason = "has no head of its own" if preset.head == "none" else "was not pre-trained on it"
             found.append(f"No zero-shot row for {', '.join(unknown)}: {preset.name} {reason}.")
@@ -145,22 +145,19 @@ class Grid:
         model = self.planned.workspace.model(plans.dataset_name, self.planned.preset.name, method, job.shots) if default else self.folder.model(name)
         own = replace(job, settings=settings, folder=fold_folder(model, job.task.name, job.fold))
         kept = default and (method == REFERENCE or job.fold == self.asked.folds[0])
-        return self._made(name, method, job.task, (job.shots, job.fold), own, default, kept)
+        return self._made(name, job.task, own, default, kept)
 
     def _zero_shot(self, task: TaskPlan) -> Run | None:
-        return self._made(f"{ZERO_SHOT}_0shots", ZERO_SHOT, task, (0, 0), None, True, True) if self._knows(task) else None
+        return self._made(f"{ZERO_SHOT}_0shots", task, None, True, True) if self.planned.preset.segments(task.structures) else None
 
-    def _made(self, name: str, method: str, task: TaskPlan, draw: tuple[int, int], job: FoldJob | None, default_rank: bool, kept: bool) -> Run:
-        shots, fold = draw
-        queries = self._queries_of(task)
+    def _made(self, name: str, task: TaskPlan, job: FoldJob | None, default_rank: bool, kept: bool) -> Run:
+        queries, fold = self._queries_of(task), 0 if job is None else job.fold
         if task.name not in self._query_files:
             self._query_files[task.name] = {query.case: query.files(self.planned.cases) for query in queries}
         return Run(
             name=name,
-            method=method,
             planned=self.planned,
             task=task,
-            shots=shots,
             fold=fold,
             job=job,
             default_rank=default_rank,
@@ -183,13 +180,9 @@ class Grid:
             self._settings[method, rank] = self.planned.settings(changes)
         return self._settings[method, rank]
 
-    def _knows(self, task: TaskPlan) -> bool:
-        preset = self.planned.preset
-        return preset.head != "none" and set(task.structures) <= set(preset.structures)
-
     def _run_of(self, path: Path) -> Run | None:
         """The run that a record says it is of, made anew from the plans; None where that is impossible."""
-        finished = read_finished(path)
+        finished = FinishedRun.read_if_valid(path)
         if finished is None:
             return None
         method, task, settings = (finished.identity.get(name) for name in ("method", "task", "settings"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic_core import to_jsonable_python
 
 from arena_pipeline.adapt.checkpoint import read_fold_checkpoint
@@ -23,9 +22,9 @@ from arena_pipeline.errors import AdapterError, NotLearned
 from arena_pipeline.evaluate.held_out import native_case_scores, planned_settings, read_reference, segment_stored
 from arena_pipeline.evaluate.metrics import Status
 from arena_pipeline.evaluate.scores import Protocol, published_score
-from arena_pipeline.io.atomic import write_json
 from arena_pipeline.io.filestate import WrittenFile
 from arena_pipeline.io.images import write_segmentation
+from arena_pipeline.io.json_files import StoredModel
 from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.io.workers import in_worker
 from arena_pipeline.model.adapted import AdaptedNetwork
@@ -36,6 +35,7 @@ from arena_pipeline.planning import TaskPlan
 from arena_pipeline.predict.case import CaseSettings, PredictionTask, Sinks
 from arena_pipeline.predict.predictors import adapted_task, zero_shot_task
 from arena_pipeline.preprocess.store import StoredCase
+from arena_pipeline.research.compare.published import ZERO_SHOT
 from arena_pipeline.research.compare.queries import Query
 from arena_pipeline.settings import Frozen
 from arena_pipeline.workspace import CHECKPOINT
@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 MEASURES = ("Dice", "NSD_1mm", "NSD_2mm", "HD95_mm")
 ADAPTER_FACTS = {"epochs", "stop_reason", "final_loss", "seconds", "peak_memory_mib", "trained_parameters", "effective_rank"}
-
-
 FAILED = "fit failed"
 """The status in runs.csv of what a fit that did not learn has no score of."""
 
@@ -59,7 +57,7 @@ class CaseScore(Frozen):
     measures: dict[str, float | None]
 
 
-class FinishedRun(Frozen):
+class FinishedRun(StoredModel):
     """The record of a run. `identity`: all that its scores depend on; a run with another one has to be made again.
 
     `adapter` is what adapter.json says of the adaptation; empty for zero-shot, and of one that failed only that it did, without scores.
@@ -87,10 +85,8 @@ class Run:
     """
 
     name: str
-    method: str
     planned: PlannedDataset
     task: TaskPlan
-    shots: int
     fold: int
     job: FoldJob | None
     default_rank: bool
@@ -100,6 +96,14 @@ class Run:
     record: Path
     predictions: Path | None
     device: str
+
+    @property
+    def method(self) -> str:
+        return ZERO_SHOT if self.job is None else self.job.settings.method
+
+    @property
+    def shots(self) -> int:
+        return 0 if self.job is None else self.job.shots
 
     def identity(self) -> dict[str, Any]:
         """In values that JSON has."""
@@ -117,7 +121,7 @@ class Run:
 
     def finished(self) -> FinishedRun | None:
         """Its record, where that is whole and of this identity."""
-        found = read_finished(self.record)
+        found = FinishedRun.read_if_valid(self.record)
         return found if found is not None and found.identity == self.identity() else None
 
     def is_whole(self) -> bool:
@@ -134,15 +138,6 @@ class Run:
         """Names of the segmentations in `predictions` that are gone, or not what was written; its scores hold without them."""
         folder = self.predictions
         return [] if folder is None else [name for name, file in found.predictions.items() if not file.is_still(folder / name, self.record)]
-
-
-def read_finished(path: Path) -> FinishedRun | None:
-    """The record of a run; None where there is none or it is damaged."""
-    try:
-        return FinishedRun.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
-        logger.debug("no finished run in %s: %s", path, error)
-        return None
 
 
 def execute(run: Run) -> None:
@@ -171,7 +166,7 @@ def execute(run: Run) -> None:
     facts = {} if adapter is None else adapter.model_dump(mode="json", include=ADAPTER_FACTS)
     kept = {} if run.predictions is None else {path.name: WrittenFile.of(path) for path in sorted(run.predictions.iterdir())}
     finished = FinishedRun(identity=identity, adapter=facts, predict_seconds=round(seconds, 3), scores=tuple(scores), predictions=kept)
-    write_json(run.record, finished.model_dump(mode="json"))
+    finished.write(run.record)
 
 
 def _write_failed(run: Run, identity: dict[str, Any], error: NotLearned) -> None:
@@ -180,7 +175,7 @@ def _write_failed(run: Run, identity: dict[str, Any], error: NotLearned) -> None
     if run.predictions is not None:
         shutil.rmtree(run.predictions, ignore_errors=True)
     facts = {"failed": True, "stop_reason": "has not learned"}
-    write_json(run.record, FinishedRun(identity=identity, adapter=facts, predict_seconds=0, scores=()).model_dump(mode="json"))
+    FinishedRun(identity=identity, adapter=facts, predict_seconds=0, scores=()).write(run.record)
 
 
 def _can_go_on(job: FoldJob) -> bool:

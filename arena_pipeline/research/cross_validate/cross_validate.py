@@ -21,7 +21,7 @@ from arena_pipeline.model.expected import setup_of
 from arena_pipeline.records import note, stage, versions
 from arena_pipeline.research.compare.execution import execute_all, run_needs
 from arena_pipeline.research.compare.published import ZERO_SHOT
-from arena_pipeline.research.compare.runs import Run, read_finished, row_values
+from arena_pipeline.research.compare.runs import FinishedRun, Run, row_values
 from arena_pipeline.research.cross_validate.expected import SCAN_COLUMNS, caveats, expected_table
 from arena_pipeline.research.cross_validate.leave_one_out import SUPPORT_SET, LeaveOneOut
 from arena_pipeline.research.cross_validate.picture import write_picture
@@ -135,7 +135,7 @@ def _finished_elsewhere(build: LeaveOneOut, shots: int, asked: Sequence[ScansLef
     """Of other structures and methods, from earlier commands: those finished on every scan, made as this command would make them."""
     seen, found = {(one.job.task.name, one.job.settings.method) for one in asked}, list[ScansLeftOut]()
     for path in sorted(build.folder.finished_runs()):
-        record = read_finished(path)
+        record = FinishedRun.read_if_valid(path)
         task, method = ("", "") if record is None else (str(record.identity.get("task")), str(record.identity.get("method")))
         if method not in METHODS or (task, method) in seen:
             continue

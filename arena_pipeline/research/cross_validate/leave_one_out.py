@@ -54,7 +54,9 @@ class LeaveOneOut:
             runs = [
                 self._without(replace(job, task=task), left_out, query) for left_out, (task, query) in enumerate(zip(blind, queries, strict=True))
             ]
-            if self._knows(job.task):  # most often one run: the tasks differ where a scan alone decided on its post-processing
+            if self.planned.preset.segments(
+                job.task.structures
+            ):  # most often one run: the tasks differ where a scan alone decided on its post-processing
                 kinds = [task for place, task in enumerate(blind) if task not in blind[:place]]
                 of_kinds = [[query for query, own in zip(queries, blind, strict=True) if own == task] for task in kinds]
                 alike = enumerate(zip(kinds, of_kinds, strict=True))
@@ -77,10 +79,8 @@ class LeaveOneOut:
     def _run(self, task: TaskPlan, name: str, fold: int, queries: Sequence[Query], job: FoldJob | None) -> Run:
         return Run(
             name=name,
-            method=ZERO_SHOT if job is None else job.settings.method,
             planned=self.planned,
             task=task,
-            shots=0 if job is None else job.shots,
             fold=fold,
             job=job,
             default_rank=True,
@@ -98,6 +98,3 @@ class LeaveOneOut:
             raise DatasetError("planned as an annotated scan, and not there any more", case=scan, file=self.raw.folder, advice="run arena_plan again")
         structures = tuple(name for name in task.structures if self.raw.json.is_annotated(scan, name))
         return Query(scan, case.image, case.segmentation, structures, self.raw.json.ignore_label)
-
-    def _knows(self, task: TaskPlan) -> bool:
-        return self.planned.preset.head != "none" and set(task.structures) <= set(self.planned.preset.structures)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from arena_pipeline.io.atomic import replace_when_done
@@ -17,7 +16,6 @@ def write_picture(path: Path, scans: pd.DataFrame, summary: pd.DataFrame) -> Non
     """A row per structure, foundation and method; the scan that fits worst has its name."""
     several = summary["foundation"].nunique() > 1
     figure = Figure(figsize=(WIDTH_INCHES, 1.2 + ROW_INCHES * len(summary)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for place, row in enumerate(summary.itertuples()):
         own = scans[(scans[["structure", "foundation", "method"]] == [row.structure, row.foundation, row.method]).all(axis=1)]

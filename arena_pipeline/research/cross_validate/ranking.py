@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from arena_pipeline.model.expected import counted
+from arena_pipeline.model.expected import scans_in_words
 from arena_pipeline.research.compare.statistics import SIGNIFICANCE, Estimate, estimate, holm
 
 RANKING_COLUMNS = ("foundation", "method", "Dice", "failed_fits", "behind", "behind_low", "behind_high", "p", "holm_p", "verdict")
@@ -59,7 +59,7 @@ def ranking_sentences(table: pd.DataFrame) -> list[str]:
 
 
 def _against_first(behind: Estimate, holm_p: float) -> dict[str, object]:
-    told = WORSE if holm_p < SIGNIFICANCE and behind.mean > 0 else f"can't tell from {counted(behind.cases)}"
+    told = WORSE if holm_p < SIGNIFICANCE and behind.mean > 0 else f"can't tell from {scans_in_words(behind.cases)}"
     return {"behind": behind.mean, "behind_low": behind.low, "behind_high": behind.high, "p": behind.p, "holm_p": holm_p, "verdict": told}
 
 

@@ -35,10 +35,10 @@ from arena_pipeline.research.pretrain.volumes import (
     check_annotations,
     dataset_volumes,
     fingerprint,
-    make_phantoms,
     open_datasets,
     phantom_volumes,
     preprocess_volumes,
+    store_phantoms,
     warn_of_empty_structures,
 )
 from arena_pipeline.settings import Frozen
@@ -125,7 +125,7 @@ def _store(
     for folder in (output, output / PHANTOMS):
         remove_unfinished(folder)
     phantom_seed, start = origin
-    wanted = Description(
+    wanted = RunDescription(
         preset=_identity(preset),
         settings=settings,
         phantoms=len(volumes.get(PHANTOMS, ())),
@@ -137,7 +137,7 @@ def _store(
     if wanted.phantoms:
         with stage("phantoms"):
             seed = settings.seed if phantom_seed is None else phantom_seed
-            make_phantoms(output / PHANTOMS, preset, range(wanted.phantoms), seed, workers)
+            store_phantoms(output / PHANTOMS, preset, range(wanted.phantoms), seed, workers)
     warn_of_empty_structures(preset, volumes)
 
 
@@ -153,7 +153,7 @@ def _identity(preset: FoundationPreset) -> dict[str, Any]:
     return content
 
 
-class Description(Frozen):
+class RunDescription(Frozen):
     """run.json: what a run is, so that nothing but the same run goes on in its folder.
 
     Attributes:
@@ -171,12 +171,12 @@ class Description(Frozen):
     datasets: dict[str, str] = Field(default_factory=dict)
 
 
-def _claim(output: Path, wanted: Description) -> None:
+def _claim(output: Path, wanted: RunDescription) -> None:
     """Writes down what the run is, or checks that the run that is there is the same."""
     path = output / "run.json"
     if path.is_file():
-        found = read_model(path, Description, FoundationError, "no such file", "give another -o")
-        differing = ", ".join(name for name in Description.model_fields if getattr(found, name) != getattr(wanted, name))
+        found = read_model(path, RunDescription, FoundationError, "no such file", "give another -o")
+        differing = ", ".join(name for name in RunDescription.model_fields if getattr(found, name) != getattr(wanted, name))
         if differing:
             raise FoundationError(
                 f"{path}: this folder holds a run with other settings (differing: {differing}); give another -o, or the same settings to continue"

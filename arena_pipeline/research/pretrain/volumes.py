@@ -29,7 +29,7 @@ SHOWN = 5
 Volumes = list[PretrainingVolume]
 
 
-def make_phantoms(folder: Path, preset: FoundationPreset, indices: range, seed: int, workers: int) -> None:
+def store_phantoms(folder: Path, preset: FoundationPreset, indices: range, seed: int, workers: int) -> None:
     """Makes and preprocesses the phantoms that `folder` does not hold yet; phantom i depends on (seed, i) alone.
 
     Raises:
@@ -45,7 +45,7 @@ def make_phantoms(folder: Path, preset: FoundationPreset, indices: range, seed: 
 
 
 def phantom_volumes(folder: Path, preset: FoundationPreset, indices: range) -> Volumes:
-    """The phantoms that `make_phantoms` stores. A structure of theirs that the preset does not list (the heart, for arena_mini) is background."""
+    """The phantoms that `store_phantoms` stores. A structure of theirs that the preset does not list (the heart, for arena_mini) is background."""
     targets, annotated = _meaning(preset, PHANTOM_STRUCTURES)
     return [PretrainingVolume(folder, _name(index), targets, annotated) for index in indices]
 

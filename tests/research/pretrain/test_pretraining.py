@@ -26,7 +26,7 @@ from arena_pipeline.research.pretrain.loop import rate_factor
 from arena_pipeline.research.pretrain.patches import PatchSteps, single_threaded
 from arena_pipeline.research.pretrain.pretrain import pretrain_foundation
 from arena_pipeline.research.pretrain.settings import PretrainSettings
-from arena_pipeline.research.pretrain.volumes import make_phantoms, phantom_volumes
+from arena_pipeline.research.pretrain.volumes import phantom_volumes, store_phantoms
 from arena_pipeline.stages.install_foundation import install_foundation
 from arena_pipeline.workspace import Workspace
 
@@ -59,7 +59,7 @@ def tiny(preset_file: Path) -> FoundationPreset:
 
 
 def test_batches_are_a_function_of_seed_step_and_place(tiny: FoundationPreset, tmp_path: Path) -> None:
-    make_phantoms(tmp_path, tiny, range(2), seed=3, workers=1)
+    store_phantoms(tmp_path, tiny, range(2), seed=3, workers=1)
     volumes = phantom_volumes(tmp_path, tiny, range(2))
     before = random.getstate()
     steps = PatchSteps([volumes], tiny.scheme.patch_size_voxels, SETTINGS)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from arena_pipeline.errors import ImageError
@@ -53,7 +52,6 @@ def draw_overlay(example: Example, ct: Image) -> Overlay:
     shapes = [(box[1] - box[0]) * mm[plane][::-1] for plane, box in boxes.items()]  # (width, height) in mm
     proportions = [width / height for width, height in shapes]
     figure = Figure(figsize=(WIDTH_INCHES, 0.4 + (WIDTH_INCHES - 0.6) / sum(proportions)), facecolor="black", layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, plane in zip(figure.subplots(1, len(SHOWN), width_ratios=proportions), SHOWN, strict=True):
         draw_slice(axes, plane, volume, spacing, at[plane], example.window_hu)
         draw_outline(axes, plane.cut(reference, at[plane]), REFERENCE_COLOUR)

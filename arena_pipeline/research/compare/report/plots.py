@@ -12,7 +12,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -155,7 +154,6 @@ def rank_map(layers: Sequence[str], ranks: np.ndarray, allocated: int) -> str:
 def _figure(height_inches: float, rows: int = 1) -> tuple[Figure, Any]:
     """A figure with one axes, or two of which the upper is larger."""
     figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, sharex=True, height_ratios=(2, 1)[:rows])
 
 

@@ -81,7 +81,7 @@ def dice_section(summary: pd.DataFrame, methods: Sequence[str], looks: Looks, so
     folds = rows.loc[rows["method"] != ZERO_SHOT, "folds"]
     meaning = f"In brackets: 95 % interval {interval_meaning(fewest_folds(folds))}. It does not cover other scanners or readers."
     caption = (
-        f"Mean Dice with its 95 % interval, {_range(rows['cases'])} query cases per structure; a row per method. {_fills(rows)}"
+        f"Mean Dice with its 95 % interval, {_range(rows['cases'])} query cases per structure; a row per method. {_marker_meaning(rows)}"
         f"{' A bar across is the published figure.' if published else ''} The axes differ: read them before comparing plots."
     )
     numbers = listing(
@@ -108,7 +108,7 @@ def difference_section(tests: pd.DataFrame, methods: Sequence[str], looks: Looks
     rows = _ordered(tests, methods)
     caption = (
         f"ARENA minus each method: mean difference in Dice with its 95 % interval over {_range(rows['cases'])} query cases and "
-        f"{_range(rows['folds'])} folds. {_fills(rows)} "
+        f"{_range(rows['folds'])} folds. {_marker_meaning(rows)} "
         "Right of the line at 0 ARENA is higher, left of it the other method."
     )
     first = _test_table(averages(rows), "The averages over the structures of a kind, or its only structure.")
@@ -242,7 +242,7 @@ def _interval_plots(rows: pd.DataFrame, measure: str, looks: Looks) -> list[Plot
     return [_plot(str(name), f"{measure} of each method", interval_plot(group, measure, looks)) for name, group in groups]
 
 
-def _fills(frame: pd.DataFrame) -> str:
+def _marker_meaning(frame: pd.DataFrame) -> str:
     """Which marker means which number of shots."""
     shots = sorted(set(frame["shots"]))
     if len(shots) < 2:
