@@ -152,6 +152,15 @@ def test_series_are_grouped_and_everything_else_is_named(tmp_path: Path, write_c
         find_inputs(tmp_path / "mr")
 
 
+def test_links_are_followed_once(tmp_path: Path, write_ct_series: Any) -> None:
+    write_ct_series(tmp_path / "archive" / "a", np.zeros((6, 5, 4), np.int16))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b").symlink_to(tmp_path / "archive" / "a")
+    (tmp_path / "in" / "up").symlink_to(tmp_path)
+    series = only_series(tmp_path / "in")
+    assert len(series.files) == 4
+
+
 def test_two_orientations_of_one_series_are_two_cases(tmp_path: Path, write_ct_series: Any) -> None:
     write_ct_series(tmp_path / "ct" / "x", HU)
     for file in write_ct_series(tmp_path / "y", HU, orientation=CORONAL, edit=lambda i, d: setattr(d, "SOPInstanceUID", f"1.2.77.{i}")):

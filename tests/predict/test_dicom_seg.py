@@ -76,6 +76,23 @@ def test_dcmqi_finds_every_voxel_where_it_was(tmp_path: Path, write_ct_series: A
         assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, np.argwhere(segmentation() == label).tolist())), label
 
 
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian: dicom3tools) is not installed")
+@pytest.mark.parametrize("without", [(), ("AccessionNumber", "StudyID", "PatientBirthDate", "PatientSex")])
+def test_dciodvfy_finds_no_error(tmp_path: Path, write_ct_series: Any, without: tuple[str, ...]) -> None:
+    write_ct_series(tmp_path / "ct", np.zeros(SHAPE, np.int16))
+    for path in (tmp_path / "ct").iterdir():
+        dataset = pydicom.dcmread(path)
+        for tag in set(without) & set(dataset.dir()):
+            delattr(dataset, tag)
+        dataset.save_as(path)
+    series = only_series(tmp_path / "ct")
+    write_dicom_seg(tmp_path / "seg.dcm", segmentation(), series, LABELS)
+    write_rtstruct(tmp_path / "rt.dcm", segmentation(), series, LABELS)
+    for name in ("seg.dcm", "rt.dcm"):
+        said = subprocess.run(["dciodvfy", str(tmp_path / name)], check=False, capture_output=True, text=True)
+        assert not [line for line in (said.stdout + said.stderr).splitlines() if line.startswith(("Error", "Abort"))], name
+
+
 def test_it_belongs_to_the_patients_study_and_refers_to_every_slice(tmp_path: Path, write_ct_series: Any) -> None:
     write_ct_series(tmp_path / "ct", np.zeros(SHAPE, np.int16))
     series = only_series(tmp_path / "ct")

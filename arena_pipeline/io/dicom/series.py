@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,8 +117,15 @@ def left_out_in_words(left_out: Sequence[LeftOut]) -> str:
     return ", ".join(f"{entry.files} x {entry.kind}" for entry in left_out) or "nothing"
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    yield from sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name.upper() != "DICOMDIR")
+def _files(folder: Path) -> list[Path]:
+    """Sorted, those behind links too; a folder that several links lead to is read once."""
+    found, seen = list[Path](), {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(folders)}
+        folders[:] = [name for name, path in real.items() if path not in seen]
+        seen.update(real.values())
+        found += (Path(place, name) for name in names if not name.startswith(".") and name.upper() != "DICOMDIR")
+    return sorted(path for path in found if path.is_file())
 
 
 def _kind(header: Dataset) -> str | None:
