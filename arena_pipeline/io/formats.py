@@ -22,17 +22,17 @@ class Format:
         read: path -> voxels (x, y, z) as they are stored, slope, intercept and grid; value = stored * slope + intercept.
         read_geometry: path -> the grid, from the header alone.
         read_encoding: path -> whether the voxels are stored as fractions, slope and intercept, from the header alone.
-        write: path, voxels (x, y, z), grid, level of the compression and a comment, which not every kind has room for; whole file or none.
+        write: path, voxels (x, y, z), grid and a comment, which not every kind has room for; whole file or none.
     """
 
     endings: tuple[str, ...]
     read: Callable[[Path], tuple[np.ndarray, float, float, Geometry]]
     read_geometry: Callable[[Path], Geometry]
     read_encoding: Callable[[Path], tuple[bool, float, float]]
-    write: Callable[[Path, np.ndarray, Geometry, int, str | None], None]
+    write: Callable[[Path, np.ndarray, Geometry, str | None], None]
 
 
-def _write_itk(path: Path, array: np.ndarray, geometry: Geometry, _level: int, _comment: str | None) -> None:
+def _write_itk(path: Path, array: np.ndarray, geometry: Geometry, _comment: str | None) -> None:
     itk.write_itk(path, array, geometry)
 
 

@@ -121,7 +121,7 @@ def write_image(path: str | Path, image: Image) -> None:
     elif array.dtype in (np.int64, np.uint64, np.bool_):
         array = array.astype(np.int32 if array.dtype != np.bool_ else np.uint8)
     path = Path(path)
-    format_of(path).write(path, array, image.geometry, 1, None)
+    format_of(path).write(path, array, image.geometry, None)
 
 
 def write_segmentation(path: str | Path, array: np.ndarray, geometry: Geometry, labels: Mapping[str, int] | None = None) -> None:
@@ -146,7 +146,7 @@ def write_segmentation(path: str | Path, array: np.ndarray, geometry: Geometry, 
         if unnamed:
             raise ImageError(f"labels {unnamed} have no name; known: {dict(labels)}", file=path)
     comment = None if labels is None else json.dumps({"labels": dict(labels)})
-    format_of(path).write(path, compact, geometry, 6, comment)
+    format_of(path).write(path, compact, geometry, comment)
 
 
 def check_same_grid(case: str, image_geometry: Geometry, segmentation_geometry: Geometry, segmentation_path: str | Path) -> None:

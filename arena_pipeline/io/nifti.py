@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import math
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -14,6 +12,7 @@ from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
@@ -86,11 +85,10 @@ def read_encoding(path: Path) -> tuple[bool, float, float]:
     return (False, 1.0, 0.0) if header is None else (header.get_data_dtype().kind == "f", *scaling(header))
 
 
-def write_nifti(path: Path, array: np.ndarray, geometry: Geometry, level: int, comment: str | None = None) -> None:
+def write_nifti(path: Path, array: np.ndarray, geometry: Geometry, comment: str | None = None) -> None:
     """Writes `array` (x, y, z), whole file or none, with the grid of `geometry` and its header's sform, qform, codes and units.
 
     Args:
-        level: of gzip, for .nii.gz.
         comment: text for a NIfTI comment extension.
     """
     header = output_header(geometry)
@@ -104,7 +102,7 @@ def write_nifti(path: Path, array: np.ndarray, geometry: Geometry, level: int, c
     with replace_when_done(path) as temporary, open(temporary, "wb") as file:
         if path.name.endswith(".gz"):
             # no file name and no time inside: equal volumes give equal files
-            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=level) as stream:
+            with igzip.IGzipFile(filename="", mode="wb", fileobj=file, mtime=0) as stream:
                 image.to_stream(stream)
         else:
             image.to_stream(file)
@@ -191,11 +189,11 @@ def _is_gzip(path: Path) -> bool:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """The uncompressed bytes; the content, not the name, says whether it is gzip. Raises ImageError for every kind of damage."""
     try:
-        with gzip.open(path, "rb") if _is_gzip(path) else open(path, "rb") as stream:
+        with igzip.open(path, "rb") if _is_gzip(path) else open(path, "rb") as stream:
             yield stream  # type: ignore[misc]
     except FileNotFoundError:
         raise ImageError(not_there(path), file=path) from None
-    except (EOFError, zlib.error, OSError) as error:
+    except (EOFError, isal_zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageError(f"can't be read ({error.strerror})", file=path, advice="check the link or the disk, and who may read it") from None
         raise ImageError(f"cut short or damaged ({error})", file=path, advice="copy or download it again") from None

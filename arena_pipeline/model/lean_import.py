@@ -1,4 +1,5 @@
-"""MONAI imports transformers, where that is installed, for one network that is not used here: more seconds than all the rest takes."""
+"""MONAI imports packages, where they are installed, for what is not used here: transformers for one network, more seconds than all the rest
+takes; scikit-learn for one metric and scipy.signal for two transforms, a second of the processor's together."""
 
 from __future__ import annotations
 
@@ -8,16 +9,16 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-HEAVY, IMPORTER = "transformers", "monai"
+HEAVY, IMPORTER = ("transformers", "sklearn", "scipy.signal"), "monai"
 
 
 class _NotForMonai(MetaPathFinder):
-    """Says that transformers is not installed, which MONAI is prepared for, while MONAI itself is imported; to nobody else and not later."""
+    """Says that they are not installed, which MONAI is prepared for, while MONAI itself is imported; to nobody else and not later."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = getattr(sys.modules.get(IMPORTER), "__spec__", None)
-        if name == HEAVY and getattr(spec, "_initializing", False):
-            raise ModuleNotFoundError(f"{HEAVY} is not imported for {IMPORTER}", name=name)
+        if name in HEAVY and getattr(spec, "_initializing", False):
+            raise ModuleNotFoundError(f"{name} is not imported for {IMPORTER}", name=name)
         return None
 
 

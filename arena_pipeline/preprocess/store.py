@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import blosc2
 import numpy as np
 from pydantic import Field
 
@@ -26,6 +26,9 @@ from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.preprocess.grid import GridMap
 from arena_pipeline.preprocess.positions import drawn, label_positions
 from arena_pipeline.settings import Frozen
+
+if TYPE_CHECKING:
+    import blosc2
 
 Index = tuple[int, int, int]
 
@@ -260,6 +263,8 @@ class StoredCase:
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
+    import blosc2  # half a second, which who only predicts need not wait
+
     chunk, block = (tuple(min(edge, n) for n in array.shape) for edge in (CHUNK_VOXELS, BLOCK_VOXELS))
     settings = {"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
     with replace_when_done(path) as temporary:
@@ -267,6 +272,8 @@ def _write_array(path: Path, array: np.ndarray) -> None:
 
 
 def _open_array(path: Path, record: CaseRecord, threads: int) -> blosc2.NDArray:
+    import blosc2
+
     try:
         array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": threads})
     except (OSError, RuntimeError, ValueError) as error:

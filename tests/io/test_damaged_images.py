@@ -32,6 +32,7 @@ def damaged(tmp_path: Path, what: str) -> Path:
     content, plain = path.read_bytes(), bytearray(gzip.decompress(path.read_bytes()))
     whole_files = {
         "truncated gzip": content[: len(content) // 2],
+        "wrong codes": content[:100] + b"\xff" * 100 + content[200:],
         "flipped bit": content[:-6] + bytes([content[-6] ^ 1]) + content[-5:],
         "empty": b"",
         "half a header": gzip.compress(bytes(plain[:200])),
@@ -54,6 +55,7 @@ def damaged(tmp_path: Path, what: str) -> Path:
     ("what", "words"),
     [
         ("truncated gzip", "damaged"),
+        ("wrong codes", "damaged"),
         ("flipped bit", "CRC"),
         ("empty", "empty file"),
         ("half a header", "header"),
