@@ -2,9 +2,10 @@
 
 Compared on one CT of 0.8 x 0.8 x 2.5 mm and its segmentation, both .nii.gz:
     stored            this package: the case preprocessed once, crops read from its compressed file
-    chain anew        MONAI's chain from the file on, run anew for every iteration
+    chain anew        MONAI's chain from the file on, run anew for every iteration, as FSEFT does
     CacheDataset      MONAI's CacheDataset: the chain's fixed part kept in memory, RandCropByPosNegLabel per iteration
     CacheDataset + indices   the same, with the voxels to centre on computed once (FgBgToIndices)
+    batchgenerators   its random crop of the preprocessed case, which lies unpacked in memory: none is centred on the structure
 Also printed: what making it ready takes once, libraries loaded on the way included.
 """
 
@@ -71,6 +72,16 @@ def stored(files: dict[str, str], folder: Path) -> Callable[[], Any]:
     return lambda: support.patches(PATCH, settings, rng)
 
 
+def batchgenerators(files: dict[str, str], folder: Path) -> Callable[[], Any]:
+    from batchgenerators.augmentations.crop_and_pad_augmentations import crop
+
+    from arena_pipeline.preprocess.store import StoredCase
+
+    case = StoredCase.open(folder, "case")  # of `stored`
+    image, label = (np.ascontiguousarray(part)[None] for part in (case.image(), case.segmentation() == STRUCTURE))
+    return lambda: crop([image] * CROPS, [label] * CROPS, PATCH, crop_type="random")
+
+
 def chain_anew(files: dict[str, str], folder: Path) -> Callable[[], Any]:
     from monai.transforms import Compose
 
@@ -96,6 +107,7 @@ METHODS: dict[str, tuple[Callable[[dict[str, str], Path], Callable[[], Any]], in
     "chain anew": (chain_anew, 1),
     "CacheDataset": (cache_dataset, 3),
     "CacheDataset + indices": (cache_dataset_indices, 10),
+    "batchgenerators": (batchgenerators, 10),
 }
 
 

@@ -3,7 +3,10 @@
 Fourteen structures of a torso (organs, lungs, and a rib cage around all of them) as smooth softmax maps on the 1.5 mm grid, to
 be labelled on a 0.8 x 0.8 x 2.5 mm grid. Compared with `RunningMaximum`:
     all_maps   every map to the native grid by the same interpolation, then argmax: labels must be identical
+    interpolate   the same by torch's interpolate(mode="trilinear"), all maps at once
+    nnunet, nnunet_torch   the logits by nnU-Net's functions of that purpose, then argmax, as it does (after `make nnunet_env`)
     scipy      every map by scipy.ndimage.affine_transform (order 1), then argmax: an interpolation written by others
+The middle three lay their voxels between the volume's outer edges, so that labels at borders differ. All have --threads.
 Each runs in a process of its own; memory is what it needs beyond the maps, its result included.
 """
 
@@ -22,6 +25,7 @@ import torch
 
 from arena_pipeline.predict.export import RunningMaximum, restore_probability
 from arena_pipeline.preprocess.grid import GridMap
+from benchmarks.nnunet_here import PACKAGES, use_nnunet
 
 NATIVE_MM, SCHEME_MM = (0.8, 0.8, 2.5), (1.5, 1.5, 1.5)
 STRUCTURES = 14
@@ -68,7 +72,7 @@ def make_maps(grid: GridMap) -> np.ndarray:
 
 
 def running_maximum(maps: np.ndarray, grid: GridMap) -> np.ndarray:
-    maximum = RunningMaximum(grid, maps[0])
+    maximum = RunningMaximum(grid, maps[0], torch.get_num_threads())
     for label in range(1, len(maps)):
         maximum.add(label, maps[label])
     return maximum.segmentation
@@ -79,6 +83,39 @@ def all_maps(maps: np.ndarray, grid: GridMap) -> np.ndarray:
     for channel, probability in enumerate(maps):
         full[..., channel] = restore_probability(probability, grid, outside=float(channel == 0))
     return _argmax(full)
+
+
+def interpolate(maps: np.ndarray, grid: GridMap) -> np.ndarray:
+    return _placed(torch.nn.functional.interpolate(torch.from_numpy(maps)[None], _native_crop(grid)[1], mode="trilinear")[0], grid)
+
+
+def nnunet(maps: np.ndarray, grid: GridMap) -> np.ndarray:
+    use_nnunet()
+    from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape as resample
+
+    return _placed(torch.as_tensor(resample(np.log(maps), _native_crop(grid)[1], SCHEME_MM, NATIVE_MM, order=1)), grid)
+
+
+def nnunet_torch(maps: np.ndarray, grid: GridMap) -> np.ndarray:
+    use_nnunet()
+    from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet as resample
+
+    shape, threads = _native_crop(grid)[1], torch.get_num_threads()
+    return _placed(resample(torch.from_numpy(np.log(maps)), shape, SCHEME_MM, NATIVE_MM, num_threads=threads, force_separate_z=False), grid)
+
+
+def _native_crop(grid: GridMap) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where the cropped volume begins on the native grid, and its shape there."""
+    ends = [[round(at * new / old) for at, new, old in zip(ats, SCHEME_MM, NATIVE_MM, strict=True)] for ats in (grid.crop_start, grid.crop_stop)]
+    stop = [min(end, n) for end, n in zip(ends[1], grid.native_shape, strict=True)]
+    return tuple(ends[0]), tuple(end - start for start, end in zip(ends[0], stop, strict=True))
+
+
+def _placed(full: torch.Tensor, grid: GridMap) -> np.ndarray:
+    """The argmax over maps of the cropped volume, in the whole one."""
+    (start, shape), labels = _native_crop(grid), np.zeros(grid.native_shape, np.uint8)
+    labels[tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))] = full.argmax(dim=0).numpy()
+    return labels
 
 
 def scipy(maps: np.ndarray, grid: GridMap) -> np.ndarray:
@@ -103,11 +140,14 @@ def _argmax(full: np.ndarray) -> np.ndarray:
     return torch.from_numpy(full.T).argmax(dim=0).numpy().T.astype(np.uint8)
 
 
-METHODS: dict[str, Callable[[np.ndarray, GridMap], np.ndarray]] = {"running_maximum": running_maximum, "all_maps": all_maps, "scipy": scipy}
+METHODS: dict[str, Callable[[np.ndarray, GridMap], np.ndarray]] = {
+    one.__name__: one for one in (running_maximum, all_maps, interpolate, nnunet, nnunet_torch, scipy)
+}
 
 
-def measure(name: str, folder: Path, grid: GridMap, repeats: int) -> tuple[float, int]:
+def measure(name: str, folder: Path, grid: GridMap, repeats: int, threads: int) -> tuple[float, int]:
     """The best time in seconds, and the growth of this process's peak memory in bytes; the labels are left in a file."""
+    torch.set_num_threads(threads)
     maps = np.load(folder / "maps.npy")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = []
@@ -120,14 +160,14 @@ def measure(name: str, folder: Path, grid: GridMap, repeats: int) -> tuple[float
     return min(seconds), extra
 
 
-def run(shape: tuple[int, int, int], repeats: int, methods: list[str]) -> str:
+def run(shape: tuple[int, int, int], repeats: int, methods: list[str], threads: int) -> str:
     """A markdown table."""
     grid = make_grid(shape)
-    rows = ["| export | time, ratio | extra memory | voxels labelled otherwise |", "|---|---|---|---|"]
+    rows = [f"| export, {threads} thread(s) | time, ratio | extra memory | voxels labelled otherwise |", "|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         folder = Path(name)
         np.save(folder / "maps.npy", make_maps(grid))
-        results = {method: pool.apply(measure, (method, folder, grid, repeats)) for method in methods}
+        results = {method: pool.apply(measure, (method, folder, grid, repeats, threads)) for method in methods}
         ours = np.load(folder / f"{methods[0]}.npy")
         for method, (seconds, extra) in results.items():
             differing = int((np.load(folder / f"{method}.npy") != ours).sum())
@@ -141,8 +181,11 @@ def main() -> None:
     options.add_argument("--shape", type=int, nargs=3, default=(512, 512, 200), help="native grid (default: 512 512 200)")
     options.add_argument("--repeats", type=int, default=3, help="of which the best counts (default: 3)")
     options.add_argument("--without_scipy", action="store_true", help="leave out the slow comparison")
+    options.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = options.parse_args()
-    print(run(tuple(args.shape), args.repeats, [name for name in METHODS if not (args.without_scipy and name == "scipy")]))
+    left_out = {"scipy"} if args.without_scipy else set()
+    left_out |= {"nnunet", "nnunet_torch"} if PACKAGES is None else set()
+    print(run(tuple(args.shape), args.repeats, [name for name in METHODS if name not in left_out], args.threads))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ interpolation, and with the same number of threads:
     F.interpolate      torch.nn.functional.interpolate(mode="trilinear", align_corners=True), which stretches the last voxel onto the volume's end:
                        its values are not compared
     SimpleITK          ResampleImageFilter, linear
-    nnU-Net            resample_data_or_seg_to_shape(order=1) in the environment that `make nnunet_env` makes, where it is there;
-                       its voxels lie between the volume's outer edges, so that its values are not compared
+    TorchIO            Resample, linear, where it is installed (pip install -c constraints.txt -e .[benchmarks]); its grid is its own
+    nnU-Net            resample_data_or_seg_to_shape(order=1), after `make nnunet_env`;
+    nnU-Net, torch     its resample_torch_fornnunet(mode="linear"); of both, the voxels lie between the outer edges, so that values are not compared
 Each runs in fresh processes, in turn, as many times as --rounds says; memory is the process's peak beyond its libraries, so the input and the
 result count.
 """
@@ -24,16 +25,17 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.nnunet_here import PACKAGES, use_nnunet
 from benchmarks.volumes import SHAPE, SPACING_MM, torso
 
 NEW_MM = (1.5, 1.5, 1.5)
-NNUNET = Path(".venv-nnunet/bin/python")
-OTHER_GRID = ("F.interpolate", "nnU-Net")
+OTHER_GRID = ("F.interpolate", "TorchIO", "nnU-Net", "nnU-Net, torch")
 Resample = Callable[[np.ndarray], Any]
 
 
@@ -87,12 +89,31 @@ def simpleitk(threads: int) -> Resample:
     return run
 
 
+def torchio(threads: int) -> Resample:
+    import SimpleITK
+    import torch
+    from torchio import Resample, ScalarImage
+
+    torch.set_num_threads(threads)
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    resample = Resample(NEW_MM)
+    return lambda volume: resample(ScalarImage(tensor=torch.from_numpy(volume)[None], affine=np.diag([*SPACING_MM, 1.0]))).data[0].numpy()
+
+
 def nnunet(threads: int) -> Resample:
+    use_nnunet()
     import torch
     from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 
     torch.set_num_threads(threads)
     return lambda volume: resample_data_or_seg_to_shape(volume[None], new_shape(volume.shape), SPACING_MM, NEW_MM, is_seg=False, order=1)[0]
+
+
+def nnunet_torch(threads: int) -> Resample:
+    use_nnunet()
+    from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet as resample
+
+    return lambda volume: resample(volume[None], new_shape(volume.shape), SPACING_MM, NEW_MM, num_threads=threads, force_separate_z=False)[0]
 
 
 METHODS: dict[str, Callable[[int], Resample]] = {
@@ -101,7 +122,9 @@ METHODS: dict[str, Callable[[int], Resample]] = {
     "MONAI, float32": monai_float32,
     "F.interpolate": interpolate,
     "SimpleITK": simpleitk,
+    "TorchIO": torchio,
     "nnU-Net": nnunet,
+    "nnU-Net, torch": nnunet_torch,
 }
 
 
@@ -111,7 +134,8 @@ def new_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def there() -> list[str]:
     """The methods whose packages are installed."""
-    return [name for name in METHODS if name != "nnU-Net" or NNUNET.exists()]
+    lacking = {"TorchIO": find_spec("torchio") is None, "nnU-Net": PACKAGES is None, "nnU-Net, torch": PACKAGES is None}
+    return [name for name in METHODS if not lacking.get(name)]
 
 
 def status_bytes(field: str) -> int:
@@ -146,9 +170,8 @@ def run(shape: tuple[int, int, int], threads: int, rounds: int) -> str:
         limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
         for _ in range(rounds):
             for method, results in found.items():
-                python = str(NNUNET) if method == "nnU-Net" else sys.executable
-                command = [python, "-m", "benchmarks.resample", "--measure", method, name, "--threads", str(threads)]
-                ended = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | limits | {"PYTHONPATH": "."})
+                command = [sys.executable, "-m", "benchmarks.resample", "--measure", method, name, "--threads", str(threads)]
+                ended = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | limits)
                 seconds, peak = ended.stdout.split()[-2:]
                 results.append((float(seconds), int(peak)))
         reference = np.load(folder / "MONAI, float64.npy")

@@ -1,9 +1,10 @@
-"""The sliding window beside MONAI's, in one run: python -m benchmarks.windows [--size 128] [--rounds 3] [-device cuda].
+"""The sliding window beside MONAI's, in one run: python -m benchmarks.windows [--size 160] [--rounds 3] [-device cuda].
 
 The packaged foundation over a volume of noise, windows of 64^3 that overlap by a quarter, the same number at once for both:
-    one network       probability_slabs against monai.inferers.sliding_window_inference with its gaussian, then a softmax
+    one network       probability_slabs against monai.inferers.sliding_window_inference with its gaussian, and against nnU-Net's predictor
+                      (after `make nnunet_env`; one window at a time, sums in half precision), each with a softmax after it
     three adapters    their mean, all seeing a window together, against one after the other and against three times MONAI's
-Probabilities are compared. Ratios pair by pair, the methods taking turns.
+Probabilities are compared: with an edge of 160 voxels all three lay the same 27 windows. Ratios pair by pair, the methods taking turns.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.device import pick_device
 from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.predict.windows import Bundle, Network, Windows, means_over_bundles
+from benchmarks.nnunet_here import PACKAGES, use_nnunet
 
 AT_ONCE, ADAPTERS = 2, 3
 
@@ -39,6 +42,21 @@ def monai(networks: list[Callable[[], Network]], volume: np.ndarray, windows: Wi
             probabilities = torch.softmax(logits[0], dim=0).numpy()
             total = probabilities if not total.size else total + probabilities
     return total / len(networks)
+
+
+def nnunet(network: Callable[[], Network], volume: np.ndarray, windows: Windows) -> np.ndarray:
+    use_nnunet()
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    on_gpu = windows.device.type == "cuda"
+    predictor = nnUNetPredictor(
+        1 - windows.overlap, use_mirroring=False, perform_everything_on_device=on_gpu, device=windows.device, allow_tqdm=False
+    )
+    predictor.network, predictor.allowed_mirroring_axes = network(), None
+    predictor.configuration_manager = SimpleNamespace(patch_size=windows.patch_size)
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=load_preset("arena_mini").architecture.out_channels)
+    logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(volume)[None])
+    return torch.softmax(logits.float(), dim=0).cpu().numpy()
 
 
 def one_after_the_other(networks: list[Callable[[], Network]], volume: np.ndarray, windows: Windows) -> np.ndarray:
@@ -69,7 +87,7 @@ def adapters(network: AdaptedNetwork) -> list[Callable[[], Network]]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    options.add_argument("--size", type=int, default=128, help="edge of the volume")
+    options.add_argument("--size", type=int, default=160, help="edge of the volume")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("-device", default="cpu")
     args = options.parse_args()
@@ -86,6 +104,8 @@ def main() -> None:
         "three adapters, one after the other": partial(one_after_the_other, three, volume, windows),
         "three adapters, MONAI": partial(monai, three, volume, windows),
     }
+    if PACKAGES is not None:
+        calls["one network, nnU-Net"] = partial(nnunet, one[0], volume, windows)
     found, seconds = dict[str, np.ndarray](), {name: list[float]() for name in calls}
     for number in range(args.rounds + 1):
         for name, call in calls.items():
