@@ -78,6 +78,7 @@ def simpleitk(threads: int) -> Resample:
     resample = SimpleITK.ResampleImageFilter()
     resample.SetNumberOfThreads(threads)
     resample.SetInterpolator(SimpleITK.sitkLinear)
+    resample.UseNearestNeighborExtrapolatorOn()  # the last voxel may lie a little outside
     resample.SetOutputSpacing(NEW_MM)
 
     def run(volume: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 The packaged foundation over a volume of noise, windows of 64^3 that overlap by a quarter, the same number at once for both:
     one network       probability_slabs against monai.inferers.sliding_window_inference with its gaussian, and against nnU-Net's predictor
-                      (after `make nnunet_env`; one window at a time, sums in half precision), each with a softmax after it
+                      (after `make nnunet_env`; one window at a time; its sums in half precision are off in the
+                      corners, where the gaussian is all but zero), each with a softmax after it
     three adapters    their mean, all seeing a window together, against one after the other and against three times MONAI's
 Probabilities are compared: with an edge of 160 voxels all three lay the same 27 windows. Ratios pair by pair, the methods taking turns.
 """

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import igzip, igzip_lib
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
@@ -190,10 +190,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     """The uncompressed bytes; the content, not the name, says whether it is gzip. Raises ImageError for every kind of damage."""
     try:
         with igzip.open(path, "rb") if _is_gzip(path) else open(path, "rb") as stream:
-            yield stream  # type: ignore[misc]
+            yield stream
     except FileNotFoundError:
         raise ImageError(not_there(path), file=path) from None
-    except (EOFError, isal_zlib.error, OSError) as error:
+    except (EOFError, igzip_lib.IsalError, OSError) as error:  # type: ignore[misc]  # the stub calls it an instance
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageError(f"can't be read ({error.strerror})", file=path, advice="check the link or the disk, and who may read it") from None
         raise ImageError(f"cut short or damaged ({error})", file=path, advice="copy or download it again") from None
