@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,6 @@ import numpy as np
 from arena_pipeline.fingerprint.reading import looks_like_hu, not_hu_sentence
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import ImageSource, read_geometry, read_image, write_image, write_segmentation
-from arena_pipeline.io.labels import count_labels
 from arena_pipeline.io.steps import Room, Steps, Turn
 from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.predict.case import Sinks, volume_steps
@@ -110,7 +110,7 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
         write_segmentation(output, segmentation, image.geometry, labels)
     if fault is not None:
         raise fault.located(case=case)
-    _report(case, segmentation, image.geometry, labels)
+    _report(case, review)
     return review
 
 
@@ -171,8 +171,7 @@ def _predict_image(case: str, image: Image, job: PredictionJob) -> Steps[_Predic
     return _Predicted(segmentation, grid, masks, fold_dice, entropies, uncertainty)
 
 
-def _report(case: str, segmentation: np.ndarray, geometry: Geometry, labels: dict[str, int]) -> None:
-    counts = count_labels(segmentation, minlength=max(labels.values()) + 1)
-    found = ", ".join(f"{name} {counts[label] * geometry.voxel_volume_ml:.1f} ml" for name, label in labels.items() if counts[label])
-    absent = ", ".join(name for name, label in labels.items() if not counts[label])
+def _report(case: str, review: Sequence[ReviewLine]) -> None:
+    found = ", ".join(f"{line.structure} {line.volume_ml:.1f} ml" for line in review if line.components)
+    absent = ", ".join(line.structure for line in review if not line.components)
     logger.info("%s: %s%s", case, found or "nothing found", f"; not found: {absent}" if absent and found else "")
