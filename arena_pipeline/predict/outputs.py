@@ -16,10 +16,11 @@ from arena_pipeline.io.damage import damage
 from arena_pipeline.io.images import ImageSource, check_same_grid, estimated_voxels, read_geometry, read_segmentation
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.space import require_space
-from arena_pipeline.predict.inputs import SEGMENTATION_ENDING
+from arena_pipeline.predict.inputs import INPUTS_NAME, SEGMENTATION_ENDING
 from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
 from arena_pipeline.predict.preview import PREVIEW_FOLDER
 from arena_pipeline.predict.probabilities import SUFFIX
+from arena_pipeline.predict.review import REVIEW_NAME
 from arena_pipeline.preprocess.masks import PREPROCESSED_FOLDER, masks_file
 from arena_pipeline.records import stage
 from arena_pipeline.words import listed, pluralize
@@ -156,6 +157,11 @@ def write_segmentations(folder: Path, label_map: LabelMap, cases: Collection[str
 def segmentations(folder: Path) -> set[str]:
     """The cases that have a segmentation there."""
     return {path.name[: -len(SEGMENTATION_ENDING)] for path in folder.glob(f"*{SEGMENTATION_ENDING}") if not path.name.startswith(".")}
+
+
+def remove_unfinished_tables(folder: Path) -> None:
+    """Removes what a killed run left half-written of the files about all cases; nobody else is at work in the folder."""
+    remove_unfinished(folder, (JSON_NAME, ITK_SNAP_NAME, INPUTS_NAME, REVIEW_NAME))
 
 
 def remove_left_unfinished(folder: Path, cases: Sequence[str]) -> None:

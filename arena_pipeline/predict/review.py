@@ -21,6 +21,7 @@ from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.geometry import Image
 from arena_pipeline.io.labels import label_boxes
 
+REVIEW_NAME = "review.csv"
 SECONDS_PER_SECOND_OF_WRITING = 20  # times what writing the table took, at least, between two writings
 LOW_FOLD_DICE = 0.7  # folds see other support sets: a few per cent of disagreement is their normal difference
 VOLUME_MARGIN = 1.5  # of five volumes the next one lies outside the smallest and largest one time in three, so the range is widened by this

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from arena_pipeline.errors import AdapterError, ArenaError, DatasetError, FolderInUse, FoundationError, ImageError, NoSpace
-from arena_pipeline.io.atomic import short_name
+from arena_pipeline.io.atomic import remove_unfinished, short_name
 from arena_pipeline.io.images import ImageSource
-from arena_pipeline.io.lock import LOCK, locked
+from arena_pipeline.io.lock import LOCK, OWNER, locked
 from arena_pipeline.io.steps import InSteps, Steps, Turn
 from arena_pipeline.machine import usable_cores
 from arena_pipeline.model.out_of_memory import out_of_memory_as_arena_error
@@ -64,6 +64,7 @@ class SharedPrediction(InSteps[CaseToPredict, CaseDone]):
                     return done
                 if left:  # by a process that has died
                     remove_left_unfinished(self.job.folder, [task.case])
+                    remove_unfinished(self.journal.folder, [OWNER.format(part)])
                 return (yield from self._predict(task))
         except FolderInUse:
             return CaseDone("elsewhere")

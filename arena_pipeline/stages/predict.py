@@ -28,6 +28,7 @@ from arena_pipeline.predict.memory import PROCESS_BYTES
 from arena_pipeline.predict.options import OutputOptions, with_output_options
 from arena_pipeline.predict.outputs import (
     remove_left_unfinished,
+    remove_unfinished_tables,
     require_one_meaning,
     require_room,
     require_same_meaning,
@@ -36,7 +37,7 @@ from arena_pipeline.predict.outputs import (
 )
 from arena_pipeline.predict.postprocess import applied_in_words
 from arena_pipeline.predict.predictors import Setup
-from arena_pipeline.predict.review import ReviewLine, ReviewTable
+from arena_pipeline.predict.review import REVIEW_NAME, ReviewLine, ReviewTable
 from arena_pipeline.predict.shared import OF_ALL_CASES, CaseDone, CaseToPredict, SharedPrediction
 from arena_pipeline.records import note, stage
 from arena_pipeline.settings import PrecisionName
@@ -166,6 +167,7 @@ def _begin_or_join(journal: Journal, label_map: LabelMap, cases: Sequence[str], 
         return at_work[0].keep
     require_one_meaning(journal.output, label_map, cases, keep)
     remove_left_unfinished(journal.output, cases)
+    remove_unfinished_tables(journal.output)
     journal.begin_run(keep)
     with_others.write(journal.output)
     return keep
@@ -209,7 +211,7 @@ def _predict_all(
     failed = [str(error) for error in refused]  # in words: an error holds the arrays of the functions that it came through
     for reason in failed:
         logger.error("not predicted: %s", reason)
-    review = ReviewTable(job.folder / "review.csv", segmentations(job.folder))
+    review = ReviewTable(job.folder / REVIEW_NAME, segmentations(job.folder))
     left = {case: CaseToPredict(case, source, outputs[case]) for case, source in inputs.items()}
     try:
         for patience in (0, LEASE_SECONDS):  # once more for those that others have claimed, who may have died

@@ -87,4 +87,7 @@ def test_a_method_trains_what_it_says_and_predicts_what_it_trained(method: Metho
     write_adapter(tmp_path / "fold", Adapter(record, trainable.tensors()))
     networks = AdaptedNetwork(preset, weights, torch.device("cpu"))
     with torch.no_grad():
-        torch.testing.assert_close(networks.select(read_adapter(tmp_path / "fold"))(image), network(image), atol=1e-4, rtol=1e-4)
+        said = networks.select(read_adapter(tmp_path / "fold"))(image)
+        if said.shape[1] > 1:  # all rows, of which training has seen how far the first leads
+            said = said[:, :1] - said[:, 1:].amax(dim=1, keepdim=True)
+        torch.testing.assert_close(said, network(image), atol=1e-4, rtol=1e-4)

@@ -50,20 +50,23 @@ def test_the_files_and_the_journal_are_those_of_one_case_after_the_other(
     caplog.clear()
     caplog.set_level("INFO")
     b_failed, network = threading.Event(), one_case._means_over_folds
-    named = prediction_job.read_image
 
-    def tells(source: Path) -> object:
-        try:
-            return named(source)
-        except Exception:
-            b_failed.set()
-            raise
+    def tells(read: Callable[[Path], object]) -> Callable[[Path], object]:
+        def reads(source: Path) -> object:
+            try:
+                return read(source)
+            except Exception:
+                b_failed.set()
+                raise
+
+        return reads
 
     def waits(tasks: list[PredictionTask], volume: np.ndarray, *others: object) -> list[np.ndarray]:
         assert b_failed.wait(60)  # the network is at "a" then, and what becomes of "a" comes before it all the same
         return network(tasks, volume, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(prediction_job, "read_image", tells)
+    for name in ("read_geometry", "read_image"):
+        monkeypatch.setattr(prediction_job, name, tells(getattr(prediction_job, name)))
     monkeypatch.setattr(one_case, "_means_over_folds", waits)
     out = tmp_path / "out"
     with pytest.raises(DatasetError, match="1 of 4 cases not predicted: b: "):

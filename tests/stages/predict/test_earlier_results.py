@@ -106,6 +106,18 @@ def test_ensembles_and_post_processed_segmentations_are_not_mixed_with_others(wo
     ]
 
 
+def test_what_a_killed_run_left_half_written_is_removed(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
+    make_model(workspace, "binary", folds=(0,))
+    out = tmp_path / "out"
+    left = [out / f".unfinished.{name}.x1y2.part" for name in ("review.csv", "labels.json", "inputs.json", "b.nii.gz")]
+    left += [out / "journal" / name for name in (".in_use_case_b.lock", ".unfinished..in_use_case_b.txt.x1y2.txt")]
+    (out / "journal").mkdir(parents=True)
+    for path in left:
+        path.touch()
+    predict(scans / "b.nii.gz", out, workspace, no_previews=True)
+    assert not list(out.rglob(".unfinished*"))
+
+
 def test_whatever_is_damaged_is_predicted_again(workspace: Workspace, scans: Path, tmp_path: Path) -> None:
     make_model(workspace, "multiclass", folds=(0, 1))
     out, wanted = tmp_path / "out", {"save_probabilities": True, "save_preprocessed": True, "save_uncertainty": True}
