@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from matplotlib.image import imread, imsave
 
 from arena_pipeline.io.damage import damage
@@ -45,3 +47,12 @@ def test_an_archive(tmp_path: Path, rng: np.random.Generator) -> None:
     for length in range(0, len(content), 7):
         path.write_bytes(content[:length])
         assert damage(path) is not None, length
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-20], lambda content: content[:50] + b"\xff" * 50 + content[100:]])
+def test_a_gzip_that_was_cut_or_overwritten_is_seen(change: Callable[[bytes], bytes], tmp_path: Path, rng: np.random.Generator) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(rng.integers(0, 9, 5000).tobytes()))
+    assert damage(path) is None
+    path.write_bytes(change(path.read_bytes()))
+    assert str(damage(path)).startswith("a.nii.gz: ")
