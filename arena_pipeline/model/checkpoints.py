@@ -22,6 +22,7 @@ from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset, load_preset, preset_names
 from arena_pipeline.model.architectures import Architecture, Layout
 from arena_pipeline.model.checkpoint_files import read_checkpoint_file
+from arena_pipeline.model.tensor_files import all_finite
 from arena_pipeline.model.weights import new_parts
 from arena_pipeline.words import listed
 
@@ -191,7 +192,7 @@ def _wrong_values(architecture: Architecture, tensors: Mapping[str, Tensor]) -> 
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.layout == torch.strided and bool(torch.isfinite(tensor.float()).all())
+    return tensor.is_floating_point() and tensor.layout == torch.strided and all_finite(tensor.float())
 
 
 def _advice(found: Match, fitting: Sequence[str], path: Path, preset: FoundationPreset) -> str:

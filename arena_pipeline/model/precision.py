@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 
 from arena_pipeline.machine import faster_half
 from arena_pipeline.settings import PrecisionName
+
+logger = logging.getLogger(__name__)
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,6 +38,8 @@ class Precision:
     def of(cls, name: PrecisionName, device: torch.device) -> Precision:
         """`name` as a setting has it. A GPU without bfloat16 computes in float16 in its place, with scaled gradients."""
         faster = faster_half(str(device))
+        if name == "bf16" and device.type == "cpu":
+            _tell_slow()
         if name == "fp32" or (name == "auto" and faster is None):
             return cls(device)
         return cls(device, HALVES[faster or "bf16"])
@@ -46,3 +52,9 @@ class Precision:
     def autocast(self) -> AbstractContextManager[object]:
         """Around a call of the network, whose answer may then be of 16 bits."""
         return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
+
+
+@cache
+def _tell_slow() -> None:
+    """Once in a process."""
+    logger.warning("bf16 on a CPU: most have no units for it and take up to 20 times as long as in fp32 (-precision fp32)")

@@ -18,6 +18,7 @@ from arena_pipeline.io.dicom import NO_DICOM, CTSeries, find_series, left_out_in
 from arena_pipeline.io.geometry import broken_link
 from arena_pipeline.io.images import ImageSource
 from arena_pipeline.io.json_files import read_model
+from arena_pipeline.words import pluralize
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,8 @@ def take_part(cases: dict[str, ImageSource], part: int, parts: int) -> dict[str,
     """Every `parts`-th case from number `part` (0 .. parts - 1), so that several machines can share a folder."""
     if not 0 <= part < parts:
         raise DatasetError(f"part {part} of {parts}: -part_id counts from 0 to {parts - 1} (-num_parts minus 1)")
+    if part >= len(cases):
+        logger.warning("part %d of %d has none of the %s: fewer cases than parts", part, parts, pluralize(len(cases), "CT"))
     return dict(list(cases.items())[part::parts])
 
 

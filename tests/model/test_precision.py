@@ -107,6 +107,14 @@ def test_which_precision_a_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
         assert Precision.of("auto", CPU).scaler.is_enabled() == (half == "fp16")
 
 
+def test_bf16_on_a_cpu_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    module._tell_slow.cache_clear()
+    for name in ("auto", "fp32", "bf16", "bf16"):
+        Precision.of(name, CPU)
+    (message,) = caplog.messages
+    assert "-precision fp32" in message
+
+
 def test_updates_and_logits_stay_in_single_precision_under_autocast() -> None:
     torch.manual_seed(0)
     network, image = SMALL.build(), torch.rand(2, 1, 8, 8, 8)

@@ -93,3 +93,10 @@ def test_parts_are_disjoint_and_complete(tmp_path: Path) -> None:
     assert {case for part in parts for case in part} == set(cases)
     with pytest.raises(DatasetError, match="part 3 of 3"):
         take_part(cases, 3, 3)
+
+
+def test_a_part_without_a_case_is_told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    cases = find_inputs(touch(tmp_path / "in", "a.nii.gz", "b.nii.gz"))
+    assert take_part(cases, 1, 3) and not caplog.messages
+    assert take_part(cases, 2, 3) == {}
+    assert caplog.messages == ["part 2 of 3 has none of the 2 CTs: fewer cases than parts"]
