@@ -46,7 +46,7 @@ def dataset_findings(
 def description_sentences(raw: RawDataset) -> list[str]:
     """Where dataset.json speaks of other cases than there are: in its splits, or by their number."""
     said, found = raw.json.numTraining, len(raw.training)
-    number = f"dataset.json says numTraining {said}, imagesTr has {pluralize(found, 'case')}; copy the others, or correct it"
+    number = f"dataset.json says numTraining {said}, found {pluralize(found, 'case')} with CT and segmentation; add the others, or correct it"
     return [*split_sentences(raw), *([number] if said != found else [])]
 
 

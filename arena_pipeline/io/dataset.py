@@ -221,9 +221,10 @@ def _list_cases(folder: Path, part: Literal["Tr", "Ts"], ending: str) -> tuple[d
             faults.append(fault)
             continue
         cases[identifier] = Case(identifier, image, label if label.is_file() else None)
+    told = {fault.case for fault in faults}
     for identifier, label in _files(labels, ending):
         image = images / f"{identifier}{CHANNEL_SUFFIX}{ending}"
-        if part == "Tr" and identifier not in cases and not image.exists():
+        if part == "Tr" and identifier not in cases and identifier.removesuffix(".seg") not in told and not image.exists():
             where = _whereabouts(image, folder)
             faults.append(
                 DatasetError(
@@ -247,5 +248,8 @@ def _whereabouts(path: Path, folder: Path) -> str:
         return f"it is {fault}; "
     if path.is_dir():
         return "it is a folder, not a file; "
+    slicers = path.with_name(f"{path.stem}.seg{path.suffix}")  # 3D Slicer saves what it segmented as CASE.seg.nrrd
+    if slicers.is_file():
+        return f"it is called {slicers.name}, rename it; "
     other = next((place for name in FOLDERS if name != path.parent.name and (place := folder / name / path.name).is_file()), None)
     return f"it is in {other.parent.name}, move it; " if other else ""

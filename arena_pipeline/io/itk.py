@@ -116,7 +116,7 @@ def _unreadable(path: Path, error: RuntimeError) -> ImageError:
 
 def _not_a_volume(path: Path, dimensions: int, components: int) -> ImageError:
     found = f"expected one 3D volume of one number per voxel, found {dimensions} dimensions of {components}"
-    return ImageError(found, file=path, advice="export a single CT series")
+    return ImageError(found, file=path, advice="export a single CT series, or one label map whose structures don't overlap")
 
 
 def _geometry(path: Path, source: sitk.Image | sitk.ImageFileReader) -> Geometry:

@@ -139,7 +139,7 @@ def test_a_number_of_cases_that_dataset_json_has_otherwise_is_a_warning(dataset)
     raw = dataset({"a": case_by_hand()})
     wrong = dataclasses.replace(raw, json=raw.json.model_copy(update={"numTraining": 9}))
     (finding,) = sentences(extract_fingerprint(wrong, PRESET, workers=1), "warning", "numTraining")
-    assert "numTraining 9, imagesTr has 1 case;" in finding
+    assert "numTraining 9, found 1 case with CT and segmentation;" in finding
     assert not sentences(extract_fingerprint(raw, PRESET, workers=1), "warning", "numTraining")
 
 

@@ -55,3 +55,12 @@ def test_images_of_another_name_are_named(tiny_dataset: Callable[..., Path]) -> 
     (folder / "dataset.json").write_text(json.dumps(content | {"file_ending": ".nrrd"}), encoding="utf-8")
     with pytest.raises(DatasetError, match=r"imagesTr: no CASE_0000.nrrd .*found case_0.nii.gz"):
         RawDataset.open(folder)
+
+
+def test_a_segmentation_under_slicers_ending_is_told_once_with_the_name_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps(GOOD | {"file_ending": ".nrrd"}), encoding="utf-8")
+    for name in ("imagesTr/a_0000.nrrd", "labelsTr/a.seg.nrrd"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (fault,) = RawDataset.survey(tmp_path)[1]
+    assert str(fault).endswith("a.nrrd; it is called a.seg.nrrd, rename it; every image in imagesTr needs one")

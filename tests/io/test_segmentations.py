@@ -63,6 +63,13 @@ def test_a_turned_mask_that_lies_elsewhere_is_refused(tmp_path: Path) -> None:
         read_case_segmentation("a", tmp_path / "mask.nii.gz", GRID, LABELS)
 
 
+def test_layers_of_overlapping_segments_are_refused(tmp_path: Path) -> None:
+    layer = sitk.GetImageFromArray(label_map().astype(np.uint8))
+    sitk.WriteImage(sitk.Compose(layer, layer), str(tmp_path / "mask.nrrd"))
+    with pytest.raises(ImageError, match="one number per voxel, found 3 dimensions of 2; .*or one label map whose structures don't overlap"):
+        read_segmentation(tmp_path / "mask.nrrd")
+
+
 def write_slicer(path: Path, segments: dict[str, int]) -> None:
     image = sitk.GetImageFromArray(np.ascontiguousarray(label_map().astype(np.uint8).transpose(2, 1, 0)))
     image.SetSpacing(GRID.spacing_mm)

@@ -260,7 +260,7 @@ ROWS = [
     Row("a long number", write(JSON, b"9" * 10_000), "error", "not a readable JSON file", JSON),
     Row("an unknown ending", described(file_ending="nii.gz"), "error", "file_ending: expected one of .nii.gz, .*found 'nii.gz'", JSON),
     Row("another ending", described(file_ending=".mha"), "error", r"imagesTr: no CASE_0000.mha .*found case_0_0000.nii.gz", ""),
-    Row("a wrong count", described(numTraining=50), "warning", "says numTraining 50, imagesTr has 1 case;", JSON),
+    Row("a wrong count", described(numTraining=50), "warning", "says numTraining 50, found 1 case with CT and segmentation;", JSON),
     Row("an unknown case in the split", split("liver", ["case_0", "zz"]), "warning", "names zz under train, not in .*, so that 1 of its 2 stay", ""),
     Row("a query that is not there", split("*", [], ["query_0", "q9"]), "warning", r"split of \* names q9 under test, in neither", ""),
     Row("labels turned round", described(labels=TURNED), "error", 'labels: .*write {"background": 0, "spleen": 1}; mend', JSON),
