@@ -110,7 +110,6 @@ def place_image(job: ConversionJob, image: Image) -> None:
     """Puts the CT in place: the raw file itself (linked where the disk allows it, else copied) unless other readers would refuse it."""
     if job.is_kept(job.image_out):
         return
-    job.image_out.parent.mkdir(parents=True, exist_ok=True)
     if not _opens_everywhere(job.image, image.geometry):
         write_image(job.image_out, image)
         return

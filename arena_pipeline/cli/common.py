@@ -81,9 +81,8 @@ def add_datasets(options: argparse.ArgumentParser) -> None:
     options.add_argument("-d", dest="dataset_ids", type=dataset_number, nargs="+", required=True, metavar="ID", help=text)
 
 
-def add_dataset(options: argparse.ArgumentParser) -> None:
-    """-d: one dataset number, in `args.dataset_id`."""
-    text = "dataset number, e.g. 101 for raw/Dataset101_NAME"
+def add_dataset(options: argparse.ArgumentParser, text: str = "dataset number, e.g. 101 for raw/Dataset101_NAME") -> None:
+    """-d: one dataset number, in `args.dataset_id`; `text` is its help."""
     options.add_argument("-d", dest="dataset_id", type=dataset_number, required=True, metavar="ID", help=text)
 
 
@@ -141,7 +140,7 @@ def add_jobs_at_once(options: argparse.ArgumentParser, jobs: str, default: str =
 def add_conversion(options: argparse.ArgumentParser, raw: str, name: str) -> None:
     """The options of every converter; `raw` is the help of -i, `name` the default of -n."""
     options.add_argument("-i", dest="source", type=Path, required=True, metavar="RAW", help=raw)
-    options.add_argument("-d", dest="dataset_id", type=dataset_number, required=True, metavar="ID", help="number of the new dataset, e.g. 101")
+    add_dataset(options, "number of the new dataset, e.g. 101")
     options.add_argument("-n", dest="name", default=name, metavar="NAME", help="name of the new dataset")
     options.add_argument("--exclude", nargs="+", default=(), metavar="CASE", help="cases to leave out")
     text = "replace a dataset of other structures or of another folder that has this number, and converted files that were changed by hand"
