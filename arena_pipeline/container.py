@@ -23,36 +23,34 @@ class MemoryLimit:
     left: int
 
 
-def memory_limits(root: Path | None = None) -> list[MemoryLimit]:
-    """Every limit that holds for this process; none outside of containers and jobs. `root`: of the file system that is asked, `ROOT`."""
-    root = root or ROOT
+def memory_limits() -> list[MemoryLimit]:
+    """Every limit that holds for this process; none outside of containers and jobs."""
     found = []
     for controller, (limit_file, used_file) in MEMORY_FILES.items():
-        for folder in _folders(controller, root):
+        for folder in _folders(controller):
             limit, used = _number(folder / limit_file), _number(folder / used_file)
             if limit is not None:
                 found.append(MemoryLimit(limit, limit if used is None else max(0, limit - used + _reclaimable(folder / "memory.stat"))))
     return found
 
 
-def cpu_limit(root: Path | None = None) -> float | None:
+def cpu_limit() -> float | None:
     """The cores' worth of time that this process may use, e.g. 1.5; None without a quota."""
-    root = root or ROOT
     shares = []
-    for folder in _folders(V2, root):
+    for folder in _folders(V2):
         words = _text(folder / "cpu.max").split()
         if len(words) == 2 and words[0].isdigit() and words[1].isdigit():
             shares.append(int(words[0]) / int(words[1]))
-    for folder in _folders(V1_CPU, root):
+    for folder in _folders(V1_CPU):
         quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")  # -1 is no quota
         if quota is not None and period:
             shares.append(quota / period)
     return min(shares, default=None)
 
 
-def _folders(controller: str, root: Path) -> Iterator[Path]:
+def _folders(controller: str) -> Iterator[Path]:
     """The folder of the own group, and of each group above it."""
-    for line in _text(root / "proc/self/cgroup").splitlines() or ["0::/", "1:memory:/", "2:cpu:/"]:
+    for line in _text(ROOT / "proc/self/cgroup").splitlines() or ["0::/", "1:memory:/", "2:cpu:/"]:
         _, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if controller not in names.split(","):
@@ -60,7 +58,7 @@ def _folders(controller: str, root: Path) -> Iterator[Path]:
         for mount in ("sys/fs/cgroup",) if controller == V2 else (f"sys/fs/cgroup/{names}", f"sys/fs/cgroup/{controller}"):
             inside = PurePosixPath(path.lstrip("/"))
             for part in dict.fromkeys((inside, *inside.parents, PurePosixPath("."))):
-                if (folder := root / mount / part).is_dir() and ".." not in part.parts:
+                if (folder := ROOT / mount / part).is_dir() and ".." not in part.parts:
                     yield folder
 
 

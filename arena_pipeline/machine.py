@@ -44,7 +44,14 @@ def this_machine(device: str = "cpu") -> Machine:
 
     Memory is the total, not what is free at this moment, so that plans do not depend on what else happens to run.
     """
-    return Machine(memory_bytes(), _device_memory_bytes(device), usable_cores(), faster_half(device))
+    device_memory = None
+    if device.startswith("cuda"):
+        import torch  # only here: planning for the CPU need not wait for it
+
+        device_memory = int(torch.cuda.get_device_properties(torch.device(device)).total_memory)
+    elif device.startswith("mps"):
+        device_memory = memory_bytes()  # Apple's GPU shares the main memory
+    return Machine(memory_bytes(), device_memory, usable_cores(), faster_half(device))
 
 
 def check_device_name(name: str) -> None:
@@ -110,11 +117,3 @@ def faster_half(device: str) -> Half | None:
 
     major, _ = torch.cuda.get_device_capability(torch.device(device))
     return "bf16" if major >= 8 else "fp16" if major == 7 else None
-
-
-def _device_memory_bytes(device: str) -> int | None:
-    if device.startswith("cuda"):
-        import torch  # only here: planning for the CPU need not wait for it
-
-        return int(torch.cuda.get_device_properties(torch.device(device)).total_memory)
-    return memory_bytes() if device.startswith("mps") else None  # Apple's GPU shares the main memory

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -137,15 +137,10 @@ class RunRecord:
             self._observe()
 
 
-@contextmanager
-def stage(name: str) -> Iterator[None]:
+def stage(name: str) -> AbstractContextManager[None]:
     """Times the block in the record of the run that is going on; without one (the Python API) it does nothing."""
     record = _current.get()
-    if record is None:
-        yield
-    else:
-        with record.stage(name):
-            yield
+    return nullcontext() if record is None else record.stage(name)
 
 
 def note(name: str, value: Any) -> None:

@@ -122,16 +122,12 @@ class Workspace:
         """The folder of the corrected copies that arena_verify_dataset --fix makes; in it labelsTr and labelsTs."""
         return self.preprocessed_dataset(dataset_name) / "corrected"
 
-    def foundation_data(self, dataset_name: str, foundation: str) -> Path:
-        """The folder of one dataset preprocessed for one foundation."""
-        return self.preprocessed_dataset(dataset_name) / foundation
-
     def plans(self, dataset_name: str, foundation: str) -> Path:
-        return self.foundation_data(dataset_name, foundation) / "plans.json"
+        return self.preprocessed_dataset(dataset_name) / foundation / "plans.json"
 
     def cases(self, dataset_name: str, foundation: str) -> Path:
         """The folder of the stored preprocessed cases."""
-        return self.foundation_data(dataset_name, foundation) / "cases"
+        return self.preprocessed_dataset(dataset_name) / foundation / "cases"
 
     def model(self, dataset_name: str, foundation: str, method: str, shots: int) -> Path:
         """The folder that arena_predict calls a model: plans and, per task and fold, an adapter."""

@@ -18,6 +18,7 @@ from arena_pipeline.io.filestate import WrittenFile
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import write_image, write_segmentation
 from arena_pipeline.io.json_files import StoredModel
+from arena_pipeline.io.nifti import is_gzip
 from arena_pipeline.settings import Frozen
 
 ENDING = ".nii.gz"
@@ -109,7 +110,6 @@ def place_image(job: ConversionJob, image: Image) -> None:
     """Puts the CT in place: the raw file itself (linked where the disk allows it, else copied) unless other readers would refuse it."""
     if job.is_kept(job.image_out):
         return
-    job.image_out.parent.mkdir(parents=True, exist_ok=True)
     if not _opens_everywhere(job.image, image.geometry):
         write_image(job.image_out, image)
         return
@@ -140,9 +140,7 @@ def save_report(job: ConversionJob, **facts: object) -> CaseReport:
 def _opens_everywhere(path: Path, geometry: Geometry) -> bool:
     """Whether nibabel and SimpleITK both open the file: really gzip, a scaling that is a number, right angles in sform or qform."""
     header = geometry.header
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    if not compressed or header is None:
+    if not is_gzip(path) or header is None:
         return False
     try:
         header.get_slope_inter()

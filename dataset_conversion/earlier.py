@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from arena_pipeline.errors import DatasetError, ImageError
-from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
+from arena_pipeline.io.dataset import CHANNEL_SUFFIX, FOLDERS, DatasetJson
 from arena_pipeline.io.json_files import StoredModel
 from arena_pipeline.io.nifti import read_nifti
 from arena_pipeline.words import listed, pluralize
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob
 
-logger = logging.getLogger(__name__)
-
-PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 SETTINGS_FILE = "conversion_settings.json"
 NAMED = 10
 
@@ -134,14 +130,6 @@ def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, EarlierCase], 
         )
 
 
-def warn_of_changed(found: dict[str, EarlierCase]) -> None:
-    """The warning about files that are kept as somebody has changed them."""
-    changed = [name for earlier in found.values() for name in earlier.changed]
-    if changed:
-        text = "%s: changed since the conversion, kept so; to get the converted file back, delete it and run this again"
-        logger.warning(text, listed(changed, NAMED))
-
-
 def stale_cases(folder: Path, jobs: Sequence[ConversionJob]) -> list[str]:
     """Cases of an earlier conversion that this one has in the other part or not at all, sorted.
 
@@ -150,7 +138,7 @@ def stale_cases(folder: Path, jobs: Sequence[ConversionJob]) -> list[str]:
     """
     known = {path.stem for path in (folder / "conversion").glob("*.json")}
     planned = {(job.identifier, job.part) for job in jobs}
-    present = [path for part in PARTS for path in (folder / part).glob("[!.]*") if path.name.endswith(ENDING)]
+    present = [path for part in FOLDERS for path in (folder / part).glob("[!.]*") if path.name.endswith(ENDING)]
     foreign = [path for path in present if _case_of(path) not in known | {job.identifier for job in jobs}]
     if foreign:
         files = pluralize(len(foreign), "such file")
@@ -163,7 +151,7 @@ def stale_cases(folder: Path, jobs: Sequence[ConversionJob]) -> list[str]:
 def remove_case(folder: Path, case: str) -> None:
     """Its record and all its files."""
     (folder / "conversion" / f"{case}.json").unlink(missing_ok=True)
-    for part in PARTS:
+    for part in FOLDERS:
         (folder / part / (f"{case}{CHANNEL_SUFFIX}{ENDING}" if part.startswith("images") else f"{case}{ENDING}")).unlink(missing_ok=True)
 
 

@@ -100,7 +100,6 @@ def _write(table: Path, rows: Sequence[Row]) -> None:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows([COLUMNS, *((row.name, row.structure, row.cases, " ".join(row.suggestions)) for row in rows)])
-    table.parent.mkdir(parents=True, exist_ok=True)
     write_text(table, out.getvalue())
 
 

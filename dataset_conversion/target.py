@@ -16,14 +16,13 @@ from typing import Any, TypeVar
 
 from arena_pipeline.errors import ArenaError, DatasetError, NoSpace, UnknownStructure
 from arena_pipeline.io.atomic import remove_unfinished, write_json
-from arena_pipeline.io.dataset import DatasetJson, Objective
+from arena_pipeline.io.dataset import FOLDERS, DatasetJson, Objective
 from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.io.space import require_space
 from arena_pipeline.words import listed, pluralize, similar
 from arena_pipeline.workspace import DATASET_FOLDER, Workspace
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob
 from dataset_conversion.earlier import (
-    PARTS,
     SETTINGS_FILE,
     ConversionSettings,
     EarlierCase,
@@ -31,7 +30,6 @@ from dataset_conversion.earlier import (
     refuse_losses,
     remove_case,
     stale_cases,
-    warn_of_changed,
 )
 
 logger = logging.getLogger(__name__)
@@ -112,7 +110,7 @@ def convert_cases(
         (folder / "dataset.json").unlink(missing_ok=True)
     settings.write(folder / SETTINGS_FILE)
     failures = {}
-    needs = Needs("convert", workers, memory_bytes=BYTES_PER_WORKER, folders=[folder / part for part in (*PARTS, "conversion")])
+    needs = Needs("convert", workers, memory_bytes=BYTES_PER_WORKER, folders=[folder / part for part in (*FOLDERS, "conversion")])
     for case, result in map_jobs(convert, todo, needs):
         if isinstance(result, ArenaError):
             failures[case] = str(result)
@@ -177,8 +175,10 @@ def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSett
     found = {case: EarlierCase.of(folder, case) for case in sorted({*stale, *(job.identifier for job in jobs)})}
     if not overwrite:
         refuse_losses(jobs, found, stale)
-        warn_of_changed(found)
-    for part in (*PARTS, "conversion"):
+        if changed := [name for earlier in found.values() for name in earlier.changed]:
+            text = "%s: changed since the conversion, kept so; to get the converted file back, delete it and run this again"
+            logger.warning(text, listed(changed, NAMED_FAILURES))
+    for part in (*FOLDERS, "conversion"):
         for path in remove_unfinished(folder / part):
             logger.info("removing %s, left by an interrupted run", path)
     for case in stale:

@@ -16,6 +16,7 @@ from typing import Literal
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.facts import load_fact
 from arena_pipeline.words import pluralize
+from dataset_conversion.case import ENDING
 from dataset_conversion.target import refuse_standard_layout, unknown_structures
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 Version = Literal["v1", "v2"]
 V2_COLUMNS = {"manufacturer", "scanner_model", "kvp", "pathology", "pathology_location"}
 SPLITS = ("train", "val", "test")
-ENDING = ".nii.gz"
 
 
 @dataclass(frozen=True)

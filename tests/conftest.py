@@ -53,6 +53,13 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
+def default_workspace(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """The workspace that is found without -w, so that the commands need not name it."""
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(workspace.root))
+    return workspace
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20250721)
 

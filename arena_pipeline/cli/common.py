@@ -81,9 +81,8 @@ def add_datasets(options: argparse.ArgumentParser) -> None:
     options.add_argument("-d", dest="dataset_ids", type=dataset_number, nargs="+", required=True, metavar="ID", help=text)
 
 
-def add_dataset(options: argparse.ArgumentParser) -> None:
-    """-d: one dataset number, in `args.dataset_id`."""
-    text = "dataset number, e.g. 101 for raw/Dataset101_NAME"
+def add_dataset(options: argparse.ArgumentParser, text: str = "dataset number, e.g. 101 for raw/Dataset101_NAME") -> None:
+    """-d: one dataset number, in `args.dataset_id`; `text` is its help."""
     options.add_argument("-d", dest="dataset_id", type=dataset_number, required=True, metavar="ID", help=text)
 
 
@@ -118,9 +117,9 @@ def add_precision(options: argparse.ArgumentParser) -> None:
     options.add_argument("-precision", choices=get_args(PrecisionName), metavar="NAME", help=text)
 
 
-def add_workers(options: argparse.ArgumentParser, flag: str = "-np") -> None:
+def add_workers(options: argparse.ArgumentParser) -> None:
     """-np: number of worker processes, 0 for none, or None for what the machine suggests, in `args.workers`."""
-    options.add_argument(flag, dest="workers", type=whole_number, metavar="N", help=f"{WORKERS_HELP} (default: chosen from cores and memory)")
+    options.add_argument("-np", dest="workers", type=whole_number, metavar="N", help=f"{WORKERS_HELP} (default: chosen from cores and memory)")
 
 
 def add_engine(options: argparse.ArgumentParser) -> None:
@@ -141,7 +140,7 @@ def add_jobs_at_once(options: argparse.ArgumentParser, jobs: str, default: str =
 def add_conversion(options: argparse.ArgumentParser, raw: str, name: str) -> None:
     """The options of every converter; `raw` is the help of -i, `name` the default of -n."""
     options.add_argument("-i", dest="source", type=Path, required=True, metavar="RAW", help=raw)
-    options.add_argument("-d", dest="dataset_id", type=dataset_number, required=True, metavar="ID", help="number of the new dataset, e.g. 101")
+    add_dataset(options, "number of the new dataset, e.g. 101")
     options.add_argument("-n", dest="name", default=name, metavar="NAME", help="name of the new dataset")
     options.add_argument("--exclude", nargs="+", default=(), metavar="CASE", help="cases to leave out")
     text = "replace a dataset of other structures or of another folder that has this number, and converted files that were changed by hand"
@@ -149,13 +148,11 @@ def add_conversion(options: argparse.ArgumentParser, raw: str, name: str) -> Non
     add_workers(options)
 
 
-def convert(function: Callable[..., Path], args: argparse.Namespace) -> int:
+def convert(function: Callable[..., Path], args: argparse.Namespace) -> None:
     """Calls the converter, and prints the dataset's folder and the next command."""
     with stage("convert"):
         folder = function(**keywords(args))
-    command = args.workspace.command("arena_plan_and_preprocess", "-d", args.dataset_id)
-    print(f"{folder}\nnext: {command}")
-    return 0
+    print(f"{folder}\nnext: {args.workspace.command('arena_plan_and_preprocess', '-d', args.dataset_id)}")
 
 
 def whole_number(text: str) -> int:
@@ -235,14 +232,10 @@ def run(function: Callable[[argparse.Namespace], int | None], args: argparse.Nam
         except BrokenPipeError:
             record.exit_status = EXIT_NO_READER
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  the reader, such as head, has gone; Python would flush to it at exit
-        except (ArenaError, OSError) as error:
+        except (ArenaError, OSError, UnicodeEncodeError) as error:
             record.exit_status = EXIT_USER_ERROR
             logger.debug("failed", exc_info=True)
             print(f"error: {_one_line(error)}", file=sys.stderr)
-        except UnicodeEncodeError as error:
-            record.exit_status = EXIT_USER_ERROR
-            logger.debug("failed", exc_info=True)
-            print(f"error: {error.object!r} can't be named in the encoding {error.encoding}; set PYTHONUTF8=1, or a UTF-8 locale", file=sys.stderr)
         except _Terminated:
             record.exit_status = EXIT_TERMINATED
             print("ended by SIGTERM", file=sys.stderr)
@@ -290,7 +283,9 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _one_line(error: ArenaError | OSError) -> str:
+def _one_line(error: ArenaError | OSError | UnicodeEncodeError) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object!r} can't be named in the encoding {error.encoding}; set PYTHONUTF8=1, or a UTF-8 locale"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path, who may read and write there, and the free space"
     if isinstance(error, OSError) and error.errno in FULL:

@@ -28,12 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     return common.run(_convert, options.parse_args(argv), "arena_convert_dicom")
 
 
-def _convert(args: argparse.Namespace) -> int:
+def _convert(args: argparse.Namespace) -> None:
     from dataset_conversion.dicom import convert_dicom  # not for -h
     from dataset_conversion.region_names import UndecidedNames
 
     try:
-        return common.convert(convert_dicom, args)
+        common.convert(convert_dicom, args)
     except UndecidedNames as fault:
         print("\n".join(map(str, fault.rows)))
         raise

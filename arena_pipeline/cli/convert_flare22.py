@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     return common.run(_convert, options.parse_args(argv), "arena_convert_flare22")
 
 
-def _convert(args: argparse.Namespace) -> int:
+def _convert(args: argparse.Namespace) -> None:
     from dataset_conversion.flare22 import convert_flare22  # not for -h
 
-    return common.convert(convert_flare22, args)
+    common.convert(convert_flare22, args)

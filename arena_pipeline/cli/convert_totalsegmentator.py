@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     return common.run(_convert, options.parse_args(argv), "arena_convert_totalsegmentator")
 
 
-def _convert(args: argparse.Namespace) -> int:
+def _convert(args: argparse.Namespace) -> None:
     from dataset_conversion.totalsegmentator import convert_totalsegmentator  # not for -h
 
-    return common.convert(convert_totalsegmentator, args)
+    common.convert(convert_totalsegmentator, args)

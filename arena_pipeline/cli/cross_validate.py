@@ -49,18 +49,7 @@ def _cross_validate(args: argparse.Namespace, command: str) -> None:
     from arena_pipeline.research.cross_validate.expected import summary_sentences
     from arena_pipeline.research.cross_validate.ranking import ranking_sentences
 
-    done = cross_validate(
-        args.dataset_id,
-        args.shots,
-        args.workspace,
-        structures=args.structures,
-        methods=args.methods,
-        max_epochs=args.max_epochs,
-        foundation=args.foundation,
-        workers=args.workers,
-        device=args.device,
-        command=command,
-    )
+    done = cross_validate(**common.keywords(args), command=command)
     per_scan = done.scans.pivot(index=["structure", "foundation", "method"], columns="case", values="Dice")
     with pd.option_context("display.width", None, "display.max_columns", None, "display.max_rows", None):
         print("\nDice of every scan, by a model that has not seen it")

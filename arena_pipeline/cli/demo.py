@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import shlex
 import time
@@ -26,26 +25,22 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("-o", dest="output", type=Path, default=Path("demo"), metavar="FOLDER", help="folder for everything the demo makes")
     options.add_argument("--again", action="store_true", help="adapt again where adapters are there")
     options.add_argument("--max_epochs", type=common.positive_int, metavar="N", help="length of each adaptation (default: the plans')")
-    return _demo(options.parse_args(argv))  # every command below logs and records its own run
-
-
-def _demo(args: argparse.Namespace) -> int:
+    args = options.parse_args(argv)
     started = time.monotonic()
-    folder: Path = args.output
-    workspace = ["-w", str(folder / "workspace")]
-    for command in _commands(folder, workspace, args.max_epochs, args.again):
+    for command in _commands(args.output, args.max_epochs, args.again):  # each logs and records its own run
         print(f"\n$ {shlex.join(command)}", flush=True)
         module = importlib.import_module(f"arena_pipeline.cli.{command[0].removeprefix('arena_')}")
         status = module.main(command[1:])
         if status:
             print(f"the demo stops here: {command[0]} ended with status {status}")
             return int(status)
-    _print_result(folder, time.monotonic() - started)
+    _print_result(args.output, time.monotonic() - started)
     return 0
 
 
-def _commands(folder: Path, workspace: list[str], max_epochs: int | None, again: bool) -> list[list[str]]:
+def _commands(folder: Path, max_epochs: int | None, again: bool) -> list[list[str]]:
     """What a person would type, in order."""
+    workspace = ["-w", str(folder / "workspace")]
     raw, flare = str(folder / "raw_totalsegmentator"), str(folder / "raw_flare22")
     queries = folder / "workspace" / "raw" / f"Dataset{TOTALSEGMENTATOR}_TotalSegmentator"
     phantoms = ["--spacing", "3", "3", "3", "--field_of_view", "chest_abdomen", "--size", "0.6", "--seed", str(SEED), "-np", "2"]
@@ -72,8 +67,8 @@ def _print_result(folder: Path, seconds: float) -> None:
 
     def mean_dice(predicted: str, structure: str) -> str:
         table = pd.read_csv(folder / predicted / "metrics.csv")
-        scored = table[(table["structure"] == structure) & (table["status"] != "not_annotated")]["Dice"].dropna()
-        return f"{scored.mean():.3f}"
+        scored = table[(table["structure"] == structure) & (table["status"] != "not_annotated")]
+        return f"{scored['Dice'].mean():.3f}"
 
     rows = [
         (BASE, "base", mean_dice("predicted_zero_shot", BASE), mean_dice("predicted", BASE)),

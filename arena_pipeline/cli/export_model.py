@@ -23,7 +23,7 @@ model folders, one per task, for nnUNetv2_predict_from_modelfolder and other pro
 
 def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
-    options.add_argument("-d", dest="dataset_id", type=common.dataset_number, required=True, metavar="ID", help="dataset the model was adapted on")
+    common.add_dataset(options, "dataset the model was adapted on")
     target = options.add_mutually_exclusive_group(required=True)
     target.add_argument("-o", dest="output", type=Path, metavar="FILE", help="the package, e.g. model.zip")
     target.add_argument("--nnunet", type=Path, metavar="FOLDER", help="where nnU-Net model folders go, DatasetNNN_STRUCTURE each")

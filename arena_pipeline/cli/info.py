@@ -7,7 +7,7 @@ from pathlib import Path
 
 from arena_pipeline.cli import common
 from arena_pipeline.errors import DatasetError
-from arena_pipeline.stages.info import DatasetState, FoundationState, ModelState, WorkspaceReport, info
+from arena_pipeline.stages.info import DatasetState, ModelState, WorkspaceReport, info
 from arena_pipeline.words import duration, listed, pluralize
 
 DESCRIPTION = """Show what the workspace holds: foundations (pre-trained networks), datasets and adapted models.
@@ -59,20 +59,17 @@ def _info(args: argparse.Namespace) -> None:
 def _print_foundations(report: WorkspaceReport) -> None:
     print("\nfoundations")
     for foundation in report.foundations:
-        _print_foundation(foundation, is_default=foundation.name == report.default_foundation)
+        default = " (used when none is named)" if foundation.name == report.default_foundation else ""
+        print(f"  {foundation.name}{default}: {foundation.title}")
+        print(f"    {pluralize(foundation.structures, 'structure')}; licence {foundation.licence}")
+        print(f"    weights: {foundation.weights}")
+        _print_next(foundation.next_command)
     if report.found_models:
         print("\nmodels of TotalSegmentator on this machine, not installed as foundations")
     for model in report.found_models:
         print(f"  {model.folder.parent.name}, {model.folder.name}")
         print(f"    problem: {model.problem}" if model.problem else f"    {pluralize(model.structures, 'structure')}; licence {model.licence}")
         _print_next(model.next_command)
-
-
-def _print_foundation(foundation: FoundationState, is_default: bool) -> None:
-    print(f"  {foundation.name}{' (used when none is named)' if is_default else ''}: {foundation.title}")
-    print(f"    {pluralize(foundation.structures, 'structure')}; licence {foundation.licence}")
-    print(f"    weights: {foundation.weights}")
-    _print_next(foundation.next_command)
 
 
 def _print_dataset(dataset: DatasetState) -> None:

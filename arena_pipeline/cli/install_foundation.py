@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,8 +51,8 @@ def _install(args: argparse.Namespace) -> None:
     else:
         installation = install_foundation(args.name, args.file, args.workspace, args.trust_checkpoint)
     print_installation(installation)
-    command = ["arena_plan_and_preprocess", "-d", "NUMBER", "-foundation", installation.record.name, *args.workspace.options]
-    print(f"next: {shlex.join(command)}")
+    command = args.workspace.command("arena_plan_and_preprocess", "-d", "NUMBER", "-foundation", installation.record.name)
+    print(f"next: {command}")
 
 
 def print_installation(installation: Installation) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
 from arena_pipeline.cli import common
@@ -37,6 +36,6 @@ def _install(args: argparse.Namespace) -> None:
         file = missing.weights.expected_file
         print(f"  its foundation is not here yet: {missing.name}, weights of SHA-256 {manifest.foundation_sha256}")
         print(f"  get {file} ({missing.weights.origin})")
-        print(f"next: {shlex.join([*installing(missing), *args.workspace.options])}")
+        print(f"next: {args.workspace.command(*installing(missing))}")
         return
-    print(f"next: {shlex.join(['arena_predict', '-i', 'in/', '-o', 'out/', '-m', str(installed.folder), *args.workspace.options])}")
+    print(f"next: {args.workspace.command('arena_predict', '-i', 'in/', '-o', 'out/', '-m', str(installed.folder))}")

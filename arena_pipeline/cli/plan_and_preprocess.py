@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 
 from arena_pipeline.cli import common
 from arena_pipeline.cli.plan import add_planning, print_planned
@@ -37,16 +36,10 @@ def _plan_and_preprocess(args: argparse.Namespace) -> None:
     from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess  # torch takes seconds to import: not for -h
 
     prepared = plan_and_preprocess(**common.keywords(args))
+    foundation = [] if args.foundation is None else ["-foundation", args.foundation]
     for number, (dataset_id, (planned, stored)) in enumerate(zip(args.dataset_ids, prepared, strict=True)):
         print(end="\n" if number else "")
         print_planned(planned)
         print(f"{pluralize(len(stored.written), 'case')} preprocessed, {len(stored.cases) - len(stored.written)} were there: {stored.folder}")
-        shots = max(task.max_shots for task in planned.plans.tasks)
-        print(f"next: arena_adapt -d {dataset_id} -shots {min(USUAL_SHOTS, shots)}{_repeated(args)}")
-
-
-def _repeated(args: argparse.Namespace) -> str:
-    """The options of this command that the next one needs too."""
-    named = [] if args.foundation is None else ["-foundation", args.foundation]
-    named += args.workspace.options
-    return f" {shlex.join(named)}" if named else ""
+        shots = min(USUAL_SHOTS, max(task.max_shots for task in planned.plans.tasks))
+        print(f"next: {args.workspace.command('arena_adapt', '-d', dataset_id, '-shots', shots, *foundation)}")

@@ -86,19 +86,8 @@ def _pretrain(args: argparse.Namespace) -> Path:
 
     keep_freed_memory()
     phantoms = args.phantoms or (0 if args.dataset_ids else 300)
-    changes = {name: getattr(args, name) for name in SETTINGS}
-    return pretrain_foundation(
-        args.foundation,
-        args.output,
-        args.source,
-        args.dataset_ids or (),
-        phantoms,
-        changes,
-        args.device,
-        args.workers,
-        args.phantom_seed,
-        args.pretrained_weights,
-    )
+    typed = common.keywords(args, "source", *SETTINGS) | {"dataset_ids": args.dataset_ids or (), "phantoms": phantoms}
+    return pretrain_foundation(**typed, workspace=args.source, changes={name: getattr(args, name) for name in SETTINGS})
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ and labelsTr of raw/Dataset101_NAME; what it replaces is kept in replaced/. The 
 def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     options.add_argument("path", type=Path, metavar="OUT", help="folder that arena_predict wrote")
-    text = "dataset that corrections go to, e.g. 101 or Dataset101_NAME"
-    options.add_argument("-d", dest="dataset_id", type=common.dataset_number, required=True, metavar="ID", help=text)
+    common.add_dataset(options, "dataset that corrections go to, e.g. 101 or Dataset101_NAME")
     text = "the CTs, where they are not any more where they were when they were predicted"
     options.add_argument("-i", dest="images", type=Path, metavar="CTS", help=text)
     options.add_argument("--port", type=common.whole_number, default=0, metavar="N", help="port of the server; 0: any that is free")

@@ -2,9 +2,7 @@
 
 from arena_pipeline.foundations.presets import (
     INSTALLED_RECORD,
-    OWN_NAME,
     FoundationPreset,
-    InstalledPreset,
     Scheme,
     Weights,
     choose_foundation,
@@ -16,14 +14,11 @@ from arena_pipeline.foundations.presets import (
     preset_names,
     read_preset,
     weights_file,
-    with_weights,
 )
 
 __all__ = [
     "FoundationPreset",
     "INSTALLED_RECORD",
-    "InstalledPreset",
-    "OWN_NAME",
     "Scheme",
     "Weights",
     "choose_foundation",
@@ -35,5 +30,4 @@ __all__ = [
     "preset_names",
     "read_preset",
     "weights_file",
-    "with_weights",
 ]

@@ -48,17 +48,15 @@ def by_anatomy(presets: Mapping[str, FoundationPreset], structures: Iterable[str
     if (best := _only_best(known)) is not None:
         return best, f"{best} was pre-trained on {', '.join(one for one in wanted if one in presets[best].structures)}"
     regions = Counter(region for one in wanted if (region := region_of(one)) is not None)
-    shares = {name: _share(preset, regions) for name, preset in presets.items()}
+    shares = {}
+    for name, preset in presets.items():
+        inside = sum(region_of(one) in regions for one in preset.structures)
+        shares[name] = inside / max(1, len(preset.structures))
     if not regions or (best := _only_best(shares)) is None:
         return None
     belongs = "belongs" if len(wanted) == 1 else "belong"
     where = f"{', '.join(wanted)} {belongs} to {' and '.join(regions)} by name"
     return best, f"{where}, as do {100 * shares[best]:.0f} % of the structures that {best} was pre-trained on"
-
-
-def _share(preset: FoundationPreset, regions: Iterable[str]) -> float:
-    """Of its structures, those in one of the regions."""
-    return sum(region_of(one) in set(regions) for one in preset.structures) / max(1, len(preset.structures))
 
 
 def _only_best(scores: Mapping[str, float]) -> str | None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, model_validator
 
@@ -151,15 +150,16 @@ class InstalledPreset(BaseModel):
     preset: FoundationPreset
 
 
-def preset_folder() -> Any:
+def preset_folder() -> Path:
     """The folder of the presets: inside the wheel, or the checkout's plans/ in an editable install."""
-    packaged = resources.files("arena_pipeline") / "plans"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "plans"
+    package = Path(__file__).resolve().parents[1]
+    packaged = package / "plans"
+    return packaged if packaged.is_dir() else package.parent / "plans"
 
 
 def preset_names(installed_root: Path | None = None) -> list[str]:
     """The foundations that have a preset, sorted: the package's, then those of the user's own that are installed in `installed_root`."""
-    packaged = sorted(entry.name[:-5] for entry in preset_folder().iterdir() if entry.name.endswith(".json"))
+    packaged = sorted(path.stem for path in preset_folder().glob("*.json"))
     records = installed_root.glob(f"*/{INSTALLED_RECORD}") if installed_root is not None else ()
     return packaged + sorted({record.parent.name for record in records} - set(packaged))
 
@@ -167,8 +167,7 @@ def preset_names(installed_root: Path | None = None) -> list[str]:
 def load_preset(name: str, installed_root: Path | None = None) -> FoundationPreset:
     """The preset of one of `preset_names`; FoundationError for an unknown name (listing the known) or an invalid file."""
     if name in preset_names():
-        packaged = Path(str(preset_folder() / f"{name}.json"))
-        return read_model(packaged, FoundationPreset, FoundationError, "no such file", "reinstall arena-pipeline")
+        return read_model(preset_folder() / f"{name}.json", FoundationPreset, FoundationError, "no such file", "reinstall arena-pipeline")
     if name not in preset_names(installed_root):
         raise FoundationError(f"unknown foundation {name}", advice=f"known: {', '.join(preset_names(installed_root))}")
     path = Path(str(installed_root)) / name / INSTALLED_RECORD
@@ -209,7 +208,7 @@ def installing(preset: FoundationPreset) -> list[str]:
 
 def packaged_weights(preset: FoundationPreset) -> Path | None:
     """The weights that come with the package, for a foundation that has some."""
-    return None if preset.weights.packaged is None else Path(str(preset_folder() / preset.weights.packaged))
+    return None if preset.weights.packaged is None else preset_folder() / preset.weights.packaged
 
 
 def weights_file(preset: FoundationPreset, installed: Path) -> Path:

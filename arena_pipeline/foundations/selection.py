@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from arena_pipeline.errors import PlansError
-from arena_pipeline.foundations import FoundationPreset, choose_foundation, load_preset, with_weights
 from arena_pipeline.foundations.anatomy import by_anatomy
+from arena_pipeline.foundations.presets import FoundationPreset, choose_foundation, load_preset, with_weights
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.workspace import Workspace, number_of
 
@@ -58,8 +58,7 @@ def planned_foundation(workspace: Workspace, dataset_name: str, foundation: str 
     Raises:
         PlansError: there are no such plans; says what to run.
     """
-    folder = workspace.preprocessed_dataset(dataset_name)
-    planned = sorted(path.parent.name for path in folder.glob("*/plans.json")) if folder.is_dir() else []
+    planned = sorted(path.parent.name for path in workspace.preprocessed_dataset(dataset_name).glob("*/plans.json"))
     number = number_of(dataset_name)
     if foundation is not None and foundation not in planned:
         load_preset(foundation, workspace.foundations)  # an unknown name lists the known ones

@@ -48,13 +48,13 @@ def read_itk(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
     Raises:
         ImageError: unreadable, or not one 3D volume.
     """
-    _check_size(path, _read_header(path))
+    reader = _read_header(path)
+    bytes_each = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    check_memory(path, math.prod(reader.GetSize()) * bytes_each)  # ITK takes what a header asks for before it looks for the voxels
     try:
-        image = sitk.ReadImage(str(path))
+        image = reader.Execute()
     except RuntimeError as error:
         raise _unreadable(path, error) from None
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise _not_a_volume(path, image.GetDimension(), image.GetNumberOfComponentsPerPixel())
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), 1.0, 0.0, _geometry(path, image)
 
 
@@ -84,7 +84,8 @@ def _read_header(path: Path) -> sitk.ImageFileReader:
     except RuntimeError as error:
         raise _unreadable(path, error) from None
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        raise _not_a_volume(path, reader.GetDimension(), reader.GetNumberOfComponents())
+        found = f"expected one 3D volume of one number per voxel, found {reader.GetDimension()} dimensions of {reader.GetNumberOfComponents()}"
+        raise ImageError(found, file=path, advice="export a single CT series, or one label map whose structures don't overlap")
     return reader
 
 
@@ -101,22 +102,11 @@ def _check_dimensions(path: Path) -> None:
         )
 
 
-def _check_size(path: Path, header: sitk.ImageFileReader) -> None:
-    """ITK takes the memory that a header asks for before it looks for the voxels."""
-    bytes_each = sitk.Image([1, 1], header.GetPixelID()).GetSizeOfPixelComponent()
-    check_memory(path, math.prod(header.GetSize()) * bytes_each)
-
-
 def _unreadable(path: Path, error: RuntimeError) -> ImageError:
     if not path.exists():
         return ImageError(not_there(path), file=path)
     reason = str(error).strip().splitlines()[-1]
     return ImageError(f"SimpleITK can't read it ({reason})", file=path, advice="export it again, as .nii.gz if possible")
-
-
-def _not_a_volume(path: Path, dimensions: int, components: int) -> ImageError:
-    found = f"expected one 3D volume of one number per voxel, found {dimensions} dimensions of {components}"
-    return ImageError(found, file=path, advice="export a single CT series, or one label map whose structures don't overlap")
 
 
 def _geometry(path: Path, source: sitk.Image | sitk.ImageFileReader) -> Geometry:

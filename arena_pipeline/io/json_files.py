@@ -63,7 +63,8 @@ def read_model(path: Path, model: type[Model], error: type[ArenaError], missing:
     try:
         return model.model_validate(content)
     except ValidationError as faults:
-        raise error(_in_words(faults, content), file=path, advice=mend) from None
+        found = listed((_fault(entry, content) for entry in faults.errors(include_url=False)), SHOWN_FAULTS, "; ")
+        raise error(found, file=path, advice=mend) from None
 
 
 def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
@@ -104,10 +105,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
     return content
-
-
-def _in_words(faults: ValidationError, content: Any) -> str:
-    return listed((_fault(entry, content) for entry in faults.errors(include_url=False)), SHOWN_FAULTS, "; ")
 
 
 def _fault(entry: Any, content: Any) -> str:

@@ -67,7 +67,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
             )
         offset = int(header.get_data_offset())
         voxel_bytes = math.prod(geometry.shape) * dtype.itemsize
-        _check_promise(path, offset + voxel_bytes, _is_gzip(path))
+        _check_promise(path, offset + voxel_bytes)
         check_geometry(path, geometry)
         check_memory(path, voxel_bytes)
         stored = np.empty(geometry.shape, dtype, order="F")
@@ -180,7 +180,8 @@ def largest_distance_mm(geometry: Geometry, affine: np.ndarray) -> float:
     return float(np.linalg.norm(corners @ (affine - geometry.affine).T, axis=1).max())
 
 
-def _is_gzip(path: Path) -> bool:
+def is_gzip(path: Path) -> bool:
+    """By its content, whatever its name."""
     with open(path, "rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
@@ -189,7 +190,7 @@ def _is_gzip(path: Path) -> bool:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """The uncompressed bytes; the content, not the name, says whether it is gzip. Raises ImageError for every kind of damage."""
     try:
-        with igzip.open(path, "rb") if _is_gzip(path) else open(path, "rb") as stream:
+        with igzip.open(path, "rb") if is_gzip(path) else open(path, "rb") as stream:
             yield stream
     except FileNotFoundError:
         raise ImageError(not_there(path), file=path) from None
@@ -221,7 +222,10 @@ def _read_header(stream: BinaryIO, path: Path) -> nib.Nifti1Header:
 
 
 def _geometry(header: nib.Nifti1Header, path: Path) -> Geometry:
-    shape = _shape(header, path)
+    try:
+        shape = tuple(int(n) for n in header.get_data_shape())
+    except HeaderDataError as error:
+        raise _invalid(path, error) from None
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3 or min(shape) < 1:
@@ -232,13 +236,6 @@ def _geometry(header: nib.Nifti1Header, path: Path) -> Geometry:
             f"the voxels have no volume (spacing {spacing.tolist()} mm)", file=path, advice="correct the header's voxel size, or export it again"
         )
     return Geometry(shape, _affine(header, path), header)
-
-
-def _shape(header: nib.Nifti1Header, path: Path) -> tuple[int, ...]:
-    try:
-        return tuple(int(n) for n in header.get_data_shape())
-    except HeaderDataError as error:
-        raise ImageError(f"the NIfTI header is invalid ({error})", file=path, advice="export it again") from None
 
 
 def _affine(header: nib.Nifti1Header, path: Path) -> np.ndarray:
@@ -253,7 +250,11 @@ def _affine(header: nib.Nifti1Header, path: Path) -> np.ndarray:
                 return np.asarray(header.get_qform(), dtype=np.float64)
             return np.asarray(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
-        raise ImageError(f"the NIfTI header is invalid ({error})", file=path, advice="export it again") from None
+        raise _invalid(path, error) from None
+
+
+def _invalid(path: Path, error: Exception) -> ImageError:
+    return ImageError(f"the NIfTI header is invalid ({error})", file=path, advice="export it again")
 
 
 def scaling(header: nib.Nifti1Header) -> tuple[float, float]:
@@ -264,10 +265,10 @@ def scaling(header: nib.Nifti1Header) -> tuple[float, float]:
     return slope, intercept if np.isfinite(intercept) else 0.0
 
 
-def _check_promise(path: Path, promised: int, compressed: bool) -> None:
+def _check_promise(path: Path, promised: int) -> None:
     """Refuses, before any memory is taken, a header that promises more than the file can hold."""
     size = path.stat().st_size
-    if promised > size * (MAXIMAL_DEFLATE_RATIO if compressed else 1):
+    if promised > size * (MAXIMAL_DEFLATE_RATIO if is_gzip(path) else 1):
         raise ImageError(
             f"the header promises {promised:,} bytes, more than the file of {size:,} bytes can hold", file=path, advice="copy or download it again"
         )

@@ -65,17 +65,15 @@ def _support_ids(labels: Iterable[str], folders: list[Path]) -> dict[str, tuple[
 def _common_cases(folders: list[Path]) -> list[str]:
     if not folders:
         raise DatasetError("no folder to ensemble", advice="name at least one with -i")
-    found = []
-    for folder in folders:
-        cases = {path.name[: -len(SUFFIX)] for path in folder.glob(f"*{SUFFIX}")} if folder.is_dir() else set()
+    found = {folder: {path.name[: -len(SUFFIX)] for path in folder.glob(f"*{SUFFIX}")} for folder in folders}
+    first = found[folders[0]]
+    for folder, cases in found.items():
         if not cases:
             raise DatasetError(f"no CASE{SUFFIX} in it", file=folder, advice="make them with arena_predict --save_probabilities")
-        found.append(cases)
-    for folder, cases in zip(folders[1:], found[1:], strict=True):
-        if cases != found[0]:
-            odd = sorted(cases ^ found[0])
-            names = ", ".join(odd[:5])
+    for folder, cases in found.items():
+        if cases != first:
+            names = ", ".join(sorted(cases ^ first)[:5])
             raise DatasetError(
                 f"other cases than in {folders[0]}: {names} in one of them only", file=folder, advice="predict them in both, or move them away"
             )
-    return sorted(found[0])
+    return sorted(first)

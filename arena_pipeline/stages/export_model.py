@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def export_model(
     """
     if output.exists() and not overwrite:
         raise PackageError("is there already", file=output, advice="choose another file, or add --overwrite")
-    command = shlex.join(["arena_export_model", "-o", str(output), *workspace.options])
+    command = workspace.command("arena_export_model", "-o", str(output))
     model = load_model(choose_model(workspace, command, dataset_id, shots, foundation, method), folds, structures)
     preset = load_preset(model.foundation, workspace.foundations)
     known = [name for task in model.tasks for name in task.record.structures]
@@ -73,7 +72,7 @@ def export_nnunet(
         AdapterError: no such model or several, or one that is damaged.
         PackageError: its foundation's licence or network does not allow it, or a folder is there already.
     """
-    command = shlex.join(["arena_export_model", "--nnunet", str(nnunet), *workspace.options])
+    command = workspace.command("arena_export_model", "--nnunet", str(nnunet))
     model = load_model(choose_model(workspace, command, dataset_id, shots, foundation, method), folds, structures)
     preset = load_preset(model.foundation, workspace.foundations)
     with stage("export"):

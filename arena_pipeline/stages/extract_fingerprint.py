@@ -46,14 +46,10 @@ def extract_fingerprint(
 def fingerprint_dataset(raw: RawDataset, path: Path, preset: FoundationPreset, workers: int | None = None, clean: bool = False) -> Fingerprint:
     """The fingerprint in `path`, measured and written unless it is up to date; the caller holds its folder. Raises as above."""
     with stage("fingerprint"):
-        if not clean and (there := _up_to_date(path, dataset_state(raw, preset))) is not None:
+        there = None if clean else Fingerprint.read_if_valid(path)  # None: none yet, or of an older version of this program
+        if there is not None and there.source_sha256 == dataset_state(raw, preset):
             logger.info("%s: the fingerprint there is up to date, kept (--clean measures again)", raw.folder.name)
             return there
         fingerprint = measure(raw, preset, workers)
         fingerprint.write(path)
         return fingerprint
-
-
-def _up_to_date(path: Path, state: str) -> Fingerprint | None:
-    fingerprint = Fingerprint.read_if_valid(path)  # None: none yet, or of an older version of this program
-    return fingerprint if fingerprint is not None and fingerprint.source_sha256 == state else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def install_model(package: Path, workspace: Workspace, overwrite: bool = False) 
         manifest = read_package_manifest(archive)
         name = manifest.foundation
         if name not in preset_names(workspace.foundations):
-            get = shlex.join(["arena_install_foundation", *(manifest.foundation_install or (f"{name}.json", "WEIGHTS")), *workspace.options])
+            get = workspace.command("arena_install_foundation", *(manifest.foundation_install or (f"{name}.json", "WEIGHTS")))
             raise PackageError(f"made on the foundation {name}, which is not here", file=package, advice=f"get that and run: {get}; then this again")
         preset = load_preset(name, workspace.foundations)
         missing = _missing_foundation(manifest, preset, package, workspace)

@@ -151,15 +151,11 @@ def _write(plans: Plans, path: Path) -> Path | None:
         if decided == now:
             return None
         difference = f"differed in {listed(list(differences(decided, now)), SHOWN)}"
-    backup = _free_backup(path)
+    number, backup = 1, path.with_name(f"{path.name}.bak")
+    while backup.exists():
+        number += 1
+        backup = path.with_name(f"{path.name}.bak{number}")
     shutil.copy2(path, backup)
     plans.write(path)
     logger.warning("%s: new plans written; the ones there %s and are kept as %s", plans.dataset_name, difference, backup)
-    return backup
-
-
-def _free_backup(path: Path) -> Path:
-    number = 1
-    while (backup := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
-        number += 1
     return backup

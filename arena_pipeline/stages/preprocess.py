@@ -59,19 +59,22 @@ def preprocess(
     """
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]
     with all_locked([workspace.preprocessed_dataset(name) for name in names]):
-        return [_read_and_preprocess(name, workspace, foundation, workers, clean) for name in names]
-
-
-def _read_and_preprocess(name: str, workspace: Workspace, foundation: str | None, workers: int | None, clean: bool) -> Preprocessed:
-    chosen = planned_foundation(workspace, name, foundation)
-    plans = Plans.read(workspace.plans(name, chosen), load_preset(chosen, workspace.foundations).architecture)
-    return preprocess_planned(RawDataset.open(workspace.raw_dataset(name)), plans, workspace, workers, clean)
+        done = []
+        for name in names:
+            chosen = planned_foundation(workspace, name, foundation)
+            plans = Plans.read(workspace.plans(name, chosen), load_preset(chosen, workspace.foundations).architecture)
+            done.append(preprocess_planned(RawDataset.open(workspace.raw_dataset(name)), plans, workspace, workers, clean))
+        return done
 
 
 def preprocess_planned(raw: RawDataset, plans: Plans, workspace: Workspace, workers: int | None, clean: bool) -> Preprocessed:
     """Preprocesses the cases that `plans` need; the caller holds the dataset's preprocessed folder. Arguments and errors as of `preprocess`."""
     name = raw.folder.name
-    cases = needed_cases(plans, raw, workspace.plans(name, plans.foundation))
+    cases = tuple(sorted({case for task in plans.tasks for case in task.candidates}))
+    if missing := [case for case in cases if case not in raw.training]:
+        found = f"candidates has {listed(missing, 5)}, expected cases of {raw.folder / 'imagesTr'}"
+        advice = "put them back, take them out of the plans, or run arena_plan_and_preprocess again"
+        raise PlansError(found, file=workspace.plans(name, plans.foundation), advice=advice)
     folder = workspace.cases(name, plans.foundation)
     if clean and folder.exists():
         logger.info("%s: deleting what was preprocessed for %s", name, plans.foundation)
@@ -79,17 +82,3 @@ def preprocess_planned(raw: RawDataset, plans: Plans, workspace: Workspace, work
     with stage("preprocess"):
         written = preprocess_dataset(raw, plans.scheme, folder, workers, cases, plans.workers.preprocess)
     return Preprocessed(folder, cases, tuple(written))
-
-
-def needed_cases(plans: Plans, raw: RawDataset, path: Path) -> tuple[str, ...]:
-    """Every case that some task may draw, sorted.
-
-    Raises:
-        PlansError: one of them is not in imagesTr.
-    """
-    needed = {case for task in plans.tasks for case in task.candidates}
-    missing = sorted(needed - set(raw.training))
-    if missing:
-        found = f"candidates has {listed(missing, 5)}, expected cases of {raw.folder / 'imagesTr'}"
-        raise PlansError(found, file=path, advice="put them back, take them out of the plans, or run arena_plan_and_preprocess again")
-    return tuple(sorted(needed))

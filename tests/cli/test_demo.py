@@ -14,7 +14,7 @@ from arena_pipeline.cli import common, demo
 def test_every_command_line_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     parsed = []
     monkeypatch.setattr(common, "run", lambda function, args, command, output=None: parsed.append(command) or 0)
-    for command in demo._commands(tmp_path, ["-w", str(tmp_path)], 2, again=True):
+    for command in demo._commands(tmp_path, 2, again=True):
         assert importlib.import_module(f"arena_pipeline.cli.{command[0].removeprefix('arena_')}").main(command[1:]) == 0
     assert parsed[:2] == ["arena_make_phantoms"] * 2 and parsed[-1] == "arena_evaluate" and "arena_adapt" in parsed
 

@@ -2,78 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from arena_pipeline.errors import PlansError, UnknownStructure
-from arena_pipeline.fingerprint import CaseFacts, Fingerprint, StructureFacts
 from arena_pipeline.foundations import load_preset, preset_names
-from arena_pipeline.io.dataset import DatasetJson, Objective, StructureSplit
-from arena_pipeline.planning import InferencePlan, Machine, Plans, make_plans
-from arena_pipeline.planning.fitting import fit_adaptation, fit_windows
+from arena_pipeline.io.dataset import Objective, StructureSplit
+from arena_pipeline.planning import Plans, make_plans
 from arena_pipeline.planning.tasks import partly_annotated, without_scans
-from arena_pipeline.settings import AdaptationSettings
-
-GIB = 2**30
-LAPTOP = Machine(memory_bytes=16 * GIB, device_memory_bytes=None, cores=4)
-LABELS = {"background": 0, "liver": 1, "spleen": 2, "heart_myocardium": 3}
-
-
-def dataset(objective: Objective | None = "binary", labels: dict[str, int] = LABELS, **extra: object) -> DatasetJson:
-    content = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 3, "file_ending": ".nii.gz", **extra}
-    return DatasetJson.model_validate(content if objective is None else {**content, "objective": objective})
-
-
-def structure(non_empty: dict[str, int], annotated: Sequence[str]) -> StructureFacts:
-    """`non_empty`: case -> number of connected components."""
-    return StructureFacts(
-        annotated=len(annotated),
-        non_empty=len(non_empty),
-        non_empty_cases=tuple(non_empty),
-        annotated_cases=tuple(annotated),
-        median_volume_ml=100.0 if non_empty else None,
-        components=non_empty,
-        touches_border=0,
-    )
-
-
-def fingerprint(structures: dict[str, StructureFacts], cases: Sequence[str] = ("a", "b", "c"), shape: int = 100) -> Fingerprint:
-    case = CaseFacts(
-        shape=(shape, shape, shape),
-        spacing_mm=(1.5, 1.5, 1.5),
-        orientation="RAS",
-        oblique=False,
-        anisotropy=1.0,
-        min_hu=-1000.0,
-        max_hu=1500.0,
-        clipped_share=0.5,
-        field_of_view_mm=(150.0, 150.0, 150.0),
-        looks_like_hu=True,
-        labels_present=(1,),
-    )
-    return Fingerprint(
-        spacings=((1.5, 1.5, 1.5),) * len(cases),
-        shapes_after_crop=((shape, shape, shape),) * len(cases),
-        foreground_intensity_properties_per_channel={},
-        median_relative_size_after_cropping=1.0,
-        dataset_name="Dataset101_Test",
-        n_training=len(cases),
-        structures=structures,
-        cases=dict.fromkeys(cases, case),
-        findings=(),
-        foundation="fseft",
-    )
-
-
-def everywhere(labels: dict[str, int] = LABELS, cases: Sequence[str] = ("a", "b", "c")) -> Fingerprint:
-    """Every structure annotated in every case, in one piece."""
-    return fingerprint({name: structure(dict.fromkeys(cases, 1), cases) for name, label in labels.items() if label}, cases)
-
-
-def plans(foundation: str = "fseft", facts: Fingerprint | None = None, described: DatasetJson | None = None, machine: Machine = LAPTOP) -> Plans:
-    return make_plans(facts or everywhere(), load_preset(foundation), "0" * 64, described or dataset(), machine)
+from tests.planning.facts import LABELS, LAPTOP, dataset, everywhere, fingerprint, plans, structure
 
 
 @pytest.mark.parametrize(
@@ -193,47 +131,6 @@ def test_a_multiclass_candidate_is_annotated_in_every_structure_and_shows_at_lea
 def test_shots_possible(count: int, shots: int) -> None:
     cases = [f"s{number:04d}" for number in range(count)]
     assert plans(facts=everywhere(cases=cases)).task("liver").max_shots == shots
-
-
-@pytest.mark.parametrize(
-    ("device_gib", "micro_batch"),
-    # 200 bytes x 48 x 96^3 = 7.91 GiB per patch; 16 bytes x 62.2 million parameters = 0.93 GiB; 80 % of the memory:
-    # 80 GiB hold 7 patches, 48 hold 4 (two passes of 3), 24 hold 2, 12 hold 1, 8 hold none
-    # with activations computed again 135 bytes, 5.34 GiB: 8 hold 1, 4 hold none
-    [(139, None), (80, None), (48, 3), (24, 2), (12, 1), (8, 1), (4, 1)],
-)
-def test_micro_batch_by_the_memory_of_the_device(device_gib: int, micro_batch: int | None) -> None:
-    machine, preset = Machine(memory_bytes=64 * GIB, device_memory_bytes=device_gib * GIB, cores=8), load_preset("fseft")
-    settings, why = fit_adaptation(preset.adaptation, preset, machine)
-    assert settings.micro_batch == micro_batch
-    assert settings.recompute_activations == (device_gib <= 8)
-    assert ("even so" in why) == (device_gib == 4)
-    made = plans(machine=machine)
-    assert made.adaptation == preset.adaptation, "plans made on a small machine do not cripple a large one"
-    assert why in made.reasons["adaptation.micro_batch"]
-    fixed = preset.adaptation.model_copy(update={"micro_batch": 5})
-    assert fit_adaptation(fixed, preset, machine) == (fixed, "5 patches at once, as planned")
-
-
-@pytest.mark.parametrize(
-    ("device_gib", "windows"),
-    # 96^3 voxels: 70 bytes x 48 + 8 bytes x 10 outputs = 2.83 GiB a window; 4 bytes x 62.2 million weights = 0.23 GiB; 80 % of the memory
-    [(24, 4), (12, 3), (4, 1), (1, 1), (None, 2)],
-)
-def test_windows_at_once_by_the_memory_of_the_device(device_gib: int | None, windows: int) -> None:
-    preset, machine = load_preset("fseft"), Machine(64 * GIB, None if device_gib is None else device_gib * GIB, cores=8)
-    made = plans(machine=machine)
-    assert made.inference.window_batch is made.workers.preprocess is made.workers.export is None, "nor does it slow a large one down"
-    assert fit_windows(made.inference, preset, machine, 10)[0] == windows
-    assert fit_windows(InferencePlan(window_batch=7), preset, machine, 10) == (7, "as planned")
-
-
-def test_a_gpu_that_computes_in_16_bits_takes_more_patches_unless_told_not_to() -> None:
-    """FSEFT at 96^3: 7.9 GiB a patch in float32, 0.65 of it in 16 bits; four fifths of 16 GiB take one or two beside the weights."""
-    preset, machine = load_preset("fseft"), Machine(64 * GIB, 16 * GIB, cores=8, half="bf16")
-    made = [fit_adaptation(AdaptationSettings(precision=name), preset, machine)[0].micro_batch for name in ("auto", "bf16", "fp32")]
-    assert made == [2, 2, 1]
-    assert plans(machine=machine).reasons["adaptation.precision"].endswith("on the machine that planned: bf16")
 
 
 @pytest.mark.parametrize("foundation", preset_names())
