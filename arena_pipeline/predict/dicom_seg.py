@@ -1,4 +1,4 @@
-"""CASE.dcm: a segmentation as DICOM-SEG over the series it was made from, in the patient's own study.
+"""CASE.seg.dcm: a segmentation as DICOM-SEG over the series it was made from, in the patient's own study.
 
 It carries the patient's tags, as every object of that study does; nothing else that is written here does.
 """

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import RootModel
+from pydicom.misc import is_dicom
 
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io import endings
@@ -47,7 +48,10 @@ def find_inputs(path: Path) -> dict[str, ImageSource]:
     """
     if path.is_dir() and not _image_files(path) and (series := _dicom_series(path)):
         return series
-    return {**find_images(path)}
+    found = find_images(path)
+    if path.is_dir() and _holds_dicom(path):
+        logger.warning("%s: its image files are taken, the DICOM files in it are not; to segment those too, move them to a folder of their own", path)
+    return {**found}
 
 
 def check_inputs(path: Path) -> None:
@@ -112,6 +116,12 @@ def _dicom_series(folder: Path) -> dict[str, ImageSource]:
     if found and left_out:
         logger.warning("%s: no slices of a CT, left out: %s", folder, left_out_in_words(left_out))
     return {series.name: series for series in found}
+
+
+def _holds_dicom(folder: Path) -> bool:
+    """Whether a file in a folder, or in the folders inside it, begins as DICOM; one is enough."""
+    files = (file for file in folder.rglob("*") if split_name(file) is None and file.is_file() and os.access(file, os.R_OK))
+    return any(map(is_dicom, files))
 
 
 def _identifier(file: Path) -> str:

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from arena_pipeline.errors import DatasetError
@@ -25,6 +27,14 @@ def test_a_folder_with_and_without_the_channel_suffix(tmp_path: Path) -> None:
     found = find_inputs(folder)
     assert list(found) == ["a", "b", "c", "s_2024_1"]
     assert found["b"].name == "b_0000.nii.gz"
+
+
+def test_dicom_beside_image_files_is_not_left_out_in_silence(tmp_path: Path, write_ct_series: Any, caplog: pytest.LogCaptureFixture) -> None:
+    folder = touch(tmp_path / "in", "a.nii.gz", "notes.txt")
+    assert list(find_inputs(folder)) == ["a"] and not caplog.records
+    write_ct_series(folder / "series", np.zeros((4, 3, 2), np.int16))
+    assert list(find_inputs(folder)) == ["a"]
+    assert "the DICOM files in it are not; to segment those too, move them" in caplog.text
 
 
 def test_a_copy_for_slicer_beside_a_segmentation_is_no_case(tmp_path: Path) -> None:

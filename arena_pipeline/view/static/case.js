@@ -1,4 +1,4 @@
-// The page of one case: its slices in NiiVue, and the controls beside them. `facts` is view/facts.py's CaseFacts.
+// The page of one case: its slices in NiiVue, and the controls beside them. `facts` is view/facts.py's PageFacts.
 "use strict";
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const element = (id) => document.getElementById(id);
