@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from arena_pipeline.evaluate.scores import StructureScore
 from arena_pipeline.evaluate.scoring import Scoring
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.lines import add_line, line, read_lines
-
-logger = logging.getLogger(__name__)
 
 
 class ScoreJournal:

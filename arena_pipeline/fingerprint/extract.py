@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,8 +16,6 @@ from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
 from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.words import listed, pluralize
-
-logger = logging.getLogger(__name__)
 
 INTENSITY_SAMPLES = 10_000_000
 """Foreground voxels drawn from all cases together. nnU-Net draws ten times as many; percentiles differ by less than 1 HU."""
