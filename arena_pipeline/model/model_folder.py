@@ -12,7 +12,7 @@ from pathlib import Path
 from arena_pipeline.errors import AdapterError, UnknownStructure
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.model.adapter import RECORD, TENSORS, AdapterRecord, read_adapter_record
-from arena_pipeline.model.attempts import read_failed_attempts
+from arena_pipeline.model.attempts import was_given_up
 from arena_pipeline.planning import InferencePlan, Plans
 from arena_pipeline.words import listed, names_to_choose
 from arena_pipeline.workspace import DATASET_FOLDER, MODEL_FOLDER, Workspace, fold_folder, fold_folders, number_of
@@ -210,7 +210,7 @@ def _finished_folds(path: Path, task: str) -> dict[int, Path]:
 def _failed_folds(path: Path, task: str) -> tuple[int, ...]:
     """Those without an adapter whose adaptation was given up."""
     begun = {fold: folder for fold, folder in fold_folders(path, task).items() if not (folder / RECORD).is_file()}
-    return tuple(fold for fold, folder in begun.items() if (failed := read_failed_attempts(folder)) is not None and failed.given_up)
+    return tuple(fold for fold, folder in begun.items() if was_given_up(folder))
 
 
 def _task(path: Path, plans: Plans, name: str, finished: dict[int, Path], folds: Sequence[int] | None) -> AdaptedTask:
