@@ -24,11 +24,11 @@ from monai.networks.nets import SwinUNETR
 from torch import Tensor, nn
 
 from arena_pipeline.adapt.loop import accumulate_gradients
+from arena_pipeline.adapt.prepare import recompute_activations_
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.device import to_device
 from arena_pipeline.model.low_rank import add_updates_, arena_matrices
-from arena_pipeline.model.recompute import recompute_activations_
 
 SMALL = SwinUnetr(feature_size=12, window_size_voxels=(4, 4, 4), out_channels=1, patch_merging="monai_1.5")
 FULL = SwinUnetr(feature_size=48, window_size_voxels=(7, 7, 7), out_channels=1, patch_merging="monai_1.5")

@@ -6,17 +6,15 @@ until the new one is complete. The checksums of its zip format tell a damaged on
 
 from __future__ import annotations
 
-import json
-import logging
 import pickle
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
-from torch import Tensor
+from pydantic_core import to_jsonable_python
 
 from arena_pipeline.adapt.loop import Adaptation
 from arena_pipeline.errors import AdapterError
@@ -24,8 +22,6 @@ from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.damage import damage
 from arena_pipeline.io.json_files import differences
 from arena_pipeline.workspace import CHECKPOINT
-
-logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 SECONDS_PER_SECOND_OF_WRITING = 20
@@ -75,7 +71,7 @@ class Checkpoints:
         self._waiting = state  # while this method runs the adaptation stands still: an interrupt in the middle of it loses nothing
         now = time.perf_counter()
         if now - self._written_at < SECONDS_PER_SECOND_OF_WRITING * self._write_seconds:
-            self._waiting = _copied(state)
+            self._waiting = deepcopy(state)  # on the device, since most are never written and a step need not wait for them
             return
         self._write(state)
         self._written_at = time.perf_counter()
@@ -120,24 +116,9 @@ def read_fold_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, A
 
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:
     """The same in what JSON has."""
-    return dict(json.loads(json.dumps(dict(value), default=_plain_model)))
-
-
-def _plain_model(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    raise TypeError(f"no JSON for {type(value).__name__}")
+    return dict(to_jsonable_python(dict(value)))
 
 
 def _shortened(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _copied(value: Any) -> Any:
-    """The same values in memory of their own; on the device, since most are never written and a step need not wait for them."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {name: _copied(entry) for name, entry in value.items()}
-    return type(value)(_copied(entry) for entry in value) if isinstance(value, (list, tuple)) else value

@@ -139,7 +139,13 @@ class PlannedDataset:
         Raises:
             PlansError: an impossible value.
         """
-        return _changed(self.plans.adaptation, changes)
+        given = {name: value for name, value in changes.items() if value is not None}
+        method, rank = given.pop("method", None), given.pop("rank", None)  # which go together
+        try:
+            return method_settings(AdaptationSettings.model_validate(self.plans.adaptation.model_dump() | given), method, rank)
+        except ValidationError as error:
+            faults = "; ".join(f"{fault['loc'][0]} {fault['input']}: {fault['msg']}" for fault in error.errors())
+            raise PlansError(f"impossible settings: {faults}") from None
 
     def jobs(
         self, shots: int, folds: Sequence[int] | None, structures: Sequence[str] | None, changes: dict[str, Any], whole: bool = False
@@ -230,17 +236,6 @@ def _warn_of_absent(job: FoldJob, shown: set[int]) -> None:
             "%s, fold %d: %s in none of the support cases (%s), so it can't be learned from them; more shots, or another fold with -f, may have it",
             *(job.task.name, job.fold, ", ".join(absent), ", ".join(job.support_ids)),
         )
-
-
-def _changed(settings: AdaptationSettings, changes: dict[str, Any]) -> AdaptationSettings:
-    """The planned settings with those given on the command line, of which `method` and `rank` go together."""
-    given = {name: value for name, value in changes.items() if value is not None}
-    method, rank = given.pop("method", None), given.pop("rank", None)
-    try:
-        return method_settings(AdaptationSettings.model_validate(settings.model_dump() | given), method, rank)
-    except ValidationError as error:
-        faults = "; ".join(f"{fault['loc'][0]} {fault['input']}: {fault['msg']}" for fault in error.errors())
-        raise PlansError(f"impossible settings: {faults}") from None
 
 
 def _tasks(plans: Plans, structures: Sequence[str] | None, shots: int) -> list[TaskPlan]:

@@ -1,9 +1,8 @@
-"""The adaptation loop: from a network, a support set and settings to a trained network and its history."""
+"""The adaptation loop: from a network, a support set and settings to a trained network."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -24,8 +23,6 @@ from arena_pipeline.model.out_of_memory import FittingBatch, out_of_memory_as_ar
 from arena_pipeline.model.precision import Precision
 from arena_pipeline.settings import AdaptationSettings, LossName
 
-logger = logging.getLogger(__name__)
-
 Drawn = tuple[tuple[Tensor, Tensor], Mapping[str, Any]]
 """Images and segmentations of one iteration, and the generator's state behind them."""
 CONVERGED = "the smoothed training loss has stopped improving"
@@ -40,14 +37,6 @@ class Epoch:
     loss: float
     learning_rate: float
     effective_rank: dict[str, int]
-
-
-@dataclass(frozen=True)
-class History:
-    """All epochs that ran, and why they ended."""
-
-    epochs: tuple[Epoch, ...]
-    stop_reason: str
 
 
 class Adaptation:
@@ -75,8 +64,8 @@ class Adaptation:
         self.epochs: list[Epoch] = []
         self.micro_batch = FittingBatch(settings.micro_batch or settings.patches_per_volume)
 
-    def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> History:
-        """From wherever it stands to the end.
+    def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> str:
+        """From wherever it stands to the end; returns why that came.
 
         Raises:
             LossNotFinite: it is NaN or infinite.
@@ -84,10 +73,12 @@ class Adaptation:
         with closing(one_ahead(self._draw())) as batches:
             while (reason := self._stop_reason()) is None:
                 epoch = self._epoch(len(self.epochs), batches)
-                _check_finite(epoch)
+                if not math.isfinite(epoch.loss):
+                    advice = "check the support images for wrong values, or lower learning_rate in plans.json"
+                    raise LossNotFinite(f"epoch {epoch.epoch}: the loss is {epoch.loss}", advice=advice)
                 self.epochs.append(epoch)
                 on_epoch(epoch)
-        return History(tuple(self.epochs), reason)
+        return reason
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands between two epochs, in tensors and what JSON has; tensors may be those in use."""
@@ -192,11 +183,3 @@ def accumulate_gradients(
         precision.scaler.scale(loss).backward()
         losses.append(loss.detach())
     return torch.stack(losses).sum()
-
-
-def _check_finite(epoch: Epoch) -> None:
-    if not math.isfinite(epoch.loss):
-        raise LossNotFinite(
-            f"epoch {epoch.epoch}: the loss is {epoch.loss}",
-            advice="check the support images for wrong values, or lower learning_rate in plans.json",
-        )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any, cast
+
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from arena_pipeline.adapt.methods import METHODS, method_settings
 from arena_pipeline.adapt.trainable import Trainable
-from arena_pipeline.errors import PlansError
+from arena_pipeline.errors import NoTargetLayers, PlansError
 from arena_pipeline.foundations import FoundationPreset
+from arena_pipeline.model.architectures import Architecture
 from arena_pipeline.model.task_head import head, head_parameters, new_head, pretrained_head, set_head_
 from arena_pipeline.model.weights import random_network
 from arena_pipeline.planning import TaskPlan
@@ -67,3 +72,19 @@ def _is_trained_with_decoder(name: str, preset: FoundationPreset) -> bool:
     if preset.pretrained_parts == "encoder":
         return not name.startswith(preset.architecture.encoder)
     return name.startswith(preset.architecture.decoder)
+
+
+def recompute_activations_(network: nn.Module, architecture: Architecture) -> None:
+    """Activation checkpointing: the blocks that hold most of a step's memory compute their activations again in the backward pass.
+
+    Parameters, names and numbers do not change, only time (about one more forward) and memory do.
+
+    Raises:
+        NoTargetLayers: the network has no such block.
+    """
+    blocks = architecture.recomputed(network)
+    if not blocks:
+        raise NoTargetLayers(f"no block of a {architecture.family} in this network")
+    for block in blocks:
+        # the non-reentrant kind: it lets gradients reach parameters when the block's input needs none, as the first one's does not
+        cast(Any, block).forward = partial(checkpoint, block.forward, use_reentrant=False)

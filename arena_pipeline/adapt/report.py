@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,39 +18,34 @@ from arena_pipeline.io.space import full_disk_as_no_space
 from arena_pipeline.model.architectures import layer_label
 
 
-class TrainingLog:
-    """Appends each epoch to a CSV file as it ends: epoch, loss, learning_rate, effective_rank (sum), then one column per matrix.
+@contextmanager
+def training_log(path: Path, earlier: Sequence[Epoch] = ()) -> Iterator[Callable[[Epoch], None]]:
+    """Yields what adds an epoch to a CSV file as it ends: epoch, loss, learning_rate, effective_rank (sum), then one column per matrix.
 
     An existing file is replaced by one with the `earlier` epochs.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("w", newline="", encoding="utf-8")
+    writer = csv.writer(file)
 
-    def __init__(self, path: Path, earlier: Sequence[Epoch] = ()) -> None:
-        self.path, self.earlier = path, earlier
-
-    def __enter__(self) -> TrainingLog:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("w", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file)
-        self._header_written = False
-        for epoch in self.earlier:
-            self.add(epoch)
-        return self
-
-    def add(self, epoch: Epoch) -> None:
+    def add(epoch: Epoch) -> None:
         ranks = epoch.effective_rank
-        with full_disk_as_no_space(self.path):
-            if not self._header_written:
-                self._writer.writerow(["epoch", "loss", "learning_rate", "effective_rank", *ranks])
-                self._header_written = True
-            self._writer.writerow([epoch.epoch, f"{epoch.loss:.6f}", f"{epoch.learning_rate:.8f}", sum(ranks.values()), *ranks.values()])
-            self._file.flush()
+        with full_disk_as_no_space(path):
+            if not file.tell():
+                writer.writerow(["epoch", "loss", "learning_rate", "effective_rank", *ranks])
+            writer.writerow([epoch.epoch, f"{epoch.loss:.6f}", f"{epoch.learning_rate:.8f}", sum(ranks.values()), *ranks.values()])
+            file.flush()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with full_disk_as_no_space(self.path):  # closing tries once more to write what did not fit
-            self._file.close()
+    try:
+        for epoch in earlier:
+            add(epoch)
+        yield add
+    finally:
+        with full_disk_as_no_space(path):  # closing tries once more to write what did not fit
+            file.close()
 
 
-def plot_progress(path: Path, epochs: tuple[Epoch, ...], smoothing: int, title: str) -> None:
+def plot_progress(path: Path, epochs: Sequence[Epoch], smoothing: int, title: str) -> None:
     """The loss with its running mean above, the effective rank of every matrix over the epochs below."""
     figure = Figure(figsize=(8, 7), layout="constrained")
     loss_axes, rank_axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))

@@ -13,10 +13,9 @@ from tqdm import tqdm
 from arena_pipeline.adapt.batches import SupportVolume
 from arena_pipeline.adapt.checkpoint import Checkpoints, plain
 from arena_pipeline.adapt.job import FoldJob, check_support
-from arena_pipeline.adapt.loop import Adaptation, Epoch, History
-from arena_pipeline.adapt.prepare import prepare_
-from arena_pipeline.adapt.report import TrainingLog, plot_progress
-from arena_pipeline.adapt.trainable import Trainable
+from arena_pipeline.adapt.loop import Adaptation, Epoch
+from arena_pipeline.adapt.prepare import prepare_, recompute_activations_
+from arena_pipeline.adapt.report import plot_progress, training_log
 from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settings, fault, not_learned, support_dice
 from arena_pipeline.errors import LossNotFinite, NotLearned, SupportSetError
 from arena_pipeline.io.atomic import remove_unfinished
@@ -30,7 +29,6 @@ from arena_pipeline.model.allocator import release_freed_memory
 from arena_pipeline.model.attempts import MOST_ATTEMPTS, Attempt, discard_failed_attempts, write_failed_attempts
 from arena_pipeline.model.device import to_device
 from arena_pipeline.model.expected import discard_expected
-from arena_pipeline.model.recompute import recompute_activations_
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning.fitting import fit_adaptation
 from arena_pipeline.preprocess.store import StoredCase
@@ -91,14 +89,14 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
         if not failed:
             discard_failed_attempts(job.folder)
         try:
-            history = _run(job, adaptation, checkpoints, progress)
+            stop_reason = _run(job, adaptation, checkpoints, progress)
             attempt = _judged(job, adaptation, len(failed)).model_copy(update={"dice_before": before})
         except LossNotFinite as error:
             attempt = _attempt_record(job, adaptation, len(failed), {}, error.found)
     _refuse_changed_support(job, started["support_volumes"], checkpoints)
     if attempt.fault is None:
         facts = {"seconds": round(checkpoints.seconds, 3), "attempts": (*failed, attempt), "precision": adaptation.precision.name}
-        record = _record(job, identity, adaptation.trainable, history, measured).model_copy(update=facts)
+        record = _record(job, identity, adaptation, stop_reason, measured).model_copy(update=facts)
         _write(job, Adapter(record, adaptation.trainable.tensors()), attempt)
     checkpoints.remove()  # of a failed attempt before attempts.json is written: the next one must not go on from it
     if adaptation.epochs:
@@ -159,7 +157,7 @@ def _attempt_record(job: FoldJob, adaptation: Adaptation, number: int, dice: dic
     )
 
 
-def _prepared(job: FoldJob, device: torch.device, number: int = 0) -> Adaptation:
+def _prepared(job: FoldJob, device: torch.device, number: int) -> Adaptation:
     """Everything ready for the first epoch of attempt `number`."""
     settings = attempt_settings(job.settings, number)
     if number:
@@ -182,18 +180,18 @@ def _prepared(job: FoldJob, device: torch.device, number: int = 0) -> Adaptation
     return Adaptation(network, trainable, support, settings, job.plans.scheme.patch_size_voxels, np.random.default_rng(seeds))
 
 
-def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progress: bool) -> History:
+def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progress: bool) -> str:
     name, done, begun = f"{job.task.name}, fold {job.fold}", len(adaptation.epochs), time.monotonic()
     last_line = begun
     with (
-        TrainingLog(job.folder / TRAINING_LOG, adaptation.epochs) as log,
+        training_log(job.folder / TRAINING_LOG, adaptation.epochs) as log,
         tqdm(total=job.settings.max_epochs, initial=done, desc=name, unit="epoch", disable=None if progress else True) as bar,
     ):
 
         def on_epoch(epoch: Epoch) -> None:
             nonlocal last_line
             checkpoints.keep()
-            log.add(epoch)
+            log(epoch)
             bar.set_postfix(loss=f"{epoch.loss:.3f}", rank=sum(epoch.effective_rank.values()))
             bar.update()
             last = epoch.epoch + 1 == job.settings.max_epochs  # a line of its own follows
@@ -204,7 +202,7 @@ def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progres
                 logger.info("%s: epoch %d of %d, loss %.3f, about %s left", name, number, epochs, epoch.loss, left)
 
         try:
-            history = adaptation.run(on_epoch)
+            return adaptation.run(on_epoch)
         except LossNotFinite:  # the attempt has failed: nothing to go on from
             raise
         except BaseException:  # Ctrl-C, SIGTERM and faults alike lose no finished epoch
@@ -213,14 +211,13 @@ def _run(job: FoldJob, adaptation: Adaptation, checkpoints: Checkpoints, progres
                 finished = pluralize(len(adaptation.epochs), "epoch")
                 logger.info("%s: stopped after %s; run it again with --continue to go on from there", name, finished)
             raise
-    return history
 
 
 def _draw(job: FoldJob, adaptation: Adaptation) -> None:
     """progress.png, when everything else is written: nothing that only draws may cost an adapter."""
     title = f"{job.plans.dataset_name}: {job.task.name}, fold {job.fold}, {pluralize(job.shots, 'shot')}"
     try:
-        plot_progress(job.folder / PROGRESS, tuple(adaptation.epochs), job.settings.stop_smoothing, title)
+        plot_progress(job.folder / PROGRESS, adaptation.epochs, job.settings.stop_smoothing, title)
     except Exception as error:  # noqa: BLE001, of matplotlib, its fonts or the folder: the other folds go on
         logger.warning("%s: not drawn: %s", job.folder / PROGRESS, error)
 
@@ -240,7 +237,8 @@ def _refuse_changed_support(job: FoldJob, volumes: dict[str, Any], checkpoints: 
         )
 
 
-def _record(job: FoldJob, identity: dict[str, Any], trainable: Trainable, history: History, measured: RunRecord) -> AdapterRecord:
+def _record(job: FoldJob, identity: dict[str, Any], adaptation: Adaptation, stop_reason: str, measured: RunRecord) -> AdapterRecord:
+    trainable, epochs = adaptation.trainable, adaptation.epochs
     return AdapterRecord(
         **identity,
         plans_sha256=job.plans_sha256,
@@ -250,9 +248,9 @@ def _record(job: FoldJob, identity: dict[str, Any], trainable: Trainable, histor
         effective_rank=trainable.effective_rank(),
         trained_parameters=trainable.parameter_count,
         saved_parameters=sum(tensor.numel() for tensor in trainable.tensors().values()),
-        epochs=len(history.epochs),
-        stop_reason=history.stop_reason,
-        final_loss=history.epochs[-1].loss,
+        epochs=len(epochs),
+        stop_reason=stop_reason,
+        final_loss=epochs[-1].loss,
         seconds=round(measured.total.seconds, 3),
         peak_memory_mib=round(measured.total.peak_bytes / 2**20, 1),
         versions=versions(),

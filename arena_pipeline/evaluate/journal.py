@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from arena_pipeline import __version__
 from arena_pipeline.evaluate.cases import EvaluationCase
@@ -18,15 +16,13 @@ from arena_pipeline.evaluate.scoring import Scoring
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.lines import add_line, line, read_lines
 
-logger = logging.getLogger(__name__)
-
 
 class ScoreJournal:
     """Keeps scores in .SUMMARY.unfinished.jsonl until the summary is written. A case's are used again only for the same scoring and files."""
 
     def __init__(self, summary: Path, scoring: Scoring) -> None:
         self.path = summary.with_name(f".{summary.stem}.unfinished.jsonl")
-        self._scoring = json.dumps([__version__, asdict(scoring)], default=_plain, sort_keys=True)
+        self._scoring = json.dumps(to_jsonable_python([__version__, scoring]), sort_keys=True)
         self._there = {entry["key"]: entry for entry in read_lines(self.path)[0]}
         if self.path.is_file():
             write_text(self.path, "".join(line(entry) for entry in self._there.values()))
@@ -46,8 +42,4 @@ class ScoreJournal:
     def _key(self, case: EvaluationCase) -> str:
         files = [path for path in (case.reference, case.prediction, case.masks) if path.is_file()]
         states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return hashlib.sha256(json.dumps([self._scoring, asdict(case), states], default=_plain).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+        return hashlib.sha256(json.dumps(to_jsonable_python([self._scoring, case, states])).encode()).hexdigest()

@@ -82,7 +82,7 @@ def measure_case(job: CaseJob) -> CaseMeasurement:
         findings=_findings(case, reading.findings, all_air=box is None),
         shape_after_crop=AxisOrder.of(image.geometry.affine).ordered(shape),
         orthonormal=image.geometry.is_orthonormal,
-        structures=_Structures(segmentation, voxels, clipped, image.geometry, job).measured(),
+        structures=_measured_structures(segmentation, voxels, clipped, image.geometry, job),
         intensities=_draw_foreground(image.array, segmentation, description.ignore_label, job.samples),
     )
 
@@ -115,42 +115,39 @@ def _case_facts(array: np.ndarray, geometry: Geometry, clipped_share: float, lab
     )
 
 
-class _Structures:
-    """The structures of one segmentation (x, y, z), measured."""
-
-    def __init__(self, segmentation: np.ndarray, voxels: np.ndarray, clipped: np.ndarray, geometry: Geometry, job: CaseJob) -> None:
-        self.segmentation, self.voxels, self.geometry = segmentation, voxels, geometry
-        self.labels, self.ignore_label = job.description.structures, job.description.ignore_label
-        self.clipped = count_labels(segmentation[clipped], len(voxels))
-        order = AxisOrder.of(geometry.affine)
-        oriented, spacings = order.apply(segmentation), (order.ordered(geometry.spacing_mm), job.scheme.spacing_xyz_mm)
-        if job.scheme.nnunet is None:
-            axes = corner_aligned_axes(oriented.shape, *spacings)
-        else:
-            axes = edge_aligned_axes(oriented.shape, edge_aligned_shape(oriented.shape, *spacings))
-        self.left = count_labels(take_nearest(oriented, axes), len(voxels))
-
-    def measured(self) -> dict[str, StructureMeasurement]:
-        boxes = label_boxes(self.segmentation)
-        return {name: self._measure(label, boxes[label]) for name, label in self.labels.items() if self.voxels[label]}
-
-    def _measure(self, label: int, box: tuple[slice, ...]) -> StructureMeasurement:
-        whole = self._is_annotated_around(label, box)
-        return StructureMeasurement(
-            volume_ml=float(self.voxels[label] * self.geometry.voxel_volume_ml) if whole else None,
-            components=int(cc3d.connected_components(self.segmentation[box] == label, connectivity=26, return_N=True)[1]) if whole else None,
-            touches_border=any(s.start == 0 or s.stop == n for s, n in zip(box, self.segmentation.shape, strict=True)),
-            clipped_share=float(self.clipped[label] / self.voxels[label]),
-            vanishes=not self.left[label],
+def _measured_structures(
+    segmentation: np.ndarray, voxels: np.ndarray, clipped: np.ndarray, geometry: Geometry, job: CaseJob
+) -> dict[str, StructureMeasurement]:
+    """Those with `voxels` in a segmentation (x, y, z)."""
+    outside_window = count_labels(segmentation[clipped], len(voxels))
+    order = AxisOrder.of(geometry.affine)
+    oriented, spacings = order.apply(segmentation), (order.ordered(geometry.spacing_mm), job.scheme.spacing_xyz_mm)
+    if job.scheme.nnunet is None:
+        axes = corner_aligned_axes(oriented.shape, *spacings)
+    else:
+        axes = edge_aligned_axes(oriented.shape, edge_aligned_shape(oriented.shape, *spacings))
+    left = count_labels(take_nearest(oriented, axes), len(voxels))
+    ignore_label, boxes, found = job.description.ignore_label, label_boxes(segmentation), {}
+    for name, label in job.description.structures.items():
+        if not voxels[label]:
+            continue
+        box = boxes[label]
+        whole = ignore_label is None or not voxels[ignore_label] or _is_annotated_around(segmentation, label, box, ignore_label)
+        found[name] = StructureMeasurement(
+            volume_ml=float(voxels[label] * geometry.voxel_volume_ml) if whole else None,
+            components=int(cc3d.connected_components(segmentation[box] == label, connectivity=26, return_N=True)[1]) if whole else None,
+            touches_border=any(s.start == 0 or s.stop == n for s, n in zip(box, segmentation.shape, strict=True)),
+            clipped_share=float(outside_window[label] / voxels[label]),
+            vanishes=not left[label],
         )
+    return found
 
-    def _is_annotated_around(self, label: int, box: tuple[slice, ...]) -> bool:
-        """Whether no voxel beside the structure is one that nobody annotated: there it may go on, and pieces may hang together."""
-        if self.ignore_label is None or not self.voxels[self.ignore_label]:
-            return True
-        region = self.segmentation[tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)]
-        unlabelled = region == self.ignore_label
-        return not (unlabelled.any() and (ndimage.binary_dilation(region == label, np.ones((3, 3, 3))) & unlabelled).any())
+
+def _is_annotated_around(segmentation: np.ndarray, label: int, box: tuple[slice, ...], ignore_label: int) -> bool:
+    """Whether no voxel beside the structure is one that nobody annotated: there it may go on, and pieces may hang together."""
+    region = segmentation[tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)]
+    unlabelled = region == ignore_label
+    return not (unlabelled.any() and (ndimage.binary_dilation(region == label, np.ones((3, 3, 3))) & unlabelled).any())
 
 
 def _draw_foreground(array: np.ndarray, segmentation: np.ndarray, ignore_label: int | None, samples: int) -> np.ndarray:

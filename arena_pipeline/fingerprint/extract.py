@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 
 import numpy as np
 
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.fingerprint.case import CaseJob, CaseMeasurement, measure_case
-from arena_pipeline.fingerprint.findings import dataset_findings, description_sentences, split_sentences
+from arena_pipeline.fingerprint.findings import description_sentences, grid_findings, split_sentences, structure_findings
 from arena_pipeline.fingerprint.models import Finding, Fingerprint, IntensityProperties, StructureFacts
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
 from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.words import listed, pluralize
-
-logger = logging.getLogger(__name__)
 
 INTENSITY_SAMPLES = 10_000_000
 """Foreground voxels drawn from all cases together. nnU-Net draws ten times as many; percentiles differ by less than 1 HU."""
@@ -77,7 +74,7 @@ def dataset_state(raw: RawDataset, preset: FoundationPreset) -> str:
 def _assemble(raw: RawDataset, preset: FoundationPreset, measured: dict[str, CaseMeasurement], state: str) -> Fingerprint:
     structures = {name: _structure_facts(name, raw.json, measured) for name in raw.json.structures}
     findings = [finding for m in measured.values() for finding in m.findings]
-    findings += dataset_findings(measured, structures, preset)
+    findings += [*grid_findings(measured, preset.scheme), *structure_findings(structures, preset)]
     findings += [Finding.of_dataset("warning", sentence) for sentence in description_sentences(raw)]
     relative = [np.prod(m.shape_after_crop) / np.prod(m.facts.shape) for m in measured.values()]
     return Fingerprint(

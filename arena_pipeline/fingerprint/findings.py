@@ -36,13 +36,6 @@ def finding_lines(findings: Iterable[Finding], shown: Mapping[Level, int]) -> li
     return lines
 
 
-def dataset_findings(
-    measurements: Mapping[str, CaseMeasurement], structures: Mapping[str, StructureFacts], preset: FoundationPreset
-) -> list[Finding]:
-    """What concerns many cases, or a structure."""
-    return [*_grid_findings(measurements, preset.scheme), *_structure_findings(structures, preset)]
-
-
 def description_sentences(raw: RawDataset) -> list[str]:
     """Where dataset.json speaks of other cases than there are: in its splits, or by their number."""
     said, found = raw.json.numTraining, len(raw.training)
@@ -66,7 +59,8 @@ def split_sentences(raw: RawDataset) -> list[str]:
     return sentences
 
 
-def _grid_findings(measurements: Mapping[str, CaseMeasurement], scheme: Scheme) -> Iterator[Finding]:
+def grid_findings(measurements: Mapping[str, CaseMeasurement], scheme: Scheme) -> Iterator[Finding]:
+    """What concerns many cases."""
     facts = {case: measured.facts for case, measured in measurements.items()}
     patch_mm = np.array(scheme.patch_size_mm)
     factors = {case: max(np.divide(f.spacing_mm, scheme.spacing_xyz_mm)) for case, f in facts.items()}
@@ -88,7 +82,7 @@ def _grid_findings(measurements: Mapping[str, CaseMeasurement], scheme: Scheme) 
         yield Finding.of_dataset("warning", f"{_cases(sheared, facts)} {taken}")
 
 
-def _structure_findings(structures: Mapping[str, StructureFacts], preset: FoundationPreset) -> list[Finding]:
+def structure_findings(structures: Mapping[str, StructureFacts], preset: FoundationPreset) -> list[Finding]:
     """One sentence per kind of finding, naming its structures: a dataset may have a hundred."""
     found: list[Finding] = []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,9 +22,6 @@ from arena_pipeline.model.low_rank import merged_weight
 from arena_pipeline.model.task_head import empty_head, head, set_head_
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.words import listed
-
-logger = logging.getLogger(__name__)
-
 
 HELD_SHARE = 0.25
 """The share of the free memory for adapters that are kept ready."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import sys
+from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -17,11 +17,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 def keep_freed_memory() -> bool:
     """Tells glibc's malloc never to use mmap nor to trim; returns whether there was a glibc that took it."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # musl and others: their allocators differ
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
         return False
     taken = mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, -1) == 1  # -1 becomes the largest size_t
     logger.debug("malloc keeps freed memory: %s", taken)
@@ -30,9 +27,14 @@ def keep_freed_memory() -> bool:
 
 def release_freed_memory() -> bool:
     """Hands all freed memory back to the system once, so that the next measurement starts from what is in use; False without glibc."""
-    if not sys.platform.startswith("linux"):
-        return False
+    malloc_trim = _of_glibc("malloc_trim")
+    return malloc_trim is not None and bool(malloc_trim(0))
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None with another system or allocator, as musl's."""
     try:
-        return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
+        function: Callable[..., int] = getattr(ctypes.CDLL("libc.so.6"), name)
     except (OSError, AttributeError):
-        return False
+        return None
+    return function

@@ -57,6 +57,12 @@ def read_failed_attempts(folder: Path, identity: Mapping[str, Any] | None = None
     return found if found is None or identity in (None, found.identity) else None
 
 
+def was_given_up(folder: Path) -> bool:
+    """Whether a fold's attempts.json says that no further one will be made."""
+    failed = read_failed_attempts(folder)
+    return failed is not None and failed.given_up
+
+
 def write_failed_attempts(folder: Path, identity: Mapping[str, Any], attempts: tuple[Attempt, ...]) -> None:
     """Writes attempts.json, whole or not at all; `identity` in values that JSON has."""
     FailedAttempts(identity=dict(identity), attempts=attempts).write(folder / ATTEMPTS)

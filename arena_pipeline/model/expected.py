@@ -47,11 +47,11 @@ def scan_mean(values: Sequence[float] | np.ndarray) -> ScanMean:
     """Of what is not NaN; the ends are NaN with fewer than two scans."""
     known = np.asarray(values, dtype=float)
     known = known[~np.isnan(known)]
-    if len(known) < 2:
-        return ScanMean(float(known.mean()) if len(known) else math.nan, math.nan, math.nan, len(known))
-    half = float(stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2) * known.std(ddof=1) / math.sqrt(len(known)))
-    mean = float(known.mean())
-    return ScanMean(mean, mean - half, mean + half, len(known))
+    scans, half = len(known), math.nan
+    if scans > 1:
+        half = float(stdtrit(scans - 1, (1 + CONFIDENCE) / 2) * known.std(ddof=1) / math.sqrt(scans))
+    mean = float(known.mean()) if scans else math.nan
+    return ScanMean(mean, mean - half, mean + half, scans)
 
 
 def verdict(difference: ScanMean) -> str:

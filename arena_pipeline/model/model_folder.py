@@ -12,7 +12,7 @@ from pathlib import Path
 from arena_pipeline.errors import AdapterError, UnknownStructure
 from arena_pipeline.foundations import Scheme
 from arena_pipeline.model.adapter import RECORD, TENSORS, AdapterRecord, read_adapter_record
-from arena_pipeline.model.attempts import read_failed_attempts
+from arena_pipeline.model.attempts import was_given_up
 from arena_pipeline.planning import InferencePlan, Plans
 from arena_pipeline.words import listed, names_to_choose
 from arena_pipeline.workspace import DATASET_FOLDER, MODEL_FOLDER, Workspace, fold_folder, fold_folders, number_of
@@ -32,9 +32,10 @@ class ModelFolder:
     method: str
     shots: int
 
-    def matches(self, dataset_id: int | None, shots: int | None, foundation: str | None, method: str) -> bool:
-        asked = ((dataset_id, self.dataset_id), (shots, self.shots), (foundation, self.foundation), (method, self.method))
-        return all(wanted is None or wanted == own for wanted, own in asked)
+    @property
+    def options(self) -> dict[str, int | str]:
+        """What a command is told to choose it."""
+        return {"-d": self.dataset_id, "-shots": self.shots, "-foundation": self.foundation, "-method": self.method}
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ def choose_model(
     Raises:
         AdapterError: none fits (says what to run), or several do (lists the command for each).
     """
+    asked = {"-d": dataset_id, "-shots": shots, "-foundation": foundation, "-method": method}
     models = list_models(workspace)
-    fitting = [model for model in models if model.matches(dataset_id, shots, foundation, method)]
+    fitting = [model for model in models if all(wanted in (None, model.options[name]) for name, wanted in asked.items())]
     if len(fitting) == 1:
         return fitting[0].path
     if fitting:
@@ -93,29 +95,23 @@ def choose_model(
     to_run = _to_run(workspace, dataset_id, shots, foundation, method)
     if models:
         commands = "; ".join(f"{command} {_arguments(model, models)}" for model in models)
-        asked = _asked(dataset_id, shots, foundation, method)
-        raise AdapterError(f"no adapted model with {asked} in {workspace.results}", advice=f"{to_run}. There are: {commands}")
+        words = ", ".join(f"{'dataset' if name == '-d' else name[1:]} {wanted}" for name, wanted in asked.items() if wanted is not None)
+        raise AdapterError(f"no adapted model with {words} in {workspace.results}", advice=f"{to_run}. There are: {commands}")
     raise AdapterError(f"no adapted model in {workspace.results}", advice=f"{to_run}. Without adapting: --zero_shot STRUCTURE")
 
 
 def _arguments(model: ModelFolder, models: Sequence[ModelFolder]) -> str:
     """The fewest options that single this model out."""
-    options = {"-d": model.dataset_id, "-shots": model.shots, "-foundation": model.foundation}
-    models = [other for other in models if other.method == model.method]
+    alike = [other.options for other in models if other.method == model.method]
     for names in (["-d"], ["-d", "-shots"], ["-d", "-foundation"], ["-d", "-shots", "-foundation"]):
-        wanted = {name: options[name] for name in names}
-        if sum(wanted.items() <= {"-d": other.dataset_id, "-shots": other.shots, "-foundation": other.foundation}.items() for other in models) == 1:
+        wanted = {name: model.options[name] for name in names}
+        if sum(wanted.items() <= options.items() for options in alike) == 1:
             return " ".join([*(f"{name} {value}" for name, value in wanted.items()), *_method_option(model.method)])
     return f"-m {shlex.quote(str(model.path))}"
 
 
 def _method_option(method: str) -> list[str]:
     return [] if method == DEFAULT_METHOD else ["-method", method]
-
-
-def _asked(dataset_id: int | None, shots: int | None, foundation: str | None, method: str) -> str:
-    parts = [("dataset", dataset_id), ("shots", shots), ("foundation", foundation), ("method", method)]
-    return ", ".join(f"{name} {value}" for name, value in parts if value is not None)
 
 
 def _to_run(workspace: Workspace, dataset_id: int | None, shots: int | None, foundation: str | None, method: str) -> str:
@@ -210,7 +206,7 @@ def _finished_folds(path: Path, task: str) -> dict[int, Path]:
 def _failed_folds(path: Path, task: str) -> tuple[int, ...]:
     """Those without an adapter whose adaptation was given up."""
     begun = {fold: folder for fold, folder in fold_folders(path, task).items() if not (folder / RECORD).is_file()}
-    return tuple(fold for fold, folder in begun.items() if (failed := read_failed_attempts(folder)) is not None and failed.given_up)
+    return tuple(fold for fold, folder in begun.items() if was_given_up(folder))
 
 
 def _task(path: Path, plans: Plans, name: str, finished: dict[int, Path], folds: Sequence[int] | None) -> AdaptedTask:

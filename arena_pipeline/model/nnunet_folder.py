@@ -123,7 +123,7 @@ def is_totalsegmentator(folder: Path) -> bool:
 def found_models(workspace: Workspace) -> Iterator[FoundModel]:
     """TotalSegmentator's own models on this machine of which no checkpoint is a foundation of the workspace, whatever that is called."""
     installed = list(_installed_sources(workspace))
-    for folder in found_model_folders():
+    for folder in sorted({model for place in _places() for dataset in place.glob("Dataset*") for model in _configurations(dataset)}):
         try:
             preset = read_nnunet_folder(folder).preset
         except FoundationError as error:
@@ -147,11 +147,6 @@ def _installed_sources(workspace: Workspace) -> Iterator[SourceFile]:
                 changed_ns=record.get("source_changed_ns"),
                 sha256=record["source_sha256"],
             )
-
-
-def found_model_folders() -> list[Path]:
-    """TotalSegmentator's own models on this machine, sorted: folders to install as foundations."""
-    return sorted({model for place in _places() for dataset in place.glob("Dataset*") for model in _configurations(dataset)})
 
 
 def _places() -> list[Path]:

@@ -7,14 +7,15 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from arena_pipeline.foundations import Scheme
+from arena_pipeline.io.label_names import BACKGROUND
 from arena_pipeline.io.steps import Steps, Turn, run_through
+from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.model.precision import Precision
 from arena_pipeline.predict.export import RunningMaximum, restore_probability
@@ -30,18 +31,8 @@ from arena_pipeline.settings import PrecisionName
 
 logger = logging.getLogger(__name__)
 
-BACKGROUND = "background"
 BACKGROUND_CHANNEL: dict[Activation, int] = {"softmax": 0, "margin": 1}
 ChannelSink = Callable[[str, np.ndarray], None]
-
-
-class SharedNetwork(Protocol):
-    """One network that takes on adapters: `most_ready` are ready at once, and within `window` what is the same for all is computed once."""
-
-    @property
-    def most_ready(self) -> int: ...
-
-    def window(self) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +54,7 @@ class PredictionTask:
     activation: Activation
     networks: tuple[Callable[[], Network], ...]
     competitors: dict[str, int] = field(default_factory=dict)
-    shared: SharedNetwork | None = None
+    shared: AdaptedNetwork | None = None
     rivals: int = 0
 
     @property

@@ -9,12 +9,13 @@ from pathlib import Path
 from arena_pipeline.io.filestate import SourceFile, file_sha256
 from arena_pipeline.io.images import ImageSource
 from arena_pipeline.model.adapter import RECORD, read_adapter_record
-from arena_pipeline.model.attempts import read_failed_attempts
+from arena_pipeline.model.attempts import was_given_up
 from arena_pipeline.model.expected import doubts
 from arena_pipeline.model.model_folder import AdaptedModel, AdaptedTask
 from arena_pipeline.planning.models import MOST_LEFT_OUT
 from arena_pipeline.preprocess.store import read_case_record
 from arena_pipeline.words import listed
+from arena_pipeline.workspace import fold_folders
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +27,8 @@ def tell_missing_folds(model: AdaptedModel) -> None:
         expected = {fold for other in model.tasks if _leaves_out(other) == _leaves_out(task) for fold in other.folds}
         if _leaves_out(task):
             expected |= set(range(min(task.record.shots, MOST_LEFT_OUT)))
-        begun = {int(place.name[5:]): place for place in (model.path / task.record.task).glob("fold_*") if place.name[5:].isdecimal()}
-        told = {fold for fold, place in begun.items() if (place / RECORD).is_file() or _given_up(place)}  # `load_model` has said why
+        begun = fold_folders(model.path, task.record.task)
+        told = {fold for fold, place in begun.items() if (place / RECORD).is_file() or was_given_up(place)}  # `load_model` has said why
         if lacking := tuple(sorted((expected | set(begun)) - set(task.folds) - told)):
             missing.setdefault(lacking, []).append(f"{task.record.task} ({', '.join(map(str, sorted(task.folds)))})")
     for lacking, tasks in missing.items():
@@ -40,11 +41,6 @@ def tell_missing_folds(model: AdaptedModel) -> None:
 def _leaves_out(task: AdaptedTask) -> bool:
     """Whether its folds leave scans out, of which there are as many as scans; else they are draws."""
     return len(task.record.support_ids) < task.record.shots
-
-
-def _given_up(fold: Path) -> bool:
-    failed = read_failed_attempts(fold)
-    return failed is not None and failed.given_up
 
 
 def tell_doubts(model: AdaptedModel) -> None:

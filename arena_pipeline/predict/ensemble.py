@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from arena_pipeline.errors import ImageError
-from arena_pipeline.predict.case import BACKGROUND
+from arena_pipeline.io.label_names import BACKGROUND
 from arena_pipeline.predict.probabilities import Description, ProbabilityFile
 
 
@@ -24,7 +24,7 @@ def ensemble_segmentation(case: str, files: Sequence[ProbabilityFile]) -> np.nda
     best: np.ndarray | None = None
     segmentation: np.ndarray | None = None
     for label, channel in _channels(description, files[0].channels):
-        mean = mean_probabilities(_read(case, files, channel))
+        mean = _mean(case, files, channel)
         if best is None or segmentation is None:
             best = mean if label == 0 else np.full_like(mean, description.threshold)
             segmentation = np.zeros(mean.shape, dtype=np.uint16 if max(description.labels.values()) > 255 else np.uint8, order="F")
@@ -48,22 +48,16 @@ def _channels(description: Description, stored: Sequence[str]) -> Iterator[tuple
             yield -1, name
 
 
-def mean_probabilities(maps: Iterable[np.ndarray]) -> np.ndarray:
-    """The voxelwise mean of equally shaped float32 arrays, made one by one; at most two are held."""
-    total: np.ndarray | None = None
-    count = 0
-    for probabilities in maps:
-        count += 1
-        if total is None:
-            total = probabilities
-        elif total.shape != probabilities.shape:
-            raise ValueError(f"probabilities of shapes {total.shape} and {probabilities.shape} can't be averaged")
-        else:
-            total += probabilities
-    if total is None:
-        raise ValueError("no probabilities to average")
-    if count > 1:
-        total /= count
+def _mean(case: str, files: Sequence[ProbabilityFile], channel: str) -> np.ndarray:
+    """The voxelwise mean of a channel, float32; at most two maps are held."""
+    total = files[0].read(channel)
+    for file in files[1:]:
+        probabilities = file.read(channel)
+        if probabilities.shape != total.shape:
+            found = f"{probabilities.shape} in {file.path} vs {total.shape} in {files[0].path}"
+            raise ImageError(f"{channel} differs in shape: {found}", case=case, advice="predict both from the same CT")
+        total += probabilities
+    total /= len(files)
     return total
 
 
@@ -78,14 +72,3 @@ def _common_description(case: str, files: Sequence[ProbabilityFile]) -> Descript
                 advice="ensemble predictions of the same structures and integers",
             )
     return first.description
-
-
-def _read(case: str, files: Sequence[ProbabilityFile], channel: str) -> Iterator[np.ndarray]:
-    shape: tuple[int, ...] | None = None
-    for file in files:
-        probabilities = file.read(channel)
-        if shape is not None and probabilities.shape != shape:
-            found = f"{probabilities.shape} in {file.path} vs {shape} in {files[0].path}"
-            raise ImageError(f"{channel} differs in shape: {found}", case=case, advice="predict both from the same CT")
-        shape = probabilities.shape
-        yield probabilities

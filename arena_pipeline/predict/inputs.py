@@ -79,8 +79,6 @@ def usable_names(cases: Mapping[str, ImageSource]) -> tuple[dict[str, ImageSourc
 def find_images(path: Path) -> dict[str, Path]:
     """Case identifier -> image file, as `find_inputs`, without DICOM."""
     _require_there(path)
-    if path.is_file() and split_name(path) is None:
-        raise DatasetError(f"{path}: not an image this reads; expected one of {', '.join(endings.IMAGES)}, or a folder of DICOM series")
     files = [path] if path.is_file() else _image_files(path)
     if not files:
         inside = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
@@ -88,7 +86,10 @@ def find_images(path: Path) -> dict[str, Path]:
         raise DatasetError(f"{path}: no image in this folder; expected CASE.nii.gz or CASE_0000.nii.gz (or {others}) or DICOM slices, found {inside}")
     cases: dict[str, Path] = {}
     for file in files:
-        case = _identifier(file)
+        name = split_name(file)
+        if name is None:  # the file that was named: of a folder only images are taken
+            raise DatasetError(f"{path}: not an image this reads; expected one of {', '.join(endings.IMAGES)}, or a folder of DICOM series")
+        case = name[0]
         if case in cases:
             found = f"two images of one case, {cases[case].name} and {file.name} in {file.parent}"
             raise DatasetError(found, case=case, advice="remove or rename one")
@@ -122,13 +123,6 @@ def _holds_dicom(folder: Path) -> bool:
     """Whether a file in a folder, or in the folders inside it, begins as DICOM; one is enough."""
     files = (file for file in folder.rglob("*") if split_name(file) is None and file.is_file() and os.access(file, os.R_OK))
     return any(map(is_dicom, files))
-
-
-def _identifier(file: Path) -> str:
-    name = split_name(file)
-    if name is None:
-        raise DatasetError(f"{file}: not an image this reads; expected one of {', '.join(endings.IMAGES)}")
-    return name[0]
 
 
 def _require_there(path: Path) -> None:

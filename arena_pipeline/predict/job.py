@@ -164,7 +164,7 @@ def _predict_image(case: str, image: Image, job: PredictionJob) -> Steps[_Predic
         if job.options.save_probabilities:
             activation: Literal["sigmoid", "softmax"] = "softmax" if setup.tasks[0].activation == "softmax" else "sigmoid"
             description = Description(labels=setup.labels, activation=activation, threshold=setup.settings.threshold)
-            keep = stack.enter_context(write_probabilities(case_files(job.folder, case).probabilities, description)).add
+            keep = stack.enter_context(write_probabilities(case_files(job.folder, case).probabilities, description))
         take_mask = masks.__setitem__ if job.options.save_preprocessed else None
         sinks = Sinks(keep, take_mask, fold_dice.update, entropies.__setitem__, uncertainty)
         segmentation = yield from volume_steps(volume, grid, setup.tasks, setup.settings, sinks)

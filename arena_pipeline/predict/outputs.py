@@ -21,7 +21,7 @@ from arena_pipeline.predict.labels import ITK_SNAP_NAME, JSON_NAME, LabelMap
 from arena_pipeline.predict.preview import PREVIEW_FOLDER
 from arena_pipeline.predict.probabilities import SUFFIX
 from arena_pipeline.predict.review import REVIEW_NAME
-from arena_pipeline.preprocess.masks import PREPROCESSED_FOLDER, masks_file
+from arena_pipeline.preprocess.masks import masks_file
 from arena_pipeline.records import stage
 from arena_pipeline.words import listed, pluralize
 
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 SEGMENTATION_BYTES_PER_VOXEL = 0.002  # compressed; these two are low, so that nobody is refused wrongly
 PROBABILITY_BYTES_PER_VOXEL = 0.02  # and structure, compressed
 NAMED = 5
-DICOM_SEG_ENDING, RTSTRUCT_ENDING, SLICER_ENDING = ".seg.dcm", ".rtstruct.dcm", ".seg.nrrd"
-UNCERTAINTY_FOLDER, ENTROPY_ENDING, DISAGREEMENT_ENDING = "uncertainty", "_entropy.nii.gz", "_disagreement.nii.gz"
 EVALUATION_FILES = ("summary.json", "metrics.csv", "summary_published.json", "metrics_published.csv")
 """What arena_evaluate leaves in a folder of predictions."""
 
@@ -54,14 +52,14 @@ def case_files(folder: Path, case: str) -> CaseFiles:
     """Where they lie."""
     return CaseFiles(
         segmentation=folder / f"{case}{SEGMENTATION_ENDING}",
-        dicom_seg=folder / f"{case}{DICOM_SEG_ENDING}",
-        rtstruct=folder / f"{case}{RTSTRUCT_ENDING}",
-        slicer=folder / f"{case}{SLICER_ENDING}",
+        dicom_seg=folder / f"{case}.seg.dcm",
+        rtstruct=folder / f"{case}.rtstruct.dcm",
+        slicer=folder / f"{case}.seg.nrrd",
         probabilities=folder / f"{case}{SUFFIX}",
         masks=masks_file(folder, case),
         preview=folder / PREVIEW_FOLDER / f"{case}.png",
-        entropy=folder / UNCERTAINTY_FOLDER / f"{case}{ENTROPY_ENDING}",
-        disagreement=folder / UNCERTAINTY_FOLDER / f"{case}{DISAGREEMENT_ENDING}",
+        entropy=folder / "uncertainty" / f"{case}_entropy.nii.gz",
+        disagreement=folder / "uncertainty" / f"{case}_disagreement.nii.gz",
     )
 
 
@@ -166,11 +164,11 @@ def remove_unfinished_tables(folder: Path) -> None:
 
 def remove_left_unfinished(folder: Path, cases: Sequence[str]) -> None:
     """Removes what a killed run left half-written of these cases, which nobody else is at."""
-    written = (SEGMENTATION_ENDING, DICOM_SEG_ENDING, RTSTRUCT_ENDING, SLICER_ENDING, SUFFIX)
-    endings = {folder: written, folder / PREVIEW_FOLDER: (".png",), folder / PREPROCESSED_FOLDER: (".npz",)}
-    endings[folder / UNCERTAINTY_FOLDER] = (ENTROPY_ENDING, DISAGREEMENT_ENDING)
-    for place, ends in endings.items():
-        for path in remove_unfinished(place, [f"{case}{end}" for case in cases for end in ends]):
+    names: dict[Path, list[str]] = {}
+    for file in (file for case in cases for file in case_files(folder, case)):
+        names.setdefault(file.parent, []).append(file.name)
+    for place, there in names.items():
+        for path in remove_unfinished(place, there):
             logger.info("removing %s, left by an interrupted run", path)
 
 

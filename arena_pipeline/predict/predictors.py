@@ -31,8 +31,6 @@ from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-NO_CHANGES: Mapping[str, Any] = {}
-
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -58,7 +56,7 @@ class Setup:
 
 
 def adapted_setup(
-    model: AdaptedModel, structures: Sequence[str] | None, workspace: Workspace, device: torch.device, changes: Mapping[str, Any] = NO_CHANGES
+    model: AdaptedModel, structures: Sequence[str] | None, workspace: Workspace, device: torch.device, changes: Mapping[str, Any]
 ) -> Setup:
     """The folds of every task of `model`, on one network in memory; of a multi-class task only `structures` are written.
 
@@ -95,7 +93,7 @@ def _support(model: AdaptedModel) -> tuple[dict[str, tuple[str, ...]], dict[str,
 
 def adapted_task(record: AdapterRecord, folds: Sequence[Path], network: AdaptedNetwork, structures: Sequence[str] | None = None) -> PredictionTask:
     """The task of these adapters, whose folders are `folds`; of a multi-class task only `structures` are written, where given."""
-    networks = tuple(_ready(network, folder) for folder in folds)
+    networks: tuple[Callable[[], Network], ...] = tuple(partial(network.select, folder) for folder in folds)
     first = 1 if record.activation == "softmax" else 0
     channels = {name: channel for channel, name in enumerate(record.structures, start=first)}
     written = {name: label for name, label in record.structures.items() if structures is None or name in structures}
@@ -105,21 +103,13 @@ def adapted_task(record: AdapterRecord, folds: Sequence[Path], network: AdaptedN
     return PredictionTask(record.task, written, channels, record.activation, networks, others, network)
 
 
-def _ready(network: AdaptedNetwork, folder: Path) -> Callable[[], Network]:
-    return partial(_select, network, folder)
-
-
-def _select(network: AdaptedNetwork, folder: Path) -> Network:
-    return network.select(folder)
-
-
 def zero_shot_setup(
     structures: Sequence[str],
     workspace: Workspace,
     foundation: str | None,
     dataset_name: str | None,
     device: torch.device,
-    changes: Mapping[str, Any] = NO_CHANGES,
+    changes: Mapping[str, Any],
 ) -> Setup:
     """The pre-trained head as it is.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -39,28 +39,23 @@ class Description(Frozen):
     threshold: float
 
 
-class ProbabilityWriter:
-    """Appends one channel at a time; use `write_probabilities`."""
-
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-
-    def add(self, name: str, probability: np.ndarray) -> None:
-        """`probability`: (x, y, z) float32 on the native grid, stored as float16 (steps of at most 0.0005)."""
-        self._write(name, probability.astype(np.float16))
-
-    def _write(self, name: str, array: np.ndarray) -> None:
-        with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-            np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-
-
 @contextmanager
-def write_probabilities(path: Path, description: Description) -> Iterator[ProbabilityWriter]:
-    """A writer whose file appears at `path` when the block succeeds."""
+def write_probabilities(path: Path, description: Description) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """Yields what adds one channel, (x, y, z) float32 on the native grid, stored as float16 (steps of at most 0.0005), by its name.
+
+    The file appears at `path` when the block succeeds.
+    """
     with replace_when_done(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        writer = ProbabilityWriter(archive)
-        writer._write(DESCRIPTION, np.array(description.model_dump_json()))
-        yield writer
+
+        def write(name: str, array: np.ndarray) -> None:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+        def add(name: str, probability: np.ndarray) -> None:
+            write(name, probability.astype(np.float16))
+
+        write(DESCRIPTION, np.array(description.model_dump_json()))
+        yield add
 
 
 class ProbabilityFile:

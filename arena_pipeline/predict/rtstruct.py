@@ -95,16 +95,12 @@ def _region(number: int, name: str, frame_of_reference: str) -> Dataset:
 
 def _observation(number: int, name: str) -> Dataset:
     kind, side = structure_code(name)
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = kind.value, kind.scheme_designator, kind.meaning
     if side is not None:
-        modifier = Dataset()
-        modifier.CodeValue, modifier.CodingSchemeDesignator, modifier.CodeMeaning = side.value, side.scheme_designator, side.meaning
-        code.SegmentedPropertyTypeModifierCodeSequence = [modifier]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [side]
     observation = Dataset()
     observation.ObservationNumber = observation.ReferencedROINumber = number
     observation.RTROIInterpretedType, observation.ROIInterpreter = "ORGAN", ""
-    observation.RTROIIdentificationCodeSequence = [code]
+    observation.RTROIIdentificationCodeSequence = [kind]
     return observation
 
 

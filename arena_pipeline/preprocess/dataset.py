@@ -71,7 +71,9 @@ def preprocess_dataset(
         logger.info("removing %s, left by an interrupted run", path)
     made = (scheme, folder, raw.json.labels)
     jobs = {case.identifier: PreprocessingJob(case, *made) for case in chosen if not is_current(case, scheme, folder, raw.json.ignore_label)}
-    _log_damage(jobs, folder)
+    for name in jobs:
+        if (fault := stored_fault(folder, name)) is not None:
+            logger.info("%s: preprocessed again: %s", name, fault)
     if len(jobs) < len(chosen):
         logger.info("%d of %s preprocessed already", len(chosen) - len(jobs), pluralize(len(chosen), "case"))
     sizes = [_sizes(job) for job in jobs.values()]
@@ -90,13 +92,6 @@ def preprocess_dataset(
         reasons = "; ".join(str(failed[name]) for name in sorted(failed))
         raise DatasetError(f"{len(failed)} of {pluralize(len(jobs), 'case')} could not be preprocessed: {reasons}")
     return list(jobs)
-
-
-def _log_damage(cases: Iterable[str], folder: Path) -> None:
-    """Logs which cases are made again because what was there is damaged."""
-    for name in cases:
-        if (fault := stored_fault(folder, name)) is not None:
-            logger.info("%s: preprocessed again: %s", name, fault)
 
 
 def makes_same_cases(made_by: Scheme, scheme: Scheme) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -68,7 +68,7 @@ def manifest_of(model: AdaptedModel, preset: FoundationPreset, records: Sequence
         PackageError: a text of the preset or of the dataset's licence names a case.
     """
     plans = Plans.read(model.path / PLANS)
-    cases = set(_case_names(plans, records))
+    cases = {case for task in plans.tasks for case in task.candidates} | {case for record in records for case in record.support_ids}
     for text in (preset.title, preset.licence, preset.citation, preset.weights.origin):
         _refuse_cases(f"the preset of {preset.name}", text, cases)
     return Manifest(
@@ -93,13 +93,6 @@ def _without_case_names(plans: Plans, tasks: Sequence[str]) -> Plans:
     """
     kept = tuple(task.model_copy(update={"candidates": (), "max_shots": 0}) for task in plans.tasks if task.name in tasks)
     return plans.model_copy(update={"tasks": kept, "reasons": {}})
-
-
-def _case_names(plans: Plans, records: Sequence[AdapterRecord]) -> Iterator[str]:
-    for task in plans.tasks:
-        yield from task.candidates
-    for record in records:
-        yield from record.support_ids
 
 
 def _data_licence(model: Path, cases: set[str]) -> str | None:

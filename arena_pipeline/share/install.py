@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,8 +23,6 @@ from arena_pipeline.share.archive import FOREIGN, MAX_ENTRY_BYTES, Archive
 from arena_pipeline.share.package import MANIFEST, PLANS, Manifest, package_files, read_manifest
 from arena_pipeline.words import listed
 from arena_pipeline.workspace import fold_folder
-
-logger = logging.getLogger(__name__)
 
 LARGEST_LABEL = 65_535  # what a segmentation can hold
 SPACING_MM = (0.1, 50.0)

@@ -10,7 +10,6 @@ keeps the rows of a softmax head keeps them here too: it decides by the highest 
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Sequence
@@ -35,8 +34,6 @@ from arena_pipeline.share.export import manifest_of
 from arena_pipeline.share.install import folder_in_place
 from arena_pipeline.share.nnunet_plans import CONFIGURATION, MODEL_FOLDER, TRAINER, nnunet_plans, nnunet_tensors, require_unet
 from arena_pipeline.share.package import LICENCE, Manifest
-
-logger = logging.getLogger(__name__)
 
 NO_DERIVATIVES = re.compile(r"\bND\b|no[- ]?deriv|no distribution of changed", re.IGNORECASE)
 FLOAT_BYTES = 4

@@ -43,8 +43,9 @@ def prepared(task: TaskPlan, settings: AdaptationSettings) -> tuple[nn.Module, T
 
 def run(task: TaskPlan, settings: AdaptationSettings, seed: int = 0) -> tuple[nn.Module, Trainable, list[float]]:
     network, trainable = prepared(task, settings)
-    history = Adaptation(network, trainable, [Bright(), Bright()], settings, PATCH, np.random.default_rng(seed)).run()
-    return network, trainable, [epoch.loss for epoch in history.epochs]
+    adaptation = Adaptation(network, trainable, [Bright(), Bright()], settings, PATCH, np.random.default_rng(seed))
+    adaptation.run()
+    return network, trainable, [epoch.loss for epoch in adaptation.epochs]
 
 
 @pytest.mark.parametrize("task", [BASE, NOVEL], ids=["base", "novel"])
@@ -125,10 +126,10 @@ def test_trained_parameters_are_counted_once() -> None:
 def test_a_flat_loss_stops_early_and_says_so() -> None:
     settings = AdaptationSettings(patches_per_volume=1, max_epochs=10, learning_rate=1e-12, stop_window=2, stop_smoothing=1)
     network, trainable = prepared(BASE, settings)
-    stopped = Adaptation(network, trainable, [Bright()], settings, PATCH, np.random.default_rng(0)).run()
-    assert stopped.stop_reason == CONVERGED and len(stopped.epochs) < 10
+    stopped = Adaptation(network, trainable, [Bright()], settings, PATCH, np.random.default_rng(0))
+    assert stopped.run() == CONVERGED and len(stopped.epochs) < 10
     full = settings.model_copy(update={"stop_window": 0, "max_epochs": 3})
-    assert Adaptation(network, trainable, [Bright()], full, PATCH, np.random.default_rng(0)).run().stop_reason == COMPLETED
+    assert Adaptation(network, trainable, [Bright()], full, PATCH, np.random.default_rng(0)).run() == COMPLETED
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from torch import nn
 
+from arena_pipeline.adapt import report
 from arena_pipeline.adapt.loop import Epoch
-from arena_pipeline.adapt.report import TrainingLog
 from arena_pipeline.errors import ArenaError, NoSpace
 from arena_pipeline.evaluate.cases import EvaluationCase
 from arena_pipeline.evaluate.journal import ScoreJournal
@@ -79,9 +79,9 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def adaptation_log(folder: Path) -> None:
-    with TrainingLog(folder / "log.csv") as log:
+    with report.training_log(folder / "log.csv") as add:
         for number in range(10_000):
-            log.add(Epoch(number, 0.5, 0.1, {}))
+            add(Epoch(number, 0.5, 0.1, {}))
 
 
 def pretraining_log(folder: Path) -> None:

@@ -102,7 +102,7 @@ def test_segmentation_is_that_of_nnunet_in_999_of_1000_voxels(kind: str, tmp_pat
             content["network_weights"][name] = content["network_weights"][name] - torch.from_numpy(expected["means"])
     torch.save(content, path)
     preset = install_model_folder(folder, workspace, "tiny").record.preset
-    setup = zero_shot_setup(list(preset.structures), workspace, "tiny", None, torch.device("cpu"))
+    setup = zero_shot_setup(list(preset.structures), workspace, "tiny", None, torch.device("cpu"), {})
     segmentation = predict_image(read_image(FIXTURES / kind / "case.nii.gz"), setup.tasks, setup.settings)
     assert len(np.unique(segmentation)) == 4
     assert (segmentation == expected["segmentation"]).mean() > 0.999

@@ -14,7 +14,6 @@ from arena_pipeline.foundations import Scheme
 from arena_pipeline.foundations.nnunet_scheme import NnunetScheme
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.predict.case import CaseSettings, Network, PredictionTask, Sinks
-from arena_pipeline.predict.ensemble import mean_probabilities
 from arena_pipeline.preprocess.case import preprocess_image
 from tests.toy import predict_image
 
@@ -139,13 +138,6 @@ def test_sinks_get_native_probabilities_and_preprocessed_masks() -> None:
     assert all(p.shape == image.array.shape and p.dtype == np.float32 for p in probabilities.values())
     np.testing.assert_allclose(sum(probabilities.values()), 1, atol=1e-5)
     assert masks["a"].shape == preprocess_image(image, SETTINGS.scheme)[1].cropped_shape and masks["a"].sum() == 7**3
-
-
-def test_mean_of_probabilities() -> None:
-    maps = [np.full((2, 2, 2), value, dtype=np.float32) for value in (0.25, 0.5, 0.75, 0.5)]
-    np.testing.assert_array_equal(mean_probabilities(iter(maps)), np.full((2, 2, 2), 0.5))
-    with pytest.raises(ValueError, match="can't be averaged"):
-        mean_probabilities([np.zeros((2, 2)), np.zeros((2, 3))])
 
 
 def test_what_a_device_had_no_room_for_is_not_tried_again_for_the_next_case() -> None:

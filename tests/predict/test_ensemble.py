@@ -21,9 +21,9 @@ SOFTMAX = Description(labels={"liver": 1}, activation="softmax", threshold=0.5)
 
 def write(path: Path, description: Description, **channels: list[float]) -> ProbabilityFile:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_probabilities(path, description) as writer:
+    with write_probabilities(path, description) as add:
         for name, values in channels.items():
-            writer.add(name, np.array(values, dtype=np.float32)[:, None, None])
+            add(name, np.array(values, dtype=np.float32)[:, None, None])
     return ProbabilityFile(path)
 
 
@@ -32,6 +32,13 @@ def test_binary_structures(tmp_path: Path) -> None:
     a = write(tmp_path / "a.npz", BINARY, liver=[0.75, 0.5, 0.75, 0.25], spleen=[0.5, 0.25, 1.0, 0.25])
     b = write(tmp_path / "b.npz", BINARY, liver=[0.5, 0.5, 0.75, 0.25], spleen=[0.5, 0.25, 0.75, 0.25])
     assert ensemble_segmentation("x", [a, b]).ravel().tolist() == [1, 0, 4, 0]
+
+
+def test_more_than_two_files(tmp_path: Path) -> None:
+    # Means: liver 0.5625 0.5
+    values = ([0.25, 0.25], [0.5, 0.5], [0.75, 0.75], [0.75, 0.5])
+    files = [write(tmp_path / f"{number}.npz", BINARY, liver=liver, spleen=[0.0, 0.0]) for number, liver in enumerate(values)]
+    assert ensemble_segmentation("x", files).ravel().tolist() == [1, 0]
 
 
 def test_softmax_with_a_competitor_that_is_not_written(tmp_path: Path) -> None:

@@ -26,16 +26,15 @@ ORDERS: dict[str, tuple[Offset, ...]] = {
 
 
 class OrderedPatchMerging(PatchMergingV2):
-    """Halves the grid and doubles the channels, with the sub-grids in `order`, whatever MONAI's own is by now.
+    """Halves the grid and doubles the channels, with the sub-grids in `order` (of ORDERS), whatever MONAI's own is by now.
 
     Raises:
         FoundationError: MONAI's layer is made of other parts than those that the weights of foundations are of.
     """
 
-    order: tuple[Offset, ...]
-
-    def __init__(self, dim: int, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, order: str, dim: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(dim, *args, **kwargs)
+        self.order = ORDERS[order]
         parts = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         if parts != {"reduction.weight": (2 * dim, 8 * dim), "norm.weight": (8 * dim,), "norm.bias": (8 * dim,)}:
             found = f"the patch merging of the installed MONAI {monai.__version__} has other weights than foundations have: {parts}"
@@ -48,18 +47,3 @@ class OrderedPatchMerging(PatchMergingV2):
             x = pad(x, (0, 0, 0, w % 2, 0, h % 2, 0, d % 2))
         x = torch.cat([x[:, i::2, j::2, k::2] for i, j, k in self.order], dim=-1)
         return self.reduction(self.norm(x))
-
-
-class PublishedPatchMerging(OrderedPatchMerging):
-    """The order of MONAI <= 0.9.1: offsets 010 and 001 twice, 110 and 011 never."""
-
-    order = ORDERS["monai_0.9.1"]
-
-
-class CurrentPatchMerging(OrderedPatchMerging):
-    """The order of MONAI 1.x: every offset once."""
-
-    order = ORDERS["monai_1.5"]
-
-
-PATCH_MERGING: dict[str, type[OrderedPatchMerging]] = {"monai_0.9.1": PublishedPatchMerging, "monai_1.5": CurrentPatchMerging}

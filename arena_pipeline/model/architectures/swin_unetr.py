@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from arena_pipeline.model.architectures.base import Architecture, Layout, Shape, Target
@@ -67,7 +68,7 @@ class SwinUnetr(Architecture):
 
         from arena_pipeline.model.architectures.channels_last import HeadConvolution, keep_channels_last_
         from arena_pipeline.model.architectures.swin_attention import use_fast_attention_
-        from arena_pipeline.model.architectures.swin_patch_merging import PATCH_MERGING
+        from arena_pipeline.model.architectures.swin_patch_merging import OrderedPatchMerging
 
         network = SwinUNETR(
             in_channels=self.in_channels,
@@ -76,7 +77,7 @@ class SwinUnetr(Architecture):
             window_size=self.window_size_voxels,
             depths=self.depths,
             num_heads=self.num_heads,
-            downsample=cast(Any, PATCH_MERGING[self.patch_merging]),
+            downsample=cast(Any, partial(OrderedPatchMerging, self.patch_merging)),
             use_v2=False,
         )
         use_fast_attention_(network)

@@ -12,7 +12,7 @@ from arena_pipeline.errors import FoundationError
 from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.architectures.channels_last import PointwiseConvolution
 from arena_pipeline.model.architectures.swin_attention import shift_masks
-from arena_pipeline.model.architectures.swin_patch_merging import CurrentPatchMerging, PublishedPatchMerging
+from arena_pipeline.model.architectures.swin_patch_merging import OrderedPatchMerging
 from arena_pipeline.model.device import to_device
 
 
@@ -87,14 +87,14 @@ class StraightforwardOldMerging(nn.Module):
 
 
 def test_published_merging_is_the_old_order_exactly() -> None:
-    old, ours = StraightforwardOldMerging(12), PublishedPatchMerging(12)
+    old, ours = StraightforwardOldMerging(12), OrderedPatchMerging("monai_0.9.1", 12)
     ours.load_state_dict(old.state_dict())
     tokens = torch.randn(2, 8, 6, 4, 12)
     assert torch.equal(ours(tokens), old(tokens))
 
 
 def test_current_merging_is_monais_on_odd_grids_too() -> None:
-    monai, ours = PatchMerging(12), CurrentPatchMerging(12)
+    monai, ours = PatchMerging(12), OrderedPatchMerging("monai_1.5", 12)
     ours.load_state_dict(monai.state_dict())
     tokens = torch.randn(1, 5, 6, 7, 12)
     assert torch.equal(ours(tokens), monai(tokens))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from arena_pipeline.adapt.prepare import recompute_activations_
 from arena_pipeline.errors import NoTargetLayers
 from arena_pipeline.model.architectures import SwinUnetr
-from arena_pipeline.model.recompute import recompute_activations_
 
 TINY = SwinUnetr(feature_size=12, window_size_voxels=(4, 4, 4), out_channels=1, patch_merging="monai_1.5")
 
