@@ -6,7 +6,6 @@ ROOT/meta.csv   ROOT/sXXXX/ct.nii.gz   ROOT/sXXXX/segmentations/STRUCTURE.nii.gz
 from __future__ import annotations
 
 import csv
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from arena_pipeline.io.facts import load_fact
 from arena_pipeline.words import pluralize
 from dataset_conversion.case import ENDING
 from dataset_conversion.target import refuse_standard_layout, unknown_structures
-
-logger = logging.getLogger(__name__)
 
 Version = Literal["v1", "v2"]
 V2_COLUMNS = {"manufacturer", "scanner_model", "kvp", "pathology", "pathology_location"}

@@ -114,7 +114,7 @@ def structure_code(name: str) -> tuple[CodedConcept, CodedConcept | None]:
     if plain in known:
         value, meaning = known[plain]
         return CodedConcept(value, "SCT", meaning), None if side is None else CodedConcept.from_code(SIDES[side])
-    logger.info("%s: no SNOMED CT code known, so the DICOM-SEG names it by one of its own (scheme %s)", name, OWN_SCHEME)
+    logger.info("%s: no SNOMED CT code known, it gets one of its own (scheme %s)", name, OWN_SCHEME)
     return CodedConcept(f"{zlib.crc32(name.encode()):08X}", OWN_SCHEME, name[:TEXT_LENGTH]), None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,8 +20,6 @@ from arena_pipeline.research.compare.report_data import Example, ReportData, Tra
 from arena_pipeline.research.compare.runs import FinishedRun, Run, row_values
 from arena_pipeline.research.compare.statistics import CONFIDENCE, interval_meaning
 from arena_pipeline.workspace import TRAINING_LOG, ComparisonFolder
-
-logger = logging.getLogger(__name__)
 
 TABLE_ORDER = (ZERO_SHOT, *reversed(METHODS))
 """ARENA last, as in the papers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from arena_pipeline.evaluate.cases import is_query
 from arena_pipeline.io.dataset import DatasetJson, RawDataset
 from arena_pipeline.planning import TaskPlan
 from arena_pipeline.preprocess.store import read_case_record
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

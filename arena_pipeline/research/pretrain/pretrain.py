@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -43,8 +42,6 @@ from arena_pipeline.research.pretrain.volumes import (
 )
 from arena_pipeline.settings import Frozen
 from arena_pipeline.workspace import Workspace
-
-logger = logging.getLogger(__name__)
 
 PHANTOMS = "phantoms"
 
