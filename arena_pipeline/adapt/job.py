@@ -17,7 +17,7 @@ from arena_pipeline.adapt.methods import method_settings
 from arena_pipeline.errors import AdapterError, PlansError, SupportSetError
 from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
 from arena_pipeline.foundations.selection import planned_foundation
-from arena_pipeline.io.filestate import file_sha256
+from arena_pipeline.io.filestate import SourceFile
 from arena_pipeline.io.splits import draw_support_set, leave_out
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter, read_adapter_record
 from arena_pipeline.model.attempts import Attempt, read_failed_attempts
@@ -124,13 +124,14 @@ class FoldJob:
 
 @dataclass(frozen=True)
 class PlannedDataset:
-    """One dataset as it is planned for one foundation: what all its jobs share."""
+    """One dataset as it is planned for one foundation: what all its jobs share. `weights_state`: as the file was when the plans were read."""
 
     workspace: Workspace
     plans: Plans
     plans_sha256: str
     preset: FoundationPreset
     weights: Path
+    weights_state: SourceFile
     cases: Path
 
     def settings(self, changes: dict[str, Any]) -> AdaptationSettings:
@@ -197,13 +198,15 @@ def read_planned_dataset(dataset_id: int, workspace: Workspace, foundation: str 
     path = workspace.plans(name, preset.name)
     plans = Plans.read(path, preset.architecture)
     weights = weights_file(preset, workspace.installed_foundation(preset.name))
-    if file_sha256(weights) != plans.foundation_sha256:
+    state = SourceFile.of(weights)
+    if state.sha256 != plans.foundation_sha256:
         raise PlansError(
             f"made for other weights of {preset.name} than {weights} holds",
             file=path,
             advice=f"run {workspace.command('arena_plan_and_preprocess', '-d', dataset_id, '-foundation', preset.name)} again",
         )
-    return PlannedDataset(workspace, plans, hashlib.sha256(path.read_bytes()).hexdigest(), preset, weights, workspace.cases(name, preset.name))
+    plans_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return PlannedDataset(workspace, plans, plans_sha256, preset, weights, state, workspace.cases(name, preset.name))
 
 
 def check_support(job: FoldJob) -> set[int]:

@@ -48,7 +48,7 @@ def expect_dice(planned: PlannedDataset, jobs: Sequence[FoldJob], needs: Needs) 
     device = device_of_jobs(needs.device)
     raw = RawDataset.open(planned.workspace.raw_dataset(planned.plans.dataset_name))
     fingerprint = Fingerprint.read(planned.workspace.fingerprint(planned.plans.dataset_name))
-    score = _OnLeftOut(raw, AdaptedNetwork(planned.preset, planned.weights, device), device)
+    score = _OnLeftOut(raw, AdaptedNetwork(planned.preset, planned.weights, device, planned.weights_state), device)
     to_score = {job.name: replace(job, task=without_scans(job.task, job.left_out, fingerprint)) for members in tasks.values() for job in members}
     found = dict[str, FoldScores]()
     for name, scores in map_jobs(score, to_score, needs):

@@ -73,10 +73,10 @@ def disconnect() -> None:
 class _Actor:
     """Lives in a process of its own, on whatever node."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any], cores: int) -> None:
         import ray
 
-        become_worker()
+        become_worker({"OMP_NUM_THREADS": str(min(cores, usable_cores()))})  # Ray leaves a node's own OMP_NUM_THREADS to each of its workers
         self.function = function
         self.replaces_dead = ray.get_runtime_context().was_current_actor_reconstructed
 
@@ -105,7 +105,7 @@ def ray_results(function: Callable[[Any], Any], jobs: Mapping[str, Any], needs: 
     shared = ray.put(function)
     try:
         for _ in range(min(places, len(jobs))):
-            give(worker.remote(shared))
+            give(worker.remote(shared, request["num_cpus"]))
         while running:
             (ready,), _ = ray.wait(list(running), num_returns=1)
             name = running[ready][0]

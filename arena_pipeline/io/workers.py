@@ -44,10 +44,13 @@ def in_worker() -> bool:
     return _is_worker
 
 
-def become_worker() -> None:
-    """Makes `in_worker` true for the rest of this process."""
+def become_worker(settings: Mapping[str, str]) -> None:
+    """Makes `in_worker` true for the rest of this process, which gets `settings` (environment variables, such as its share of the cores)."""
     global _is_worker
     _is_worker = True
+    os.environ.update(settings)
+    if "torch" in sys.modules and "OMP_NUM_THREADS" in settings:  # it came with the function, or with the caller's own script
+        sys.modules["torch"].set_num_threads(int(settings["OMP_NUM_THREADS"]))
 
 
 class _Worker:
@@ -197,10 +200,7 @@ def _work(connection: Connection, trace: Path, settings: Mapping[str, str]) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the command decides
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_with_the_command, daemon=True).start()
-    os.environ.update(settings)  # before torch is loaded, which the function's arrival may do
-    if "torch" in sys.modules and "OMP_NUM_THREADS" in settings:  # it came with the caller's own script, which a spawned process imports first
-        sys.modules["torch"].set_num_threads(int(settings["OMP_NUM_THREADS"]))
-    become_worker()
+    become_worker(settings)  # before torch is loaded, which the function's arrival may do
     with open(trace, "w", encoding="utf-8") as file:
         faulthandler.enable(file)
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):

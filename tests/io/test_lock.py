@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,10 +29,22 @@ with locked(Path(sys.argv[1])):
 """
 
 
+OTHER_HOST = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "--uts",
+    "sh",
+    "-c",
+    'hostname other && mount --bind "$0" "$1" && shift && exec "$@"',
+]
+
+
 @contextmanager
-def held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the folder until its input ends."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def held_elsewhere(folder: Path, before: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the folder until its input ends. `before`: in front of its command."""
+    process = subprocess.Popen([*before, sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield process
@@ -63,6 +76,24 @@ def test_the_lock_of_a_killed_command_is_taken_over(tmp_path: Path, caplog: pyte
             assert (tmp_path / ".in_use.txt").read_text().startswith(f"process {os.getpid()} on ")
     assert f"taking over the lock of process {owner.pid}" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_host_that_sees_the_folder_under_another_path_holds_it_until_it_dies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, theirs = tmp_path / "here", tmp_path / "there"
+    folder.mkdir()
+    theirs.mkdir()
+    host = (*OTHER_HOST, str(folder), str(theirs))
+    if shutil.which("unshare") is None or subprocess.run([*host, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system lets no user make a host name and a mount of his own (unshare)")
+    with held_elsewhere(theirs, host) as owner:
+        with pytest.raises(FolderInUse, match=rf"in use by process {owner.pid} on other \("), locked(folder):
+            pass
+        owner.kill()
+        owner.wait()
+        with locked(folder):
+            pass
+    assert f"taking over the lock of process {owner.pid} on other" in caplog.text
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("owner", ["process 1 on gpu-node-7 (arena_adapt -d 101, since yesterday)\n", ""])

@@ -42,8 +42,10 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     memory = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=memory)
-    made.second = made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "2")  # as job scripts set it to the cores of a node, of which a worker has a share
+        made = Cluster(initialize_head=True, head_node_args=memory)
+        made.second = made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     ray.init(made.address, log_to_driver=False)
     with engine("ray"):
         yield made
@@ -84,6 +86,10 @@ def test_results_errors_and_faults_arrive_as_from_a_process(cluster: Any, tmp_pa
         list(map_jobs(math.sqrt, {"a": 1}, Needs("roots", memory_bytes=2**50)))
     (died,) = dict(map_jobs(os._exit, {"gone": 3}, Needs("exits"))).values()
     assert isinstance(died, WorkerDied) and re.match(r"gone: its worker died in exits, 4 times .*-np", str(died))
+
+
+def test_a_worker_has_as_many_threads_as_cores(cluster: Any) -> None:
+    assert dict(map_jobs(os.getenv, {"a": "OMP_NUM_THREADS"}, Needs("threads"))) == {"a": "1"}
 
 
 def test_a_worker_killed_in_a_fold_costs_nothing(

@@ -192,7 +192,7 @@ def _can_go_on(job: FoldJob) -> bool:
 
 
 def _task(run: Run, adapter: AdapterRecord | None, device: torch.device) -> PredictionTask:
-    network = AdaptedNetwork(run.planned.preset, run.planned.weights, device)
+    network = AdaptedNetwork(run.planned.preset, run.planned.weights, device, run.planned.weights_state)
     if adapter is None or run.job is None:
         return zero_shot_task(run.planned.preset, run.task.structures, network)
     return adapted_task(adapter, (run.job.folder,), network)

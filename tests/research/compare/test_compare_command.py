@@ -23,6 +23,7 @@ import torch
 from arena_pipeline.cli.compare import main
 from arena_pipeline.errors import DatasetError, FolderInUse, NotLearned, PlansError, UnknownStructure
 from arena_pipeline.evaluate.scores import LabelPair, native_scores
+from arena_pipeline.io import filestate
 from arena_pipeline.io.images import read_segmentation
 from arena_pipeline.io.lock import locked
 from arena_pipeline.preprocess.store import StoredCase
@@ -88,6 +89,13 @@ def test_files_and_figures(ready: Workspace) -> None:
     evaluated = evaluate(ready.raw / DATASET / "labelsTs", folder.predictions("arena_1shots", "liver", 0), structures=["liver"], workers=1)
     mean = float(done.data.dice[1].loc["arena", "liver"])
     assert evaluated.table.loc["liver", "Dice"] == pytest.approx(mean)
+
+
+def test_the_foundation_is_hashed_once(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = list[Path]()
+    monkeypatch.setattr(filestate, "file_sha256", lambda path, real=filestate.file_sha256: hashed.append(path) or real(path))
+    assert run(ready).executed == 2
+    assert [path.name for path in hashed].count("arena_mini.safetensors") == 1
 
 
 def test_a_finished_run_is_kept_while_nothing_changes(ready: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
