@@ -11,8 +11,9 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 
 WORKDIR /opt/arena
 COPY constraints.txt ./
-# torch first and from its own index, so that a change of this program does not fetch it again
-RUN python -m pip install -c constraints.txt --index-url "https://download.pytorch.org/whl/${TORCH}" torch
+# torch first and from its own index, so that a change of this program does not fetch it again; that index has not every version of what torch needs
+RUN python -m pip install --no-deps -c constraints.txt --index-url "https://download.pytorch.org/whl/${TORCH}" torch \
+    && python -m pip install -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 COPY arena_pipeline arena_pipeline
 COPY dataset_conversion dataset_conversion
