@@ -46,6 +46,7 @@ def verify_dataset(dataset_ids: Sequence[int], workspace: Workspace, workers: in
     return audits
 
 
+@plain_arguments
 def require_integrity(dataset_id: int, workspace: Workspace, workers: int | None = None) -> None:
     """What --verify_dataset_integrity does before other work.
 

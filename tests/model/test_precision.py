@@ -155,7 +155,9 @@ def test_an_adaptation_ends_with_the_same_ranks() -> None:
     ranks = []
     for numbers in (nullcontext(), Bfloat16()):
         with numbers:
-            ranks.append(adaptation(max_epochs=3, gate_step=1.0, l1_weight=100.0).run().epochs[-1].effective_rank)
+            fold = adaptation(max_epochs=3, gate_step=1.0, l1_weight=100.0)
+            fold.run()
+            ranks.append(fold.epochs[-1].effective_rank)
     assert ranks[0] == ranks[1] and 0 < sum(ranks[0].values()) < 0.8 * 8 * len(ranks[0])
 
 
