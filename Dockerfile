@@ -11,7 +11,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 
 WORKDIR /opt/arena
 COPY constraints.txt ./
-# torch first and from its own index, so that a change of this program does not fetch it again; that index has not every version of what torch needs
+# torch first and from its own index, so that a change of this program does not fetch it again; what it needs from PyPI, where constraints.txt's versions are
 RUN python -m pip install --no-deps -c constraints.txt --index-url "https://download.pytorch.org/whl/${TORCH}" torch \
     && python -m pip install -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
