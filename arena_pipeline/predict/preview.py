@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.geometry import Image
-from arena_pipeline.io.labels import count_labels, label_boxes
+from arena_pipeline.io.labels import label_boxes
 from arena_pipeline.predict.labels import RGB
 
 PREVIEW_FOLDER = "previews"
@@ -79,7 +79,8 @@ def write_preview(
     labelled = nib.apply_orientation(segmentation, turn)
     spacing = tuple(float(image.geometry.spacing_mm[axis]) for axis in np.argsort(turn[:, 0]))
     size_mm = tuple(n * mm for n, mm in zip(ct.shape, spacing, strict=True))
-    rows, unseen = _rows(labelled)
+    areas = _cross_sections(labelled)
+    rows, unseen = _rows(areas, labelled.shape)
     figure, panels = _figure(size_mm, len(rows), math.ceil(len(labels) / LEGEND_COLUMNS))
     for row, positions in zip(panels, rows, strict=True):
         for axes, plane in zip(row, PLANES, strict=True):
@@ -87,12 +88,13 @@ def write_preview(
             shown = plane.cut(labelled, positions[plane.across])
             for label, colour in labels.values():
                 draw_outline(axes, shown == label, _unit(colour))
-    found = "" if labelled.any() else "   NOTHING FOUND"
+    found = "" if areas else "   NOTHING FOUND"
     missing = f"   not in these slices: {', '.join(name for name, (label, _) in labels.items() if label in unseen)}" if unseen else ""
     extent = " x ".join(f"{length:.0f}" for length in size_mm)
     title = f"{case}{found}   {extent} mm, window {window_hu[0]:.0f} to {window_hu[1]:.0f} HU{missing}"
     figure.suptitle(title, y=1 - 0.12 / figure.get_figheight(), color="white", fontsize=11, wrap=True)
-    _legend(figure, labelled, labels, image.geometry.voxel_volume_ml, check)
+    volumes_ml = {label: along_x.sum() * image.geometry.voxel_volume_ml for label, (along_x, _, _) in areas.items()}
+    _legend(figure, volumes_ml, labels, check)
     with replace_when_done(path) as temporary:
         figure.savefig(temporary, facecolor="black")
 
@@ -117,16 +119,18 @@ def _figure(size_mm: tuple[float, ...], rows: int, legend_rows: int) -> tuple[Fi
     return figure, panels
 
 
-def _rows(labelled: np.ndarray) -> tuple[list[tuple[int, int, int]], set[int]]:
+def _rows(areas: Mapping[int, Sequence[np.ndarray]], shape: tuple[int, ...]) -> tuple[list[tuple[int, int, int]], set[int]]:
     """The slices (x, y, z) of each row, and the labels that are in none of them.
 
     A row shows most of what the rows before it did not: the first one most of all structures, each counted as its share of its own
     largest cross-section.
+
+    Args:
+        areas: as `_cross_sections` gives them, of a segmentation of this shape.
     """
-    areas = _cross_sections(labelled)
     unseen, rows = set(areas), list[tuple[int, int, int]]()
     while not rows or (unseen and len(rows) < MOST_ROWS):
-        scores = [sum((areas[label][axis] / areas[label][axis].max() for label in unseen), np.zeros(n)) for axis, n in enumerate(labelled.shape)]
+        scores = [sum((areas[label][axis] / areas[label][axis].max() for label in unseen), np.zeros(n)) for axis, n in enumerate(shape)]
         x, y, z = (int(score.argmax()) if unseen else len(score) // 2 for score in scores)
         rows.append((x, y, z))
         unseen -= {label for label in unseen if any(areas[label][axis][at] for axis, at in enumerate((x, y, z)))}
@@ -150,7 +154,7 @@ def draw_slice(axes: Axes, plane: Plane, ct: np.ndarray, spacing: tuple[float, .
     aspect = spacing[plane.vertical] / spacing[plane.horizontal]
     axes.imshow(plane.cut(ct, position), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(f"{plane.title} {position}", color="white", fontsize=9, loc="left")
+    axes.set_title(f"{plane.title} {position}", color="white", fontsize=9, loc="left", y=1)
     places = (
         (0, 0.5, "right", "center", -3, 0),
         (1, 0.5, "left", "center", 3, 0),
@@ -170,12 +174,11 @@ def draw_outline(axes: Axes, mask: np.ndarray, colour: Any, line: str = "solid")
         axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(-0.5, mask.shape[0] - 0.5))
 
 
-def _legend(figure: Figure, labelled: np.ndarray, labels: Labels, voxel_ml: float, check: Collection[str]) -> None:
-    counts = count_labels(labelled, minlength=max((label for label, _ in labels.values()), default=0) + 1)
+def _legend(figure: Figure, volumes_ml: Mapping[int, float], labels: Labels, check: Collection[str]) -> None:
     lines, names = [], []
     for name, (label, colour) in labels.items():
         lines.append(Line2D([], [], color=_unit(colour), linewidth=3))
-        found = f"{name} {_volume(counts[label] * voxel_ml)}" if counts[label] else f"{name} not found"
+        found = f"{name} {_volume(volumes_ml[label])}" if label in volumes_ml else f"{name} not found"
         names.append(f"{found} - check" if name in check else found)
     if lines:
         colours = [CHECK_COLOUR if name in check else "white" for name in labels]

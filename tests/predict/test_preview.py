@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from arena_pipeline.io.geometry import Geometry, Image
-from arena_pipeline.predict.preview import PLANES, _rows, write_preview
+from arena_pipeline.predict.preview import PLANES, _cross_sections, _rows, write_preview
 
 GREEN = (0, 255, 0)
 
@@ -59,9 +59,9 @@ def test_the_slice_with_the_largest_cross_section_is_shown() -> None:
     labelled = np.zeros((20, 20, 20), dtype=np.uint8)
     labelled[5:8, 5:8, 3:18] = 1
     labelled[4:10, 4:10, 12] = 1
-    ((_, _, z),), unseen = _rows(labelled)
+    ((_, _, z),), unseen = _rows(_cross_sections(labelled), labelled.shape)
     assert z == 12 and not unseen
-    assert _rows(np.zeros((10, 20, 31), dtype=np.uint8)) == ([(5, 10, 15)], set())
+    assert _rows({}, (10, 20, 31)) == ([(5, 10, 15)], set())
 
 
 def test_rows_are_added_until_every_structure_is_seen() -> None:
@@ -69,12 +69,12 @@ def test_rows_are_added_until_every_structure_is_seen() -> None:
     for label in range(1, 5):
         at = 8 * label
         labelled[at : at + 3, at : at + 3, at : at + 3] = label
-    rows, unseen = _rows(labelled)
+    rows, unseen = _rows(_cross_sections(labelled), labelled.shape)
     assert [labelled[row] for row in rows] == [1, 2, 3, 4] and not unseen  # all as large: one after the other, in the middle of each first slice
     many = np.zeros((40, 40, 40), dtype=np.uint8)
     for label in range(1, 10):
         many[4 * label, 4 * label, 4 * label] = label
-    rows, unseen = _rows(many)
+    rows, unseen = _rows(_cross_sections(many), many.shape)
     assert len(rows) == 6 and len(unseen) == 3
 
 
