@@ -28,7 +28,7 @@ from dataset_conversion.earlier import (
     EarlierCase,
     check_settings,
     refuse_losses,
-    remove_case,
+    remove_converted,
     stale_cases,
 )
 
@@ -115,7 +115,7 @@ def convert_cases(
         if isinstance(result, ArenaError):
             failures[case] = str(result)
             if not todo[case].kept:
-                remove_case(folder, case)
+                remove_converted(folder, case)
             if isinstance(result, NoSpace):
                 raise result  # so would all others fail
         else:
@@ -182,7 +182,7 @@ def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSett
         for path in remove_unfinished(folder / part):
             logger.info("removing %s, left by an interrupted run", path)
     for case in stale:
-        remove_case(folder, case)
+        remove_converted(folder, case)
         found[case] = EarlierCase(None)
     if stale:
         (folder / "dataset.json").unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from arena_pipeline.adapt.checkpoint import plain
+from arena_pipeline.adapt.checkpoint import json_values
 from arena_pipeline.adapt.methods import method_settings
 from arena_pipeline.errors import AdapterError, PlansError, SupportSetError
 from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
@@ -56,7 +56,7 @@ class FoldJob:
     @property
     def left_out(self) -> tuple[str, ...]:
         """The scans that this fold goes without where the support set would take all; none in any other draw."""
-        return tuple(sorted(set(self.task.candidates) - set(self.support_ids))) if self.plans.leaving_out(self.task, self.shots) else ()
+        return tuple(sorted(set(self.task.candidates) - set(self.support_ids))) if self.plans.leave_out_folds(self.task, self.shots) else ()
 
     def identity(self) -> dict[str, Any]:
         """The fields of adapter.json that are known before adapting; a finished adapter with the same ones need not be made again."""
@@ -99,23 +99,23 @@ class FoldJob:
     def is_done(self) -> bool:
         """Whether the fold's folder holds a whole adapter of this identity."""
         try:
-            return self.would_make(read_adapter(self.folder).record)  # the tensors too: a damaged adapter is not a finished one
+            return self.fits(read_adapter(self.folder).record)  # the tensors too: a damaged adapter is not a finished one
         except AdapterError:
             return False
 
     def is_recorded(self) -> bool:
         """Whether what lies in the fold's folder, log and all, is of this identity; the adapter's tensors are not read."""
         try:
-            return self.would_make(read_adapter_record(self.folder))
+            return self.fits(read_adapter_record(self.folder))
         except AdapterError:
             return False
 
     def failed_attempts(self) -> tuple[Attempt, ...]:
         """Failed attempts at exactly this adaptation; with MOST_ATTEMPTS of them the fold has been given up."""
-        found = read_failed_attempts(self.folder, plain(self.checkpoint_identity()))
+        found = read_failed_attempts(self.folder, json_values(self.checkpoint_identity()))
         return () if found is None else found.attempts
 
-    def would_make(self, record: AdapterRecord) -> bool:
+    def fits(self, record: AdapterRecord) -> bool:
         """Whether the adapter of `record` is this job's. Records of version 0.1 have no checksum of the support set, and are taken for it."""
         known = {name: value for name, value in self.identity().items() if name != "support_sha256" or record.support_sha256 is not None}
         found = record.model_copy(update={"settings": record.settings.without_memory()})
@@ -173,7 +173,7 @@ class PlannedDataset:
 
     def _support_sets(self, task: TaskPlan, shots: int, folds: Sequence[int] | None, whole: bool) -> dict[int, tuple[str, ...]]:
         try:
-            count = 0 if whole else self.plans.leaving_out(task, shots)
+            count = 0 if whole else self.plans.leave_out_folds(task, shots)
             if count:
                 return {fold: leave_out(task.candidates, fold, count) for fold in (range(count) if folds is None else folds)}
             return {fold: draw_support_set(task.candidates, shots, fold) for fold in (DEFAULT_FOLDS if folds is None else folds)}

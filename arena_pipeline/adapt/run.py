@@ -11,12 +11,12 @@ import torch
 from tqdm import tqdm
 
 from arena_pipeline.adapt.batches import SupportVolume
-from arena_pipeline.adapt.checkpoint import Checkpoints, plain
+from arena_pipeline.adapt.checkpoint import Checkpoints, json_values
 from arena_pipeline.adapt.job import FoldJob, check_support
 from arena_pipeline.adapt.loop import Adaptation, Epoch
 from arena_pipeline.adapt.prepare import prepare_, recompute_activations_
 from arena_pipeline.adapt.report import plot_progress, training_log
-from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settings, fault, not_learned, support_dice
+from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settings, not_learned, support_dice, why_not_learned
 from arena_pipeline.errors import LossNotFinite, NotLearned, SupportSetError
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.labels import UNLABELLED, count_labels
@@ -64,7 +64,7 @@ def run_job(job: FoldJob, device: torch.device, progress: bool = True, continue_
             if attempt.fault is None:
                 return
             failed = (*failed, attempt)
-            write_failed_attempts(job.folder, plain(job.checkpoint_identity()), failed)
+            write_failed_attempts(job.folder, json_values(job.checkpoint_identity()), failed)
             logger.warning("%s, fold %d: has not learned: %s", job.task.name, job.fold, attempt.fault)
     faults = "; ".join(str(one.fault) for one in failed)
     raise NotLearned(
@@ -127,7 +127,7 @@ def _judged(job: FoldJob, adaptation: Adaptation, number: int) -> Attempt:
         return _attempt_record(job, adaptation, number, {}, None)
     dice, of_everything = support_dice(adaptation)
     judged = (dice, of_everything, job.settings.least_support_dice)
-    record = _attempt_record(job, adaptation, number, _shown(job, dice), fault(*judged))
+    record = _attempt_record(job, adaptation, number, _shown(job, dice), why_not_learned(*judged))
     lacking = tuple(name for name, lacks in zip(job.task.structures, not_learned(*judged), strict=True) if lacks)
     return record.model_copy(update={"not_learned": lacking if record.fault is None else ()})
 

@@ -73,7 +73,7 @@ def not_learned(dice: np.ndarray, dice_of_everything: np.ndarray, least_dice: fl
     return np.asarray(dice <= np.fmax(least_dice, dice_of_everything))  # False for NaN
 
 
-def fault(dice: np.ndarray, dice_of_everything: np.ndarray, least_dice: float) -> str | None:
+def why_not_learned(dice: np.ndarray, dice_of_everything: np.ndarray, least_dice: float) -> str | None:
     """Why Dice like that means that nothing was learned, in words; None where it was. One structure of several is enough to have learned."""
     bound = np.fmax(least_dice, dice_of_everything)
     if np.any(dice > bound):  # False for NaN

@@ -41,7 +41,7 @@ def expect_dice(planned: PlannedDataset, jobs: Sequence[FoldJob], needs: Needs) 
     tasks = dict[str, list[FoldJob]]()
     for name in dict.fromkeys(job.task.name for job in jobs):
         members = [job for job in jobs if job.task.name == name and job.left_out and job.is_recorded()]
-        if members and len(members) == planned.plans.leaving_out(members[0].task, members[0].shots) and not _expected(members[0]).is_file():
+        if members and len(members) == planned.plans.leave_out_folds(members[0].task, members[0].shots) and not _expected(members[0]).is_file():
             tasks[name] = members
     if not tasks:
         return

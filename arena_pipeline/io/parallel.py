@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.io.atomic import remove_unfinished
-from arena_pipeline.io.outcome import out_of_memory
+from arena_pipeline.io.outcome import memory_error
 from arena_pipeline.io.steps import InSteps, overlapped
 from arena_pipeline.io.workers import Pool
 from arena_pipeline.machine import accelerators, limit_workers, usable_cores, workers_for
@@ -117,12 +117,12 @@ def on_gpus_of_cluster(device: str) -> bool:
     return bool(nodes_with_gpu())
 
 
-def works_here(needs: Needs, jobs: int) -> bool:
+def runs_in_this_process(needs: Needs, jobs: int) -> bool:
     """Whether `map_jobs` would do so many jobs in this process."""
-    return _engine.get() == "local" and workers_here(needs, jobs) == 0
+    return _engine.get() == "local" and workers_on_this_machine(needs, jobs) == 0
 
 
-def workers_here(needs: Needs, jobs: int) -> int:
+def workers_on_this_machine(needs: Needs, jobs: int) -> int:
     """How many of so many jobs this machine does at once, and in processes of their own; 0: one after the other in this process."""
     if needs.workers is None and needs.default_workers is None:
         asked = len(accelerators(needs.device)) or min(workers_for(needs.memory_bytes), max(1, usable_cores() // (needs.cores or usable_cores())))
@@ -134,7 +134,7 @@ def workers_here(needs: Needs, jobs: int) -> int:
 
 
 def _on_this_machine(function: Callable[[Job], Result], jobs: Mapping[str, Job], needs: Needs, bar: tqdm) -> Results[Result]:
-    count = workers_here(needs, len(jobs))
+    count = workers_on_this_machine(needs, len(jobs))
     if count == 0:
         return _in_this_process(function, jobs, bar, needs.stage)
     return _in_processes(Pool(function, jobs, _settings(needs, count), needs.stage), needs.folders)
@@ -164,7 +164,7 @@ def _in_this_process(function: Callable[[Job], Result], jobs: Mapping[str, Job],
         except ArenaError as error:
             yield name, error
         except MemoryError:
-            yield name, out_of_memory(name, stage)
+            yield name, memory_error(name, stage)
         except Exception:
             logger.error("%s: a fault of this program in %s", name, stage)
             raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from arena_pipeline.errors import ArenaError, MissingPackage, WorkerDied
 from arena_pipeline.io.atomic import remove_unfinished
-from arena_pipeline.io.outcome import Line, outcome, received
+from arena_pipeline.io.outcome import Line, outcome, value_or_error
 from arena_pipeline.io.workers import become_worker
 from arena_pipeline.machine import usable_cores
 from arena_pipeline.words import memory_size
@@ -114,7 +114,7 @@ def ray_results(function: Callable[[Any], Any], jobs: Mapping[str, Any], needs: 
                 result, lines = ray.get(ready)
                 for line in lines:
                     line.log()
-                yield name, received(name, needs.stage, result)
+                yield name, value_or_error(name, needs.stage, result)
             except ray.exceptions.RayError as error:
                 yield name, _died(name, needs.stage, error)
     finally:

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from arena_pipeline.errors import ArenaError, WorkerDied
-from arena_pipeline.io.outcome import Line, fault_of, outcome, received
+from arena_pipeline.io.outcome import Line, fault_of, outcome, value_or_error
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Pool(Generic[Job, Result]):
         if self._waiting:
             worker.give(*self._waiting.popleft())
         if case is not None:
-            yield case, received(case, self._stage, message)
+            yield case, value_or_error(case, self._stage, message)
         if worker.case is None:
             self._workers.remove(worker)
             worker.dismiss()

@@ -54,7 +54,7 @@ def scan_mean(values: Sequence[float] | np.ndarray) -> ScanMean:
     return ScanMean(mean, mean - half, mean + half, scans)
 
 
-def verdict(difference: ScanMean) -> str:
+def zero_shot_verdict(difference: ScanMean) -> str:
     """Of adapting against zero-shot, in words: better or not better where the 95 % interval is all on one side of 0."""
     if difference.low > 0:
         return "better than zero-shot"
@@ -97,7 +97,7 @@ class ExpectedDice(BaseModel):
             gain = scan_mean(np.subtract(dice, zero_shot))
             values |= {"difference": gain.mean, "difference_low": gain.low, "difference_high": gain.high}
         known = {name: None if math.isnan(value) else float(value) for name, value in values.items()}
-        said = None if zero_shot is None else verdict(gain)
+        said = None if zero_shot is None else zero_shot_verdict(gain)
         return cls(structure=structure, method=method, scans=found.scans, verdict=said, **known)
 
     def sentence(self) -> str:

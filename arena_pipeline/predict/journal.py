@@ -21,8 +21,8 @@ from typing import Any
 
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.filestate import SourceFile
-from arena_pipeline.io.lines import add_line, line, read_lines
-from arena_pipeline.io.lock import is_held, remove_lock_files, share
+from arena_pipeline.io.lines import add_line, as_line, read_lines
+from arena_pipeline.io.lock import is_held, remove_lock_files, shared_part
 from arena_pipeline.predict.review import ReviewLine
 
 JOURNAL_FOLDER = "journal"
@@ -113,7 +113,7 @@ class Journal:
         for path in self.folder.glob(f"*{RUN}"):
             for facts in read_lines(path)[0]:
                 name = path.name.removesuffix(RUN)
-                alive = is_held(self.output, share(name))
+                alive = is_held(self.output, shared_part(name))
                 found.append(Command(name, frozenset(facts["cases"]), facts["outputs"], facts["keep"], facts["began"], alive))
         return sorted(found, key=lambda one: one.began)
 
@@ -121,7 +121,7 @@ class Journal:
         """Closes what earlier commands wrote: with `keep` the cases that they predicted are remembered; all else goes."""
         kept = [entry for entry in self.entries().values() if entry.failed is None] if keep else []
         if kept:
-            write_text(self.folder / EARLIER, "".join(line(_facts(entry)) for entry in kept))
+            write_text(self.folder / EARLIER, "".join(as_line(_facts(entry)) for entry in kept))
         self.tidy()
         for path in [*self.folder.glob(f"*{RUN}"), *self.folder.glob(f"*{CASES}")]:
             if not kept or path.name != EARLIER:
@@ -137,7 +137,7 @@ class Journal:
         """Removes what commands that were killed have left in the folder to show that they were at work."""
         for command in self.commands():
             if not command.alive:
-                remove_lock_files(self.output, share(command.name))
+                remove_lock_files(self.output, shared_part(command.name))
 
     def add(self, case: str, seconds: float, written: Sequence[Path] = (), review: Sequence[ReviewLine] = (), failed: str | None = None) -> None:
         """A case is done; the files are there."""

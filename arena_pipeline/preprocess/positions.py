@@ -16,10 +16,10 @@ def label_positions(segmentation: np.ndarray, rng: np.random.Generator) -> dict[
     order = np.argsort(values, kind="stable")
     labels, starts = np.unique(values[order], return_index=True)
     groups = np.split(flat[order], starts[1:])
-    return {str(label): drawn(group, MAXIMAL_LABEL_POSITIONS, segmentation.shape, rng) for label, group in zip(labels, groups, strict=False)}
+    return {str(label): draw_positions(group, MAXIMAL_LABEL_POSITIONS, segmentation.shape, rng) for label, group in zip(labels, groups, strict=False)}
 
 
-def drawn(flat: np.ndarray, limit: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+def draw_positions(flat: np.ndarray, limit: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """A uniform draw without replacement of at most `limit` flat indices, as (n, 3) int32, sorted."""
     if len(flat) > limit:
         flat = flat[np.sort(rng.choice(len(flat), limit, replace=False, shuffle=False))]

@@ -23,7 +23,7 @@ from arena_pipeline.workspace import ADAPTER_RECORD, CHECKPOINT, MODEL_FOLDER, R
 
 USUAL_SHOTS = 5
 USUAL_FOLDS = (0, 1, 2)
-NAMED = 5
+NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _prepared(workspace: Workspace, name: str, foundation: str, default: str, ad
     if not shots:
         problem, command = "no structure has enough annotated cases to adapt on; see the reasons in plans.json", None
     elif changed := changed_files(workspace.raw_dataset(name), workspace.cases(name, foundation), sorted(stored)):
-        named = f"{', '.join(changed[:NAMED])}{' and others' if len(changed) > NAMED else ''}"
+        named = f"{', '.join(changed[:NAMES_SHOWN])}{' and others' if len(changed) > NAMES_SHOWN else ''}"
         problem = f"changed after preprocessing, to be preprocessed again: {named}"
     elif stored == needed and adapted:
         command = None  # its model's line says what is next

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError
-from arena_pipeline.foundations.selection import undecided
+from arena_pipeline.foundations.selection import undecided_foundations
 from arena_pipeline.io.dataset import Objective, RawDataset
 from arena_pipeline.io.lock import all_locked
 from arena_pipeline.model.adapter import RECORD, read_adapter_record
@@ -57,7 +57,7 @@ def plan_and_preprocess(
     """
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]  # raises for a wrong number before the hours of work for the others
     basis = planning_basis(workspace, foundation, device, objective, names)  # and so are missing weights
-    if foundation is None and (rivals := undecided(workspace, names)):
+    if foundation is None and (rivals := undecided_foundations(workspace, names)):
         before = _planned_before(rivals, names[0], workspace)
         best, reason = before or _by_probe(rivals, names[0], workspace, device) or (basis.preset.name, basis.reason)
         basis = replace(planning_basis(workspace, best, device, objective), reason=reason)

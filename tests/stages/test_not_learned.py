@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from arena_pipeline.adapt.checkpoint import Checkpoints
-from arena_pipeline.adapt.watch import fault
+from arena_pipeline.adapt.watch import why_not_learned
 from arena_pipeline.cli.adapt import main
 from arena_pipeline.errors import AdapterError, NotLearned
 from arena_pipeline.model.adapter import read_adapter_record
@@ -56,7 +56,7 @@ def judge(monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
 
     def verdict(dice: np.ndarray, of_everything: np.ndarray, least_dice: float) -> str | None:
         judged.append(1)
-        return fault(dice, of_everything, least_dice) if len(judged) <= failing else None
+        return why_not_learned(dice, of_everything, least_dice) if len(judged) <= failing else None
 
     monkeypatch.setattr("arena_pipeline.adapt.run.fault", verdict)
 

@@ -102,7 +102,7 @@ def series_of(annotation: Annotation, series: Sequence[CTSeries]) -> CTSeries | 
     return found[0] if found else None
 
 
-def read_masks(path: Path, names: Sequence[str], geometry: Geometry, bridge_mm: float) -> Iterator[Mask]:
+def read_region_masks(path: Path, names: Sequence[str], geometry: Geometry, bridge_mm: float) -> Iterator[Mask]:
     """The masks of some regions, one by one.
 
     Args:

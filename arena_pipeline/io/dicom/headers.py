@@ -38,10 +38,10 @@ def read_header(path: Path, tags: list[str] | None = None) -> Dataset | None:
 def shown_name(path: Path, otherwise: str) -> str:
     """What a message calls a file: its name without the folders, which may bear the patient's; `otherwise` where it tells of the patient itself."""
     header = read_header(path, ["SOPClassUID", *PATIENT_TAGS])
-    return otherwise if tells_of_patient(path.name, header or Dataset()) else path.name
+    return otherwise if reveals_patient(path.name, header or Dataset()) else path.name
 
 
-def tells_of_patient(name: str, header: Dataset) -> bool:
+def reveals_patient(name: str, header: Dataset) -> bool:
     """Whether a name holds a UID, or any of the tags that say who the patient is and when the scan was made, however they are separated."""
     lower = name.lower()
     joined = NO_LETTER_OR_DIGIT.sub("", lower)

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from arena_pipeline.errors import ImageError
-from arena_pipeline.io.dicom.headers import PATIENT_TAGS, read_header, shown_name, tells_of_patient
+from arena_pipeline.io.dicom.headers import PATIENT_TAGS, read_header, reveals_patient, shown_name
 
 MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 GROUPING_TAGS = [
@@ -198,6 +198,6 @@ def _name(folder: Path, group: _Group) -> str:
     """From the folders between `folder` and the slices, or the folder's own name where they lie in it."""
     inside = group.files[0].parent.relative_to(folder).parts or (folder.resolve().name,)
     name = NOT_IN_NAMES.sub("_", "_".join(inside)).strip("._-")
-    if not name or tells_of_patient(name, group.first):
+    if not name or reveals_patient(name, group.first):
         return "ct_" + hashlib.sha256(str(group.first.get("SeriesInstanceUID", "")).encode()).hexdigest()[:10]
     return name
