@@ -151,7 +151,7 @@ def _source(folder: Path) -> str:
 
 
 def _annotated_cases(source: Path) -> tuple[dict[str, tuple[CTSeries, list[Annotation]]], list[ImageError]]:
-    """The CTs with files that are of them, by case, and what is wrong with other such files. What else is left out is logged.
+    """The CTs with their annotation files, by case, and what is wrong with other such files. What else is left out is logged.
 
     Raises:
         DatasetError: no CT.

@@ -117,7 +117,7 @@ def convert_cases(
             if not todo[case].kept:
                 remove_converted(folder, case)
             if isinstance(result, NoSpace):
-                raise result  # so would all others fail
+                raise result  # all others would fail too
         else:
             reports[case] = result
     return dict(sorted(reports.items())), dict(sorted(failures.items()))
@@ -168,7 +168,7 @@ def finish_dataset(
 
 
 def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSettings, overwrite: bool) -> dict[str, EarlierCase]:
-    """What is there of every case of this conversion, after whatever belongs to none of them has been removed."""
+    """Removes what belongs to no case of this conversion, and returns what is there of each."""
     if not overwrite:
         check_settings(folder, settings)
     stale = stale_cases(folder, jobs)

@@ -46,14 +46,14 @@ class Checkpoints:
 
     @property
     def seconds(self) -> float:
-        """That the adaptation took so far, those before interruptions included."""
+        """Seconds that the adaptation has taken so far, those before interruptions included."""
         return self._earlier_seconds + time.perf_counter() - self._started
 
     def resume_(self) -> bool:
-        """Brings the adaptation to where its checkpoint stands; False where there is none.
+        """Restores the adaptation from its checkpoint; False where there is none.
 
         Raises:
-            AdapterError: it is damaged, or of other plans, settings or support volumes.
+            AdapterError: the checkpoint is damaged, or was made with other plans, settings or support volumes.
         """
         if not self.path.is_file():
             return False
@@ -115,7 +115,7 @@ def read_fold_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, A
 
 
 def json_values(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The same in what JSON has."""
+    """The same value in the types that JSON has."""
     return dict(to_jsonable_python(dict(value)))
 
 

@@ -50,12 +50,12 @@ class FoldJob:
 
     @property
     def name(self) -> str:
-        """Among the jobs of one command."""
+        """The job's name among those of one command."""
         return f"{self.task.name} fold {self.fold}"
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The scans that this fold goes without where the support set would take all; none in any other draw."""
+        """The candidates that this fold leaves out, where the plans have folds leave scans out; else none."""
         return tuple(sorted(set(self.task.candidates) - set(self.support_ids))) if self.plans.leave_out_folds(self.task, self.shots) else ()
 
     def identity(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class FoldJob:
             return False
 
     def is_recorded(self) -> bool:
-        """Whether what lies in the fold's folder, log and all, is of this identity; the adapter's tensors are not read."""
+        """Whether the record in the fold's folder has this identity; the adapter's tensors are not read."""
         try:
             return self.fits(read_adapter_record(self.folder))
         except AdapterError:
@@ -141,7 +141,7 @@ class PlannedDataset:
             PlansError: an impossible value.
         """
         given = {name: value for name, value in changes.items() if value is not None}
-        method, rank = given.pop("method", None), given.pop("rank", None)  # which go together
+        method, rank = given.pop("method", None), given.pop("rank", None)  # decided together
         try:
             return method_settings(AdaptationSettings.model_validate(self.plans.adaptation.model_dump() | given), method, rank)
         except ValidationError as error:
@@ -191,7 +191,7 @@ def read_planned_dataset(dataset_id: int, workspace: Workspace, foundation: str 
     """The plans of a dataset and the weights they were made for.
 
     Raises:
-        ArenaError: there are none, or the weights are others now.
+        ArenaError: there are no plans, or the weights have changed since.
     """
     name = workspace.dataset_name(dataset_id)
     preset = load_preset(planned_foundation(workspace, name, foundation), workspace.foundations)
@@ -210,7 +210,7 @@ def read_planned_dataset(dataset_id: int, workspace: Workspace, foundation: str 
 
 
 def check_support(job: FoldJob) -> set[int]:
-    """The labels that the support set shows.
+    """The labels that occur in the support set.
 
     Raises:
         ArenaError: a case is not preprocessed, was made by another scheme, or is without the structure.

@@ -68,7 +68,7 @@ def prepare_(
 
 
 def _is_trained_with_decoder(name: str, preset: FoundationPreset) -> bool:
-    """The decoder's; with a foundation that brings its encoder alone all the others too, which are as new."""
+    """Whether a parameter is trained along with the decoder: the decoder's own; where the foundation brings its encoder alone, all new ones."""
     if preset.pretrained_parts == "encoder":
         return not name.startswith(preset.architecture.encoder)
     return name.startswith(preset.architecture.decoder)

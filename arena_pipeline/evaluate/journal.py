@@ -18,7 +18,7 @@ from arena_pipeline.io.lines import add_line, as_line, read_lines
 
 
 class ScoreJournal:
-    """Keeps scores in .SUMMARY.unfinished.jsonl until the summary is written. A case's are used again only for the same scoring and files."""
+    """Keeps scores in .SUMMARY.unfinished.jsonl until the summary is written. They are used again only for the same scoring and files."""
 
     def __init__(self, summary: Path, scoring: Scoring) -> None:
         self.path = summary.with_name(f".{summary.stem}.unfinished.jsonl")

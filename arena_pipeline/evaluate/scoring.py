@@ -84,7 +84,7 @@ def score_case(case: EvaluationCase, scoring: Scoring) -> list[StructureScore]:
 def _read_prediction(path: Path) -> Image:
     try:
         return read_segmentation(path)
-    except ImageError as error:  # nobody has another copy of it, as there may be of a reference
+    except ImageError as error:  # other advice than for a reference: there is no other copy of it
         raise ImageError(error.found, case=error.case, file=error.file, advice="predict it again with --continue_prediction") from None
 
 

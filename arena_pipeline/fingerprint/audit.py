@@ -86,7 +86,7 @@ def audit_dataset(folder: Path, workers: int | None, corrected: Path | None = No
 
     Args:
         folder: raw/DatasetXXX_NAME.
-        workers: processes; 0 and 1 do the work in this one; None: as many as there are cores, and memory for.
+        workers: processes; 0 and 1 do the work in this one; None: chosen from cores and memory.
         corrected: a folder for corrected copies of the segmentations that reading mends, labelsTr/CASE and labelsTs/CASE; None: no copies.
 
     Raises:

@@ -29,7 +29,7 @@ def measure_dataset(raw: RawDataset, preset: FoundationPreset, workers: int | No
     """Reads every training case once, checks it, and measures it against the foundation's scheme.
 
     Args:
-        workers: processes; None: as many as there are cores, and memory for.
+        workers: processes; None: chosen from cores and memory.
 
     Raises:
         DatasetError: some cases are unreadable, on another grid than their CT, or have labels that dataset.json doesn't know;

@@ -55,7 +55,7 @@ def read_segmentation(path: str | Path) -> Image:
     """A label map: (x, y, z), uint8 or, with labels above 255, uint16.
 
     Float files are fine as long as their values are whole numbers, and so are integers stored with a slope as long as their values are whole
-    within the slope's rounding: nibabel writes a mask held as floats into a file of integers so.
+    within the slope's rounding: nibabel writes such files of a mask held as floats.
 
     Raises:
         ImageError: as read_image, or values that are no labels (fractions, negative, above 65,535).
@@ -102,7 +102,7 @@ def read_geometry(path: str | Path | CTSeries) -> Geometry:
 
 
 def estimated_voxels(source: ImageSource) -> int:
-    """By the header; 0 where that can't be read, which is told when the image is read."""
+    """By the header; 0 where that can't be read: the error comes when the image is read."""
     try:
         return math.prod(read_geometry(source).shape)
     except ArenaError:

@@ -50,7 +50,7 @@ def read_itk(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
     """
     reader = _read_header(path)
     bytes_each = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
-    check_memory(path, math.prod(reader.GetSize()) * bytes_each)  # ITK takes what a header asks for before it looks for the voxels
+    check_memory(path, math.prod(reader.GetSize()) * bytes_each)  # ITK allocates what a header asks for before it looks for the voxels
     try:
         image = reader.Execute()
     except RuntimeError as error:
@@ -90,7 +90,7 @@ def _read_header(path: Path) -> sitk.ImageFileReader:
 
 
 def _check_dimensions(path: Path) -> None:
-    """ITK's reader of MetaImage takes any number of dimensions for the length of its fields: -3 or 73 end the process."""
+    """ITK's reader of MetaImage uses NDims unchecked as the length of its fields: -3 or 73 crash the process."""
     try:
         with path.open("rb") as file:
             found = NDIMS.search(file.read(META_HEADER_BYTES))

@@ -96,7 +96,7 @@ def is_held(folder: Path, part: str) -> bool:
 
 
 def remove_lock_files(folder: Path, part: str) -> None:
-    """Deletes what the lock of a part left in the folder, where no command will take that lock again, as of a command that was killed."""
+    """Deletes the lock files of a part that no command will hold again, such as one named after a command that was killed."""
     for name in (LOCK, OWNER):
         (folder / name.format(part)).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What a worker makes of one job, and what the process that has the terminal and the log makes of that."""
+"""The outcome of one job in a worker, and how the command's own process, which has the terminal and the log, reports it."""
 
 from __future__ import annotations
 
@@ -78,6 +78,6 @@ def value_or_error(case: str, stage: str, result: Any) -> Any:
 
 
 def memory_error(case: str, stage: str) -> ArenaError:
-    """For a MemoryError: the system refused, and nobody died."""
+    """For a MemoryError: the system refused memory, and no process was ended."""
     advice = "run again with fewer workers (-np 1), close other programs, or use a larger machine"
     return ArenaError(f"memory ran out in {stage}", case=case, advice=advice)

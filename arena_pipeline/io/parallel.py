@@ -64,7 +64,7 @@ _engine: ContextVar[EngineName] = ContextVar("arena_engine", default="local")
 
 @contextmanager
 def engine(name: EngineName = "local", address: str | None = None) -> Iterator[None]:
-    """Who works off the lists of jobs inside the block: the processes of this machine, or Ray (`address`: its head; None: started here).
+    """What does the jobs inside the block: the processes of this machine, or Ray (`address`: its head; None: started here).
 
     Raises:
         MissingPackage: Ray is not installed.
@@ -123,7 +123,7 @@ def runs_in_this_process(needs: Needs, jobs: int) -> bool:
 
 
 def workers_on_this_machine(needs: Needs, jobs: int) -> int:
-    """How many of so many jobs this machine does at once, and in processes of their own; 0: one after the other in this process."""
+    """How many of so many jobs this machine does at once, each in a process of its own; 0: one after the other in this process."""
     if needs.workers is None and needs.default_workers is None:
         asked = len(accelerators(needs.device)) or min(workers_for(needs.memory_bytes), max(1, usable_cores() // (needs.cores or usable_cores())))
     else:
@@ -141,7 +141,7 @@ def _on_this_machine(function: Callable[[Job], Result], jobs: Mapping[str, Job],
 
 
 def _settings(needs: Needs, count: int) -> list[dict[str, str]]:
-    """Of each worker: its share of the cores and, of several GPUs, the one it sees."""
+    """The environment of each worker: its share of the cores and, of several GPUs, the one it sees."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     gpus = [visible[int(gpu)] if visible[0] else gpu for gpu in accelerators(needs.device) if gpu.isdigit()]
     share = {"OMP_NUM_THREADS": str(max(1, usable_cores() // count))}

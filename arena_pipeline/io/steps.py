@@ -39,7 +39,7 @@ class Turn(Enum):
 
 @dataclass(frozen=True)
 class MemoryNeeded:
-    """A job goes on beside the one before where memory takes both, else when that has ended. `memory_bytes`: at most, of all its steps."""
+    """A job goes on beside the one before where there is memory for both, else when that has ended. `memory_bytes`: at most, of all its steps."""
 
     memory_bytes: int
 
@@ -58,7 +58,7 @@ class InSteps(ABC, Generic[Job, Result]):
 
 
 def run_through(steps: Steps[Result]) -> Result:
-    """All of them here and now."""
+    """Does all steps in this thread, without a break."""
     while True:
         try:
             next(steps)
@@ -67,9 +67,9 @@ def run_through(steps: Steps[Result]) -> Result:
 
 
 def overlapped(jobs: Iterable[tuple[str, Steps[Result]]], at_network: Callable[[str], object]) -> Iterator[Callable[[], Result]]:
-    """What gives each job's result or raises its error, in order. `at_network`: gets the name of the job that the network turns to.
+    """Functions that give each job's result or raise its error, in order. `at_network` is called with the name of the job that gets the network.
 
-    A consumer that stops, or an interruption, waits for the steps that the threads are at, and closes what is not finished.
+    Where a consumer stops, or at an interruption, the steps that threads are doing are waited for, and unfinished jobs are closed.
     """
     started = list[_Started[Result]]()
     waiting = iter(jobs)
@@ -145,7 +145,7 @@ class _Started(Generic[Result]):
             _clear_variables(error)
 
     def begin(self, beside_bytes: int) -> None:
-        """Works until the job needs the network, or to a MemoryNeeded where free memory does not take it beside the other job's `beside_bytes`."""
+        """Works until the job needs the network, or to a MemoryNeeded for which there is no room beside the other job's `beside_bytes`."""
         self.go_on()
         if isinstance(self.turn, MemoryNeeded):
             self.memory_bytes = self.turn.memory_bytes

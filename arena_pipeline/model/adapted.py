@@ -29,11 +29,11 @@ HELD_SHARE = 0.25
 
 @dataclass(frozen=True, eq=False)
 class ReadyAdapter:
-    """What takes the place of the network's own, on its device.
+    """What replaces the network's own values, on its device.
 
     Attributes:
-        values: parameter -> its value with the adapter merged, those of the head apart.
-        front: modules of the architecture's front that give what the foundation's give.
+        values: parameter -> its value with the adapter merged, without those of the head.
+        front: modules of the architecture's front whose output is still the foundation's.
     """
 
     head: nn.Conv3d

@@ -22,8 +22,8 @@ READERS = {"SimpleITKIO": "as_stored", "NibabelIO": "as_stored", "SimpleITKIOWit
 RESAMPLING = "resample_data_or_seg_to_shape"
 PREPROCESSOR = "DefaultPreprocessor"
 EXPECTED_KINDS = {"conv_op": "Conv3d", "norm_op": "InstanceNorm3d", "nonlin": "LeakyReLU"}
-EXPECTED_VALUES = {"norm_op_kwargs": ("eps", 1e-5), "nonlin_kwargs": ("negative_slope", 0.01)}  # no weights tell a network with others
-UNKNOWN_VALUES = ("nonlin_first", "block", "bottleneck_channels", "stem_channels")  # of a network: only their defaults are known here
+EXPECTED_VALUES = {"norm_op_kwargs": ("eps", 1e-5), "nonlin_kwargs": ("negative_slope", 0.01)}  # other values leave no trace in the weights
+UNKNOWN_VALUES = ("nonlin_first", "block", "bottleneck_channels", "stem_channels")  # of a network: only their defaults are supported here
 
 
 def configuration_of(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _refuse_configuration(name: str, configuration: Mapping[str, Any]) -> None:
     expected = {"preprocessor_name": PREPROCESSOR, "resampling_fn_data": RESAMPLING, "resampling_fn_probabilities": RESAMPLING}
     for key, value in expected.items():
         if configuration.get(key, value) != value:
-            raise FoundationError(f"configuration {name}: {key} is {configuration[key]}, of which {value} alone is known here", advice=RETRAIN_ADVICE)
+            raise FoundationError(f"configuration {name}: {key} is {configuration[key]}, only {value} is supported", advice=RETRAIN_ADVICE)
 
 
 RETRAIN_ADVICE = "train a model with nnU-Net's own planner, or use another foundation"
@@ -137,7 +137,7 @@ def architecture_of(configuration: Mapping[str, Any], out_channels: int) -> UNet
         if (found := (values.get(key) or {}).get(name, expected)) != expected:
             raise FoundationError(f"plans.json: {name} in {key} of the network is {found}, only {expected} is supported", advice=RETRAIN_ADVICE)
     if others := [key for key in UNKNOWN_VALUES if values.get(key)]:
-        raise FoundationError(f"plans.json: the network has {', '.join(others)}, which is not known here", advice=RETRAIN_ADVICE)
+        raise FoundationError(f"plans.json: the network has {', '.join(others)}, which is not supported", advice=RETRAIN_ADVICE)
     blocks = values.get("n_conv_per_stage", values.get("n_blocks_per_stage"))
     lists = (values["features_per_stage"], values["kernel_sizes"], values["strides"], blocks, values["n_conv_per_stage_decoder"])
     return _architecture(network, lists, bool(values["conv_bias"]), out_channels)

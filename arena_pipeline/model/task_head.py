@@ -58,7 +58,7 @@ def decides_by_margin(preset: FoundationPreset, activation: str, kind: str) -> b
 def empty_head(preset: FoundationPreset, channels: int, activation: str, kind: str, out_channels: int) -> nn.Conv3d:
     """The head that a task predicts with, to be filled with trained weights; (rows, channels, 1, 1, 1).
 
-    That of a `MarginHead` gives every row: they are interpolated before the structure is held against the highest of the others.
+    That of a `MarginHead` gives every row: they are interpolated before the structure is compared with the highest of the others.
     """
     if not keeps_all_rows(preset, activation, kind):
         return HeadConvolution(channels, out_channels, kernel_size=1)

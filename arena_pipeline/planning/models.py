@@ -94,7 +94,7 @@ class Plans(StoredModel):
     Attributes:
         foundation_sha256: of the weights file that the plans were made for.
         folds_of_all: what the folds are where a support set takes all candidates of a task: "seeds" (all of them in every fold) or "leave_one_out"
-            (each of up to five folds goes without one of them, above five scans without every fifth, which then says what Dice to expect).
+            (each of up to five folds leaves out one of them, of more than five scans every fifth, and is scored on those to say what Dice to expect).
         reasons: path of a decision, e.g. "tasks.liver.train_decoder" -> why, in a sentence.
     """
 

@@ -1,4 +1,4 @@
-"""Which model predicts, of what a command names."""
+"""Which model predicts, chosen by a command's arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The DICOM objects beside a segmentation: which are written for a case, and what keeps them from being written, at best before the network runs."""
+"""The DICOM objects beside a segmentation: which are written for a case, and the check, if possible before the network runs, that they can be."""
 
 from __future__ import annotations
 

@@ -122,8 +122,10 @@ def _parts(geometry: Geometry, job: PredictionJob, tasks: int = 1, networks: int
 
 
 def _with_room(case: str, geometry: Geometry, job: PredictionJob) -> PredictionJob:
-    """Says what the case will take, after deciding what is done at once: as many tasks, then networks, as half of the free memory takes, and one
-    window at a time where even so little is free."""
+    """Decides what is done at once, and logs what the case will take.
+
+    As many tasks, then networks, as fit into half of the free memory; one window at a time where even that does not fit.
+    """
     setup, settings, free = job.setup, job.setup.settings, free_memory_bytes()
     parts = partial(_parts, geometry, job)
     tasks = most_that_fit(settings.tasks_at_once, lambda n: sum(parts(n).values()) <= SHARE_TOGETHER * free)

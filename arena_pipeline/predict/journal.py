@@ -70,7 +70,7 @@ class Command:
 
     Attributes:
         cases: that it was given; the same ones may be given to several.
-        outputs: what is written of a case besides its segmentation, as options -> whether; None: where it can be.
+        outputs: option -> whether that is written of each case besides its segmentation; None: where it can be.
         keep: whether finished cases of earlier runs stay.
         alive: whether it is at work now.
     """
@@ -118,7 +118,7 @@ class Journal:
         return sorted(found, key=lambda one: one.began)
 
     def begin_run(self, keep: bool) -> None:
-        """Closes what earlier commands wrote: with `keep` the cases that they predicted are remembered; all else goes."""
+        """Ends the run of earlier commands: with `keep` the cases that they predicted are remembered; all else is removed."""
         kept = [entry for entry in self.entries().values() if entry.failed is None] if keep else []
         if kept:
             write_text(self.folder / EARLIER, "".join(as_line(_facts(entry)) for entry in kept))

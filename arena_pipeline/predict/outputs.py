@@ -1,4 +1,4 @@
-"""A folder of segmentations, as arena_predict writes it: held for one command, with room, of one meaning, and what an earlier run left in it."""
+"""A folder of segmentations, as arena_predict writes it: room on its disk, what its segmentations mean, and what an earlier run left in it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def case_files(folder: Path, case: str) -> CaseFiles:
 
 
 def remove_outputs(folder: Path, case: str) -> None:
-    """Removes what an earlier run left of a case, and the scores of the folder, which were of it too."""
+    """Removes what an earlier run left of a case, and the scores of the folder, which included it."""
     left = [path for path in case_files(folder, case) if path.is_file()]
     for path in left:
         path.unlink(missing_ok=True)
@@ -82,7 +82,7 @@ def require_same_meaning(folder: Path, label_map: LabelMap) -> None:
 
 
 def require_same_outputs(folder: Path, at_work: Mapping[str, bool | None], own: Mapping[str, bool | None]) -> None:
-    """Raises PlansError where the commands that are at work write something else of each case: theirs and ours would lack it in part."""
+    """Raises PlansError where the commands that are at work write other files for each case: some cases would lack a file."""
     words = {True: "yes", False: "no", None: "where it can be"}
     if different := [f"{name} {words[at_work[name]]}, now {words[wanted]}" for name, wanted in own.items() if at_work[name] != wanted]:
         advice = "give both commands the same options, choose another output folder, or wait until that has ended"

@@ -80,5 +80,5 @@ def postprocess_segmentation_(
 
 
 def applied_in_words(keep_largest: Mapping[str, bool]) -> dict[str, str]:
-    """What labels.json says of the rule, so that no folder has segmentations of two."""
+    """The rule as labels.json has it, so that no folder mixes segmentations made by two rules."""
     return {APPLIED_KEY: ", ".join(name for name, alone in keep_largest.items() if alone) or "of no structure"}

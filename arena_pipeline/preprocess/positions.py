@@ -10,7 +10,7 @@ MAXIMAL_LABEL_POSITIONS = 20_000
 
 
 def label_positions(segmentation: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Per label of a segmentation (x, y, z), as a word, the positions to draw from; unlabelled voxels are no label."""
+    """Label of a segmentation (x, y, z), as text -> the positions to draw from, without those that are UNLABELLED."""
     flat = np.flatnonzero((segmentation > 0) & (segmentation != UNLABELLED))
     values = segmentation.ravel()[flat]
     order = np.argsort(values, kind="stable")

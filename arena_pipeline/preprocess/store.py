@@ -263,7 +263,7 @@ class StoredCase:
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
-    import blosc2  # half a second, which who only predicts need not wait
+    import blosc2  # takes half a second: not for those who only predict
 
     chunk, block = (tuple(min(edge, n) for n in array.shape) for edge in (CHUNK_VOXELS, BLOCK_VOXELS))
     settings = {"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}

@@ -26,7 +26,7 @@ def extract_fingerprint(
 
     Args:
         foundation: whose pre-processing scheme the data is compared with; None: the most preferred one with weights.
-        workers: processes; None: as many as there are cores, and memory for.
+        workers: processes; None: chosen from cores and memory.
         clean: read and check everything again, although no file has changed.
 
     Raises:

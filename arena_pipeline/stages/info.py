@@ -43,7 +43,7 @@ class FoundationState:
 class PreparedState:
     """A dataset under one foundation: its plans and how many of the cases they need are preprocessed.
 
-    `next_command` is None where it is all done and a model below has one, or where nothing helps.
+    `next_command` is None where all is done and a model below has one, or where no command helps.
     """
 
     foundation: str
@@ -73,9 +73,9 @@ class DatasetState:
 class ModelState:
     """An adapted model: task -> folds with a whole adapter, and those that are only begun; `installed`: from a package.
 
-    `failed`: task -> fold -> why its adaptation, started as often as it is, learned nothing; none of `unfinished`.
+    `failed`: task -> fold -> why its adaptation learned nothing in any of its attempts; these are not in `unfinished`.
     `epochs`: of each of `folds`, in their order. `missing`: task -> folds of `USUAL_FOLDS` that nobody has begun.
-    `of_other_plans`: those with a whole adapter that the plans in the folder have no use for.
+    `of_other_plans`: those with a whole adapter that does not belong to the plans in the folder.
     """
 
     dataset: str

@@ -234,7 +234,7 @@ def _predict_all(
         review.write()
         shared.journal.tidy()
     if left:
-        logger.warning("%s in work by other commands, which share the folder, such as %s", pluralize(len(left), "case"), next(iter(left)))
+        logger.warning("%s still being predicted by other commands that share the folder, such as %s", pluralize(len(left), "case"), next(iter(left)))
     if failed:
         raise DatasetError(f"{len(failed)} of {len(inputs) + len(refused)} cases not predicted: " + "; ".join(failed))
     written, kept = ({case: outputs[case] for case in inputs if case in done and done[case].state == state} for state in ("written", "kept"))

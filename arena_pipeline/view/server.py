@@ -3,7 +3,7 @@
 GET  /TOKEN/                    the list of all cases
 GET  /TOKEN/CASE/               the page of one
 GET  /TOKEN/CASE/ct             its volumes, as gzipped NIfTI: ct, labels, disagreement
-POST /TOKEN/CASE/labels         the corrected labels; structure=NAME ... and changed=true or false in the question
+POST /TOKEN/CASE/labels         the corrected labels; structure=NAME ... and changed=true or false in the query string
 """
 
 from __future__ import annotations

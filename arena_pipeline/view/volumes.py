@@ -60,7 +60,7 @@ class ShownGrid:
 
 
 def packed_ct(array: np.ndarray, grid: ShownGrid) -> bytes:
-    """A CT (x, y, z) in HU on the native grid: whole HU, what int16 can't hold at its limits."""
+    """A CT (x, y, z) in HU on the native grid: HU rounded to whole numbers, and clipped to what int16 can hold."""
     shown = grid.cut(array)
     if shown.dtype != np.int16:
         shown = np.clip(np.rint(shown), INT16.min, INT16.max).astype(np.int16)

@@ -169,9 +169,7 @@ def test_oblique_and_sheared_grids_are_told(dataset) -> None:
 
 def test_empty_and_airy_cases_are_warnings(dataset) -> None:
     image, segmentation = case_by_hand()
-    fingerprint = measure_dataset(
-        dataset({"air": (np.full_like(image, -1000), segmentation), "bare": (image, 0 * segmentation)}), PRESET, workers=1
-    )
+    fingerprint = measure_dataset(dataset({"air": (np.full_like(image, -1000), segmentation), "bare": (image, 0 * segmentation)}), PRESET, workers=1)
     found = {finding.case: finding.sentence for finding in fingerprint.findings if finding.case and "Hounsfield" not in finding.sentence}
     assert "nothing in the volume is above" in found["air"]
     assert "the segmentation is empty" in found["bare"]

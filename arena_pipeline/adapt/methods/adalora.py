@@ -55,7 +55,7 @@ class AdaLoraTrainable(Trainable):
         self.allocator.update_and_allocate(self, iteration)
 
     def may_stop(self, iteration: int) -> bool:
-        """Not before the budget is the final one."""
+        """Only once the budget has reached its final value."""
         return bool(self.allocator.budget_schedule(iteration)[0] <= self.allocator.target_bgt)
 
     def method_state(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tags of one DICOM file, and whether a name tells of the patient that they are of."""
+"""The tags of one DICOM file, and whether a name reveals the patient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENT_TAGS = [*ID_TAGS, *DATE_TAGS, *UID_TAGS]
 LOOKS_LIKE_UID = re.compile(r"[0-2](\.\d+){5,}")  # of another file, or from before the tags were made anonymous
 NO_LETTER_OR_DIGIT = re.compile(r"[^a-z0-9]+")
 SHORT = 2  # letters of a name such as Li or Wu, which other words hold too
-NO_NAME = {"ct"}  # what pseudonyms have in them, and folders of CTs are called
+NO_NAME = {"ct"}  # in pseudonyms and names of folders, and nobody's name
 LEAST_DIGITS = 3  # shorter numbers count cases, and tell nothing
 
 

@@ -60,7 +60,7 @@ class Segments:
 
 
 def _whole_steps(volume: hd.Volume, geometry: Geometry) -> np.ndarray:
-    """(4, 4) integers: an index of the segmentation -> the CT's voxel. Raises ImageError where that is none."""
+    """(4, 4) integers: an index of the segmentation -> the CT's voxel. Raises ImageError where it meets no whole voxel."""
     exact = np.linalg.inv(geometry.affine) @ np.diag([*np.diag(LPS_TO_RAS), 1.0]) @ volume.affine
     last = np.array(volume.spatial_shape) - 1
     exact[:3, :3] *= last > 0  # what the distance to a second slice would be doesn't matter where there is none

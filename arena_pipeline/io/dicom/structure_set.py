@@ -17,7 +17,7 @@ from arena_pipeline.io.geometry import Geometry
 from arena_pipeline.words import pluralize
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-OFF_PLANE_VOXELS = 0.1  # that a contour may lie beside its slice
+OFF_PLANE_VOXELS = 0.1  # how far a contour may lie from its slice
 LEAST_POINTS = 3
 CONTOUR_DATA = Tag("ContourData")
 
@@ -94,5 +94,5 @@ def _points(contour: Dataset) -> np.ndarray:
     points = np.array(stored.split(b"\\") if isinstance(stored, bytes) else stored, float).reshape(-1, 3)
     said = int(contour.get("NumberOfContourPoints") or len(points))
     if len(points) != said or not np.isfinite(points).all():
-        raise ImageError(f"a contour of {len(points)} points that should have {said}, or one with what is no number")
+        raise ImageError(f"a contour of {len(points)} points, expected {said}, or one with a coordinate that is no number")
     return points
