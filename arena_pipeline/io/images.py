@@ -14,7 +14,7 @@ from arena_pipeline.errors import ArenaError, DatasetError, ImageError
 from arena_pipeline.io import endings, nifti
 from arena_pipeline.io.dicom import CTSeries, only_series, read_series, series_geometry
 from arena_pipeline.io.formats import format_of
-from arena_pipeline.io.geometry import Geometry, Image
+from arena_pipeline.io.geometry import GRID_TOLERANCE_VOXELS, Geometry, Image
 from arena_pipeline.io.labels import labels_present
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 NAMED_VALUES = 5
 ImageSource = Path | CTSeries
 SLOPE_ROUNDING = 1e-6  # relative: NIfTI holds a slope in float32
-GRID_TOLERANCE_VOXELS = 0.1  # headers are rounded in many ways; a tenth of a voxel is no other grid
 
 
 def read_image(path: str | Path | CTSeries, warn: bool = True) -> Image:

@@ -13,11 +13,10 @@ import SimpleITK as sitk
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io import endings
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory, not_there
+from arena_pipeline.io.geometry import LPS_TO_RAS, Geometry, check_geometry, check_memory, not_there
 
 META_HEADER_BYTES = 4096
 NDIMS = re.compile(rb"^\s*NDims\s*=\s*(\d{1,9})\s*$", re.MULTILINE)
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 SEGMENT_FIELD = re.compile(r"Segment\d+_(Name|LabelValue)")
 
 

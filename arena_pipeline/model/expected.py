@@ -28,7 +28,7 @@ POOR_FIT = 0.5
 all of the network had 0.6 and 0.4 (docs/results.md)."""
 TRAIN_ALL = ("fft", "scratch")
 NOT_BETTER = "not better than zero-shot"
-COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 CONFIDENCE = 0.95
 SETUP_DIGITS = 16
 
@@ -63,7 +63,7 @@ def zero_shot_verdict(difference: ScanMean) -> str:
 
 def scans_in_words(scans: int) -> str:
     """One scan, five scans, 12 scans."""
-    return f"{COUNTS[scans] if scans < len(COUNTS) else scans} scan{'' if scans == 1 else 's'}"
+    return f"{NUMBER_WORDS[scans] if scans < len(NUMBER_WORDS) else scans} scan{'' if scans == 1 else 's'}"
 
 
 class ExpectedDice(BaseModel):

@@ -35,7 +35,6 @@ class FoundationState:
     licence: str
     structures: int
     weights: str
-    has_weights: bool
     next_command: str | None
 
 
@@ -138,13 +137,12 @@ def _foundation(workspace: Workspace, name: str) -> FoundationState:
     try:
         preset = load_preset(name, workspace.foundations)
     except FoundationError as error:
-        return FoundationState(name, str(error), "unknown", 0, "can't be used", False, None)
+        return FoundationState(name, str(error), "unknown", 0, "can't be used", None)
     installed = (workspace.installed_foundation(name) / "weights.safetensors").is_file()
     packaged = preset.weights.packaged is not None
-    here = packaged or installed
     weights = "shipped with the package" if packaged else "installed" if installed else f"not installed; {preset.weights.origin}"
-    command = None if here else workspace.command("arena_install_foundation", name, preset.weights.expected_file)
-    return FoundationState(name, preset.title, preset.licence, len(preset.structures), weights, here, command)
+    command = None if packaged or installed else workspace.command("arena_install_foundation", name, preset.weights.expected_file)
+    return FoundationState(name, preset.title, preset.licence, len(preset.structures), weights, command)
 
 
 def _dataset(workspace: Workspace, name: str, default: str, adapted: Collection[tuple[str, str]]) -> DatasetState:

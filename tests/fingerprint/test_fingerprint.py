@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from arena_pipeline.cli.extract_fingerprint import main
 
+from arena_pipeline.cli.extract_fingerprint import main
 from arena_pipeline.errors import DatasetError, PlansError
 from arena_pipeline.fingerprint import Fingerprint, measure_dataset
 from arena_pipeline.fingerprint.reading import looks_like_hu

@@ -10,11 +10,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from arena_pipeline.errors import ImageError
-from arena_pipeline.io.dicom.volume import LPS_TO_RAS
-from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.geometry import GRID_TOLERANCE_VOXELS, LPS_TO_RAS, Geometry
 from arena_pipeline.words import pluralize
 
-GRID_TOLERANCE_VOXELS = 0.1  # as for NIfTI
 HALF = 0.5  # what a fractional segment must reach
 
 

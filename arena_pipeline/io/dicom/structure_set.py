@@ -12,8 +12,7 @@ from pydicom.tag import Tag
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.dicom.bridging import bridge_
 from arena_pipeline.io.dicom.contours import fill
-from arena_pipeline.io.dicom.volume import LPS_TO_RAS
-from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.geometry import LPS_TO_RAS, Geometry
 from arena_pipeline.words import pluralize
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")

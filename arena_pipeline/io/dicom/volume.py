@@ -19,11 +19,10 @@ from arena_pipeline.errors import ImageError
 from arena_pipeline.io.dicom.decoders import decoded
 from arena_pipeline.io.dicom.headers import read_header
 from arena_pipeline.io.dicom.series import CTSeries
-from arena_pipeline.io.geometry import Geometry, Image, check_geometry, check_memory
+from arena_pipeline.io.geometry import LPS_TO_RAS, Geometry, Image, check_geometry, check_memory
 from arena_pipeline.words import listed
 
 AIR_HU = -1024
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 NEEDED = ("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "BitsAllocated", "PixelRepresentation")
 PHASE_TAGS = ("AcquisitionNumber", "TemporalPositionIdentifier")
 HEADER_TAGS = ["SOPClassUID", *NEEDED, "RescaleSlope", "RescaleIntercept", "RescaleType", *PHASE_TAGS]
