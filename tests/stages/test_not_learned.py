@@ -58,7 +58,7 @@ def judge(monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
         judged.append(1)
         return why_not_learned(dice, of_everything, least_dice) if len(judged) <= failing else None
 
-    monkeypatch.setattr("arena_pipeline.adapt.run.fault", verdict)
+    monkeypatch.setattr("arena_pipeline.adapt.run.why_not_learned", verdict)
 
 
 def test_a_fold_that_learns_nothing_twice_fails_and_is_not_tried_again(ready: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

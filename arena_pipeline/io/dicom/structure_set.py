@@ -91,7 +91,9 @@ def _points(contour: Dataset) -> np.ndarray:
     """(points, 3) mm, LPS. pydicom's own numbers take ten times as long, and there may be hundreds of thousands."""
     stored: object = contour.get_item(CONTOUR_DATA).value
     points = np.array(stored.split(b"\\") if isinstance(stored, bytes) else stored, float).reshape(-1, 3)
-    said = int(contour.get("NumberOfContourPoints") or len(points))
-    if len(points) != said or not np.isfinite(points).all():
-        raise ImageError(f"a contour of {len(points)} points, expected {said}, or one with a coordinate that is no number")
+    expected = int(contour.get("NumberOfContourPoints") or len(points))
+    if len(points) != expected:
+        raise ImageError(f"a contour of {len(points)} points, expected {expected}")
+    if not np.isfinite(points).all():
+        raise ImageError("a contour with a coordinate that is NaN or infinity")
     return points
