@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 def one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
     """The same items in the same order, each made by a thread while the one before is in use; an error comes where its item would.
 
-    Where a consumer stops early, one more item was made than it took.
+    A consumer that stops early leaves one item made and unused.
     """
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="arena-ahead") as thread:

@@ -16,18 +16,18 @@ def plain_arguments(function: Callable[Parameters, Result]) -> Callable[Paramete
     @wraps(function)
     def called(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         converted: Any = function
-        result: Result = converted(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
+        result: Result = converted(*map(python_value, args), **{name: python_value(value) for name, value in kwargs.items()})
         return result
 
     return called
 
 
-def plain(value: Any) -> Any:
+def python_value(value: Any) -> Any:
     """A number, text or list for what has a dtype (numpy, pandas, torch), also inside lists, tuples and dictionaries; all else as it is."""
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
         return value.tolist()
     if type(value) in (list, tuple):
-        return type(value)(map(plain, value))
+        return type(value)(map(python_value, value))
     if type(value) is dict:
-        return {plain(key): plain(entry) for key, entry in value.items()}
+        return {python_value(key): python_value(entry) for key, entry in value.items()}
     return value

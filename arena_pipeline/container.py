@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path("/")
 V2, V1_MEMORY, V1_CPU = "", "memory", "cpu"  # the controller in /proc/self/cgroup; version 2 has none
 MEMORY_FILES = {V2: ("memory.max", "memory.current"), V1_MEMORY: ("memory.limit_in_bytes", "memory.usage_in_bytes")}  # limit, in use
-DROPPED_WHEN_WANTED = ("inactive_file", "total_inactive_file")  # in memory.stat: files read once
+RECLAIMABLE_KEYS = ("inactive_file", "total_inactive_file")  # in memory.stat: files read once
 
 
 @dataclass(frozen=True)
@@ -76,4 +76,4 @@ def _number(path: Path) -> int | None:
 
 def _reclaimable(path: Path) -> int:
     entries = (line.split() for line in _text(path).splitlines())
-    return max((int(words[1]) for words in entries if len(words) == 2 and words[0] in DROPPED_WHEN_WANTED), default=0)
+    return max((int(words[1]) for words in entries if len(words) == 2 and words[0] in RECLAIMABLE_KEYS), default=0)

@@ -9,7 +9,7 @@ from typing import Any
 class ArenaError(Exception):
     """Base of all errors that the commands print as one line, without a traceback.
 
-    Its text is put together here and nowhere taken apart: `case: file: found; advice`, without what there is not.
+    Its text is put together here and nowhere taken apart: `case: file: found; advice`, without those that are not given.
 
     Args:
         found: what was expected and what was found instead.
@@ -23,7 +23,7 @@ class ArenaError(Exception):
         self.found, self.case, self.file, self.advice = found, case, file, advice
 
     def located(self, *, case: str | None = None, file: Path | str | None = None) -> ArenaError:
-        """This error, with the case and the file it is about where it did not say them yet."""
+        """This error, with case and file added where it has none yet."""
         self.case, self.file = self.case or case, self.file or file
         return self
 

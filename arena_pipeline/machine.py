@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 Half = Literal["bf16", "fp16"]
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?|mps")
 FREE_SHARE = 0.8
-"""Of the free memory that workers may take: other programs go on meanwhile."""
+"""The share of the free memory that workers may take; other programs need the rest."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ def accelerators(device: str) -> list[str]:
 
 
 def workers_for(bytes_each: int) -> int:
-    """As many processes as there are cores, and free memory for when each takes `bytes_each`; at least one."""
+    """As many processes as there are cores, and as fit into free memory with `bytes_each`; at least one."""
     return min(usable_cores(), _affordable(bytes_each))
 
 
 def limit_workers(wanted: int, bytes_each: int, stage: str) -> int:
-    """`wanted` processes, or as many as there is free memory for when each takes `bytes_each`, which is said aloud; 0 and 1 stay."""
+    """`wanted` processes, or fewer, with a warning, where they do not fit into free memory with `bytes_each`; 0 and 1 stay."""
     affordable = _affordable(bytes_each)
     if wanted > affordable:
         facts = (stage, affordable, wanted, memory_size(bytes_each), memory_size(free_memory_bytes()))

@@ -25,7 +25,7 @@ SAMPLE_SECONDS = 0.25
 _current: ContextVar[RunRecord | None] = ContextVar("arena_run_record", default=None)
 
 
-@dataclass(eq=False)  # two stages with equal costs are two
+@dataclass(eq=False)  # compared by identity: two stages may have equal costs
 class StageCost:
     """What one stage took, summed over the times it was entered.
 

@@ -69,5 +69,5 @@ class AdaptationSettings(Frozen):
     judged_from_epochs: int = Field(10, ge=1)
 
     def without_memory(self) -> AdaptationSettings:
-        """The settings that decide its numbers: whoever changes the others, for more or less memory, goes on with what is there."""
+        """The settings that decide the result. The others trade memory for time: after a change of these an adaptation can still be continued."""
         return self.model_copy(update={"micro_batch": None, "recompute_activations": False})

@@ -26,7 +26,7 @@ from arena_pipeline.io.images import read_image, read_segmentation
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.allocator import keep_freed_memory
 from arena_pipeline.model.out_of_memory import FittingBatch
-from arena_pipeline.predict.windows import Windows, mean_over_networks
+from arena_pipeline.predict.windows import Bundle, Windows, means_over_bundles
 from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmentation
 from arena_pipeline.research.phantoms import PHANTOM_STRUCTURES, make_phantom
 
@@ -80,7 +80,7 @@ def scores(network: AdaptedNetwork, cases: Iterable[tuple[np.ndarray, Reference]
     preset, rows = network.preset, []
     for volume, masks in cases:
         windows = Windows(preset.scheme.patch_size_voxels, 0.25, "softmax", FittingBatch(2), torch.device("cpu"))
-        probabilities = mean_over_networks([network.select(None)], volume, windows)
+        probabilities = means_over_bundles([Bundle(network.select(None), (0,))], volume, windows)[0]
         winner = probabilities.argmax(0)
         for name, mask in masks.items():
             counts = overlap(mask, winner == preset.structures[name])

@@ -18,7 +18,7 @@ from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, ImageError
 from arena_pipeline.io.dataset import check_case_name
 from arena_pipeline.io.dicom import CTSeries, find_series, left_out_in_words
-from arena_pipeline.io.dicom.annotations import Annotation, find_annotations, read_masks, series_of
+from arena_pipeline.io.dicom.annotations import Annotation, find_annotations, read_region_masks, series_of
 from arena_pipeline.io.dicom.headers import shown_name
 from arena_pipeline.io.images import read_image
 from arena_pipeline.io.labels import count_labels
@@ -134,7 +134,7 @@ def convert_case(job: DicomJob) -> CaseReport:
     indices: dict[str, np.ndarray] = {}
     notes: list[str] = []
     for file, regions in job.regions.items():
-        for mask in read_masks(Path(file), list(regions), image.geometry, job.bridge_mm):
+        for mask in read_region_masks(Path(file), list(regions), image.geometry, job.bridge_mm):
             structure, own = regions[mask.name], voxel_indices(mask.array)
             indices[structure] = np.union1d(indices[structure], own) if structure in indices else own
             notes += mask.notes
@@ -151,7 +151,7 @@ def _source(folder: Path) -> str:
 
 
 def _annotated_cases(source: Path) -> tuple[dict[str, tuple[CTSeries, list[Annotation]]], list[ImageError]]:
-    """The CTs with files that are of them, by case, and what is wrong with other such files. What else is left out is logged.
+    """The CTs with their annotation files, by case, and what is wrong with other such files. What else is left out is logged.
 
     Raises:
         DatasetError: no CT.

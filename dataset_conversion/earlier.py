@@ -14,7 +14,7 @@ from arena_pipeline.words import listed, pluralize
 from dataset_conversion.case import ENDING, CaseReport, ConversionJob
 
 SETTINGS_FILE = "conversion_settings.json"
-NAMED = 10
+NAMES_SHOWN = 10
 
 
 class ConversionSettings(StoredModel):
@@ -30,13 +30,13 @@ class ConversionSettings(StoredModel):
     structures: tuple[str, ...] | None
     labels: dict[str, int]
 
-    def goes_on(self, earlier: ConversionSettings) -> bool:
+    def continues(self, earlier: ConversionSettings) -> bool:
         """Whether a run with these settings goes on with what a run with the `earlier` ones made."""
         grown = self.structures is None and earlier.structures is None and set(earlier.labels) <= set(self.labels)
         return self.source == earlier.source and (self.labels == earlier.labels or grown)
 
     def __str__(self) -> str:
-        return f"{listed((name for name, label in self.labels.items() if label), NAMED)} of {self.source}"
+        return f"{listed((name for name, label in self.labels.items() if label), NAMES_SHOWN)} of {self.source}"
 
 
 def check_settings(folder: Path, settings: ConversionSettings) -> None:
@@ -44,7 +44,7 @@ def check_settings(folder: Path, settings: ConversionSettings) -> None:
     if not (folder / "dataset.json").is_file() and not any((folder / "conversion").glob("*.json")):
         return  # settings without a converted case
     earlier = _read_settings(folder)
-    if earlier is not None and not settings.goes_on(earlier):
+    if earlier is not None and not settings.continues(earlier):
         raise DatasetError(
             f"there is a dataset with {earlier}, expected {settings}",
             file=folder,
@@ -125,7 +125,7 @@ def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, EarlierCase], 
         lost += [name for name in earlier.changed if job is None or (renumbered and name.startswith("labels"))]
     if lost:
         raise DatasetError(
-            f"{listed(lost, NAMED)}: changed since the conversion, and this one would remove or renumber {'it' if len(lost) == 1 else 'them'}",
+            f"{listed(lost, NAMES_SHOWN)}: changed since the conversion, and this one would remove or renumber {'it' if len(lost) == 1 else 'them'}",
             advice="move such files away, or --overwrite to lose them",
         )
 
@@ -148,7 +148,7 @@ def stale_cases(folder: Path, jobs: Sequence[ConversionJob]) -> list[str]:
     )
 
 
-def remove_case(folder: Path, case: str) -> None:
+def remove_converted(folder: Path, case: str) -> None:
     """Its record and all its files."""
     (folder / "conversion" / f"{case}.json").unlink(missing_ok=True)
     for part in FOLDERS:

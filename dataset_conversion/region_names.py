@@ -1,4 +1,4 @@
-"""roi_names.csv: which structure a name means that somebody gave a region in a planning system or a viewer. It proposes, and a person decides.
+"""roi_names.csv: which structure is meant by each name that regions have in planning systems and viewers. The program proposes, a person decides.
 
 name,structure,cases,suggestions
 Kidney_L,kidney_left,12,
@@ -19,13 +19,13 @@ from pathlib import Path
 from arena_pipeline.errors import DatasetError
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.facts import load_fact
-from arena_pipeline.io.label_names import BACKGROUND, IGNORE, check_structure_names
+from arena_pipeline.io.label_names import BACKGROUND, IGNORE, structure_names_fault
 
 COLUMNS = ("name", "structure", "cases", "suggestions")
 UNDECIDED = "?"
 SIDES = {"l": "left", "lt": "left", "left": "left", "r": "right", "rt": "right", "right": "right"}
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-SHORTEST_BEGINNING = 3  # of a word, that stands for the word
+SHORTEST_BEGINNING = 3  # letters of a word that can stand for all of it
 SUGGESTED = 3
 
 
@@ -44,7 +44,7 @@ class Row:
 
 
 class UndecidedNames(DatasetError):
-    """The table has names of which nobody has said what they are. `rows`: the whole table."""
+    """The table has names that have no structure yet. `rows`: the whole table."""
 
     rows: Sequence[Row] = ()
 
@@ -87,10 +87,8 @@ def _read(table: Path) -> dict[str, Row]:
         count, near = line.get("cases") or "", line.get("suggestions") or ""
         rows[name] = Row(name, structure, int(count) if count.isdecimal() else 0, tuple(near.split()))
     chosen = {row.structure for row in rows.values()} - {"", UNDECIDED}
-    try:
-        check_structure_names(chosen)
-    except ValueError as fault:
-        raise DatasetError(str(fault).removeprefix("labels: "), file=table, advice="choose other names") from None
+    if (fault := structure_names_fault(chosen)) is not None:
+        raise DatasetError(fault, file=table, advice="choose other names")
     if reserved := chosen & {BACKGROUND, IGNORE}:
         raise DatasetError(f"{', '.join(reserved)} is no structure", file=table, advice="leave the cell empty to leave a name out")
     return rows
@@ -104,7 +102,7 @@ def _write(table: Path, rows: Sequence[Row]) -> None:
 
 
 def _proposal(name: str, cases: int) -> Row:
-    """A structure where the name is one's, but for case, signs, order and L or R; else what comes near."""
+    """The structure of this name, whatever its upper case, signs, order of words, and L or R; else those whose names are similar."""
     words = [SIDES.get(word.lower(), word.lower()) for word in WORD.findall(name)]
     for structure, parts in _known().items():
         if _letters(name) == _letters(structure) or sorted(words) == sorted(parts) or "".join(words) == _letters(structure):

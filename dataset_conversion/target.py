@@ -28,7 +28,7 @@ from dataset_conversion.earlier import (
     EarlierCase,
     check_settings,
     refuse_losses,
-    remove_case,
+    remove_converted,
     stale_cases,
 )
 
@@ -115,9 +115,9 @@ def convert_cases(
         if isinstance(result, ArenaError):
             failures[case] = str(result)
             if not todo[case].kept:
-                remove_case(folder, case)
+                remove_converted(folder, case)
             if isinstance(result, NoSpace):
-                raise result  # so would all others fail
+                raise result  # all others would fail too
         else:
             reports[case] = result
     return dict(sorted(reports.items())), dict(sorted(failures.items()))
@@ -168,7 +168,7 @@ def finish_dataset(
 
 
 def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSettings, overwrite: bool) -> dict[str, EarlierCase]:
-    """What is there of every case of this conversion, after whatever belongs to none of them has been removed."""
+    """Removes what belongs to no case of this conversion, and returns what is there of each."""
     if not overwrite:
         check_settings(folder, settings)
     stale = stale_cases(folder, jobs)
@@ -182,7 +182,7 @@ def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSett
         for path in remove_unfinished(folder / part):
             logger.info("removing %s, left by an interrupted run", path)
     for case in stale:
-        remove_case(folder, case)
+        remove_converted(folder, case)
         found[case] = EarlierCase(None)
     if stale:
         (folder / "dataset.json").unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from dataset_conversion.totalsegmentator_raw import RawSubject, RawTotalSegmenta
 
 logger = logging.getLogger(__name__)
 
-NAMED = 10
+NAMES_SHOWN = 10
 SplitChoice = Literal["meta", "published"]
 LICENCE = "CC BY 4.0 (TotalSegmentator dataset, https://zenodo.org/records/6802613 for v1, https://zenodo.org/records/10047292 for v2)"
 
@@ -155,7 +155,7 @@ def _published_splits(raw: RawTotalSegmentator, chosen: Sequence[str], left_out:
         splits[structure] = published.only(here)
     if missing:
         text = "%d of the published split's subjects are not here (%s): support sets differ from the published ones"
-        logger.warning(text, len(missing), listed(sorted(missing), NAMED))
+        logger.warning(text, len(missing), listed(sorted(missing), NAMES_SHOWN))
     return splits
 
 
@@ -176,7 +176,7 @@ def _parts_of_meta(raw: RawTotalSegmentator) -> dict[str, Literal["Tr", "Ts"]]:
         logger.warning("not in meta.csv, taken as training cases: %s", ", ".join(unlisted))
     absent = sorted(set(raw.split) - set(raw.subjects))
     if absent:
-        logger.warning("%s of meta.csv without a folder in %s: %s", pluralize(len(absent), "subject"), raw.root, listed(absent, NAMED))
+        logger.warning("%s of meta.csv without a folder in %s: %s", pluralize(len(absent), "subject"), raw.root, listed(absent, NAMES_SHOWN))
     return {case: "Ts" if raw.split.get(case) == "test" else "Tr" for case in raw.subjects}
 
 

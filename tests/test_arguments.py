@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from arena_pipeline import cli
-from arena_pipeline.arguments import plain
+from arena_pipeline.arguments import python_value
 from arena_pipeline.stages.extract_fingerprint import extract_fingerprint
 from arena_pipeline.stages.verify_dataset import verify_dataset
 from arena_pipeline.workspace import Workspace
@@ -37,7 +37,7 @@ from arena_pipeline.workspace import Workspace
     ],
 )
 def test_numpys_and_pandas_values_become_pythons(given: object, expected: object) -> None:
-    found = plain(given)
+    found = python_value(given)
     assert found == expected
     assert type(found) is type(expected)
     if not isinstance(found, Path):

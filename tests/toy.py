@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from arena_pipeline.io.geometry import Image
 from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.planning import TaskPlan
 from arena_pipeline.predict.case import CaseSettings, PredictionTask, Sinks, predict_volume
+from arena_pipeline.predict.windows import Bundle, Network, Windows, means_over_bundles
 from arena_pipeline.preprocess.case import preprocess_image
 
 SCHEME = Scheme(spacing_mm=(4, 4, 4), window_hu=(-175, 250), patch_size_voxels=(64, 32, 32))
@@ -45,3 +46,8 @@ def predict_image(image: Image, tasks: Sequence[PredictionTask], settings: CaseS
     """The segmentation (x, y, z) of one CT in HU on its own grid."""
     volume, grid = preprocess_image(image, settings.scheme)
     return predict_volume(volume, grid, tasks, settings, sinks or Sinks())
+
+
+def mean_over_networks(networks: Iterable[Network], volume: np.ndarray, windows: Windows) -> np.ndarray:
+    """The mean of several networks' probabilities, (channels, x, y, z) float32, each network in a bundle of its own."""
+    return means_over_bundles((Bundle(network, (0,)) for network in networks), volume, windows)[0]

@@ -35,7 +35,7 @@ class SupportVolume:
         present = [label for label in labels if len(case.positions(label))]
         if not present:
             raise SupportSetError(
-                f"none of the labels {labels} is in its segmentation", case=case.identifier, advice="such a case can't be support of this task"
+                f"none of the labels {labels} is in its segmentation", case=case.identifier, advice="such a case can't be a support case of this task"
             )
         foreground = np.concatenate([case.positions(label) for label in present])
         tissue = case.tissue_positions

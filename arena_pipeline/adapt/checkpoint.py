@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 SECONDS_PER_SECOND_OF_WRITING = 20
 """After a write of s seconds the next one comes at least this many times s seconds later, so that writing takes 1/20 of the time at most. Measured
 on a shared disk: 0.2 s for LoRA with the decoder (49 MB), 5 to 9 s for all of a network of feature size 48 (746 MB)."""
-ANEW = "delete it, or leave out --continue, to adapt this fold from its start"
+START_ANEW_ADVICE = "delete it, or leave out --continue, to adapt this fold from its start"
 
 
 class Checkpoints:
@@ -39,21 +39,21 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], adaptation: Adaptation) -> None:
-        self.path, self._identity, self._adaptation = folder / CHECKPOINT, plain(identity), adaptation
+        self.path, self._identity, self._adaptation = folder / CHECKPOINT, json_values(identity), adaptation
         self._earlier_seconds, self._started = 0.0, time.perf_counter()
         self._waiting: dict[str, Any] | None = None
         self._written_at, self._write_seconds = 0.0, 0.0
 
     @property
     def seconds(self) -> float:
-        """That the adaptation took so far, those before interruptions included."""
+        """Seconds that the adaptation has taken so far, those before interruptions included."""
         return self._earlier_seconds + time.perf_counter() - self._started
 
     def resume_(self) -> bool:
-        """Brings the adaptation to where its checkpoint stands; False where there is none.
+        """Restores the adaptation from its checkpoint; False where there is none.
 
         Raises:
-            AdapterError: it is damaged, or of other plans, settings or support volumes.
+            AdapterError: the checkpoint is damaged, or was made with other plans, settings or support volumes.
         """
         if not self.path.is_file():
             return False
@@ -62,7 +62,7 @@ class Checkpoints:
             self._adaptation.load_state_dict(stored["state"])
             self._earlier_seconds = float(stored["seconds"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise AdapterError(f"does not fit the adaptation it belongs to ({error})", file=self.path, advice=ANEW) from None
+            raise AdapterError(f"does not fit the adaptation it belongs to ({error})", file=self.path, advice=START_ANEW_ADVICE) from None
         return True
 
     def keep(self) -> None:
@@ -99,23 +99,23 @@ def read_fold_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, A
         AdapterError: damaged, of another version, or of another identity (says what differs).
     """
     if (reason := damage(path)) is not None:
-        raise AdapterError(f"damaged ({reason})", file=path, advice=ANEW)
+        raise AdapterError(f"damaged ({reason})", file=path, advice=START_ANEW_ADVICE)
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         if stored["version"] != FORMAT_VERSION:
-            raise AdapterError("written by another version of this program", file=path, advice=ANEW)
-        changed = differences(stored["identity"], plain(identity))
+            raise AdapterError("written by another version of this program", file=path, advice=START_ANEW_ADVICE)
+        changed = differences(stored["identity"], json_values(identity))
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise AdapterError(f"damaged, or not a checkpoint ({reason})", file=path, advice=ANEW) from None
+        raise AdapterError(f"damaged, or not a checkpoint ({reason})", file=path, advice=START_ANEW_ADVICE) from None
     if changed:
         changes = "; ".join(f"{name} ({_shortened(there)} there, {_shortened(now)} now)" for name, (there, now) in changed.items())
-        raise AdapterError(f"an unfinished adaptation with other {changes}", file=path, advice=f"go back to those, or {ANEW}")
+        raise AdapterError(f"an unfinished adaptation with other {changes}", file=path, advice=f"go back to those, or {START_ANEW_ADVICE}")
     return dict(stored)
 
 
-def plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The same in what JSON has."""
+def json_values(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The same value in the types that JSON has."""
     return dict(to_jsonable_python(dict(value)))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from arena_pipeline.adapt.checkpoint import plain
+from arena_pipeline.adapt.checkpoint import json_values
 from arena_pipeline.adapt.methods import method_settings
 from arena_pipeline.errors import AdapterError, PlansError, SupportSetError
 from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
@@ -50,13 +50,13 @@ class FoldJob:
 
     @property
     def name(self) -> str:
-        """Among the jobs of one command."""
+        """The job's name among those of one command."""
         return f"{self.task.name} fold {self.fold}"
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The scans that this fold goes without where the support set would take all; none in any other draw."""
-        return tuple(sorted(set(self.task.candidates) - set(self.support_ids))) if self.plans.leaving_out(self.task, self.shots) else ()
+        """The candidates that this fold leaves out, where the plans have folds leave scans out; else none."""
+        return tuple(sorted(set(self.task.candidates) - set(self.support_ids))) if self.plans.leave_out_folds(self.task, self.shots) else ()
 
     def identity(self) -> dict[str, Any]:
         """The fields of adapter.json that are known before adapting; a finished adapter with the same ones need not be made again."""
@@ -99,23 +99,23 @@ class FoldJob:
     def is_done(self) -> bool:
         """Whether the fold's folder holds a whole adapter of this identity."""
         try:
-            return self.would_make(read_adapter(self.folder).record)  # the tensors too: a damaged adapter is not a finished one
+            return self.fits(read_adapter(self.folder).record)  # the tensors too: a damaged adapter is not a finished one
         except AdapterError:
             return False
 
     def is_recorded(self) -> bool:
-        """Whether what lies in the fold's folder, log and all, is of this identity; the adapter's tensors are not read."""
+        """Whether the record in the fold's folder has this identity; the adapter's tensors are not read."""
         try:
-            return self.would_make(read_adapter_record(self.folder))
+            return self.fits(read_adapter_record(self.folder))
         except AdapterError:
             return False
 
     def failed_attempts(self) -> tuple[Attempt, ...]:
         """Failed attempts at exactly this adaptation; with MOST_ATTEMPTS of them the fold has been given up."""
-        found = read_failed_attempts(self.folder, plain(self.checkpoint_identity()))
+        found = read_failed_attempts(self.folder, json_values(self.checkpoint_identity()))
         return () if found is None else found.attempts
 
-    def would_make(self, record: AdapterRecord) -> bool:
+    def fits(self, record: AdapterRecord) -> bool:
         """Whether the adapter of `record` is this job's. Records of version 0.1 have no checksum of the support set, and are taken for it."""
         known = {name: value for name, value in self.identity().items() if name != "support_sha256" or record.support_sha256 is not None}
         found = record.model_copy(update={"settings": record.settings.without_memory()})
@@ -141,7 +141,7 @@ class PlannedDataset:
             PlansError: an impossible value.
         """
         given = {name: value for name, value in changes.items() if value is not None}
-        method, rank = given.pop("method", None), given.pop("rank", None)  # which go together
+        method, rank = given.pop("method", None), given.pop("rank", None)  # decided together
         try:
             return method_settings(AdaptationSettings.model_validate(self.plans.adaptation.model_dump() | given), method, rank)
         except ValidationError as error:
@@ -173,7 +173,7 @@ class PlannedDataset:
 
     def _support_sets(self, task: TaskPlan, shots: int, folds: Sequence[int] | None, whole: bool) -> dict[int, tuple[str, ...]]:
         try:
-            count = 0 if whole else self.plans.leaving_out(task, shots)
+            count = 0 if whole else self.plans.leave_out_folds(task, shots)
             if count:
                 return {fold: leave_out(task.candidates, fold, count) for fold in (range(count) if folds is None else folds)}
             return {fold: draw_support_set(task.candidates, shots, fold) for fold in (DEFAULT_FOLDS if folds is None else folds)}
@@ -191,7 +191,7 @@ def read_planned_dataset(dataset_id: int, workspace: Workspace, foundation: str 
     """The plans of a dataset and the weights they were made for.
 
     Raises:
-        ArenaError: there are none, or the weights are others now.
+        ArenaError: there are no plans, or the weights have changed since.
     """
     name = workspace.dataset_name(dataset_id)
     preset = load_preset(planned_foundation(workspace, name, foundation), workspace.foundations)
@@ -210,7 +210,7 @@ def read_planned_dataset(dataset_id: int, workspace: Workspace, foundation: str 
 
 
 def check_support(job: FoldJob) -> set[int]:
-    """The labels that the support set shows.
+    """The labels that occur in the support set.
 
     Raises:
         ArenaError: a case is not preprocessed, was made by another scheme, or is without the structure.

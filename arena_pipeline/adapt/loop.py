@@ -24,7 +24,7 @@ from arena_pipeline.model.precision import Precision
 from arena_pipeline.settings import AdaptationSettings, LossName
 
 Drawn = tuple[tuple[Tensor, Tensor], Mapping[str, Any]]
-"""Images and segmentations of one iteration, and the generator's state behind them."""
+"""Images and segmentations of one iteration, and the generator's state after they were drawn."""
 CONVERGED = "the smoothed training loss has stopped improving"
 COMPLETED = "the schedule is complete"
 
@@ -65,7 +65,7 @@ class Adaptation:
         self.micro_batch = FittingBatch(settings.micro_batch or settings.patches_per_volume)
 
     def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> str:
-        """From wherever it stands to the end; returns why that came.
+        """Trains from the present epoch to the end; returns why it ended.
 
         Raises:
             LossNotFinite: it is NaN or infinite.
@@ -81,7 +81,7 @@ class Adaptation:
         return reason
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands between two epochs, in tensors and what JSON has; tensors may be those in use."""
+        """The state between two epochs, as tensors and JSON values; the tensors may be those in use, not copies."""
         return {
             "trainable": self.trainable.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -91,14 +91,14 @@ class Adaptation:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state_dict` gave in an adaptation prepared alike: the same bits as without the interruption.
+        """Restores what `state_dict` gave, in an adaptation prepared in the same way: the same bits as without the interruption.
 
         Raises:
             KeyError, RuntimeError, TypeError, ValueError: the state does not fit.
         """
         self.trainable.load_state_dict(state["trainable"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if state.get("scaler"):  # none, or an empty one, of a run in bf16 or fp32: this one begins with a new one
+        if state.get("scaler"):  # missing or empty after a run in bf16 or fp32: a new scaler then
             self.scaler.load_state_dict(state["scaler"])
         self._drawn = json.loads(state["rng"])
         self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
@@ -135,7 +135,7 @@ class Adaptation:
         """One forward and backward over the patches, and AdamW's step; returns the task's loss before it, without a method's penalty."""
 
         def attempt(size: int) -> Tensor:
-            self.network.zero_grad(set_to_none=True)  # those of an attempt that failed half-way too
+            self.network.zero_grad(set_to_none=True)  # also what an attempt that failed half-way has left
             return accumulate_gradients(self.network, *batch, size, self.settings.loss, self.precision)
 
         loss = self.micro_batch.run(attempt)
@@ -150,7 +150,7 @@ class Adaptation:
         return loss
 
     def _unscale_(self) -> None:
-        """Brings the gradients back to size. Where one has overflowed, AdamW will not step; the methods' own steps see it as 0."""
+        """Undoes the scaling of the gradients. Where one has overflowed, AdamW skips its step, and the methods' own steps see 0."""
         self.scaler.unscale_(self.optimizer)
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:

@@ -32,7 +32,8 @@ def task_loss(logits: Tensor, segmentation: Tensor, loss: LossName = "dice") -> 
     One channel is a binary task (sigmoid, segmentation 0 or 1); several are a softmax whose channel 0, the background, counts. Voxels that are
     UNKNOWN in the segmentation count neither as prediction nor as target.
 
-    "dice_ce" adds the cross-entropy, the mean over a patch's annotated voxels: where next to nothing is found, and soft Dice is flat, it still pulls.
+    "dice_ce" adds the cross-entropy, the mean over a patch's annotated voxels: it still has a gradient where almost nothing is found
+    and soft Dice is flat.
     """
     annotated = segmentation != UNKNOWN
     known = annotated.unsqueeze(1).to(logits.dtype)

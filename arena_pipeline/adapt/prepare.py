@@ -14,7 +14,7 @@ from arena_pipeline.adapt.trainable import Trainable
 from arena_pipeline.errors import NoTargetLayers, PlansError
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.model.architectures import Architecture
-from arena_pipeline.model.task_head import head, head_parameters, new_head, pretrained_head, set_head_
+from arena_pipeline.model.task_head import head_module, head_parameters, new_head, pretrained_head, set_head_
 from arena_pipeline.model.weights import random_network
 from arena_pipeline.planning import TaskPlan
 from arena_pipeline.settings import AdaptationSettings
@@ -49,7 +49,7 @@ def prepare_(
     if task.head == "pretrained":
         set_head_(network, architecture, pretrained_head(network, preset, list(task.structures), softmax, generator))
     else:
-        old = head(network, architecture)
+        old = head_module(network, architecture)
         new = new_head(old.in_channels, task.out_channels, generator, settings.new_head_prior, softmax)
         set_head_(network, architecture, new.to(old.weight.device))
     rest = head_parameters(network, architecture)
@@ -68,7 +68,7 @@ def prepare_(
 
 
 def _is_trained_with_decoder(name: str, preset: FoundationPreset) -> bool:
-    """The decoder's; with a foundation that brings its encoder alone all the others too, which are as new."""
+    """Whether a parameter is trained along with the decoder: the decoder's own; where the foundation brings its encoder alone, all new ones."""
     if preset.pretrained_parts == "encoder":
         return not name.startswith(preset.architecture.encoder)
     return name.startswith(preset.architecture.decoder)

@@ -11,12 +11,12 @@ import torch
 from tqdm import tqdm
 
 from arena_pipeline.adapt.batches import SupportVolume
-from arena_pipeline.adapt.checkpoint import Checkpoints, plain
+from arena_pipeline.adapt.checkpoint import Checkpoints, json_values
 from arena_pipeline.adapt.job import FoldJob, check_support
 from arena_pipeline.adapt.loop import Adaptation, Epoch
 from arena_pipeline.adapt.prepare import prepare_, recompute_activations_
 from arena_pipeline.adapt.report import plot_progress, training_log
-from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settings, fault, not_learned, support_dice
+from arena_pipeline.adapt.watch import LOWER_RATES, attempt_seed, attempt_settings, not_learned, support_dice, why_not_learned
 from arena_pipeline.errors import LossNotFinite, NotLearned, SupportSetError
 from arena_pipeline.io.atomic import remove_unfinished
 from arena_pipeline.io.labels import UNLABELLED, count_labels
@@ -64,7 +64,7 @@ def run_job(job: FoldJob, device: torch.device, progress: bool = True, continue_
             if attempt.fault is None:
                 return
             failed = (*failed, attempt)
-            write_failed_attempts(job.folder, plain(job.checkpoint_identity()), failed)
+            write_failed_attempts(job.folder, json_values(job.checkpoint_identity()), failed)
             logger.warning("%s, fold %d: has not learned: %s", job.task.name, job.fold, attempt.fault)
     faults = "; ".join(str(one.fault) for one in failed)
     raise NotLearned(
@@ -77,7 +77,7 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
     """One start of the adaptation after those that `failed`; writes the adapter if it learned."""
     release_freed_memory()  # what an earlier job left behind is not this one's peak
     with RunRecord("adapt", {}) as measured:
-        started, identity = job.checkpoint_identity(), job.identity()  # before the cases are opened: they may be others at the end
+        started, identity = job.checkpoint_identity(), job.identity()  # before the cases are opened: they may have changed at the end
         adaptation = _prepared(job, device, len(failed))
         before = _dice_before(job, adaptation)
         identity |= {"support_volumes_ml": _support_volumes_ml(job)}
@@ -85,7 +85,7 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
         if continue_unfinished and checkpoints.resume_():
             logger.info("%s, fold %d: goes on after %s", job.task.name, job.fold, pluralize(len(adaptation.epochs), "epoch"))
         discard_expected(job.folder.parent)
-        discard_adapter(job.folder)  # an older one must not stand beside the new run's log, but stays while the new run can't start
+        discard_adapter(job.folder)  # an older record must not stay beside the new run's log, but is kept until that has really started
         if not failed:
             discard_failed_attempts(job.folder)
         try:
@@ -98,7 +98,7 @@ def _attempt(job: FoldJob, device: torch.device, failed: tuple[Attempt, ...], pr
         facts = {"seconds": round(checkpoints.seconds, 3), "attempts": (*failed, attempt), "precision": adaptation.precision.name}
         record = _record(job, identity, adaptation, stop_reason, measured).model_copy(update=facts)
         _write(job, Adapter(record, adaptation.trainable.tensors()), attempt)
-    checkpoints.remove()  # of a failed attempt before attempts.json is written: the next one must not go on from it
+    checkpoints.remove()  # before attempts.json is written: the next attempt must not go on from a failed one
     if adaptation.epochs:
         _draw(job, adaptation)
     return attempt
@@ -127,13 +127,13 @@ def _judged(job: FoldJob, adaptation: Adaptation, number: int) -> Attempt:
         return _attempt_record(job, adaptation, number, {}, None)
     dice, of_everything = support_dice(adaptation)
     judged = (dice, of_everything, job.settings.least_support_dice)
-    record = _attempt_record(job, adaptation, number, _shown(job, dice), fault(*judged))
+    record = _attempt_record(job, adaptation, number, _shown(job, dice), why_not_learned(*judged))
     lacking = tuple(name for name, lacks in zip(job.task.structures, not_learned(*judged), strict=True) if lacks)
     return record.model_copy(update={"not_learned": lacking if record.fault is None else ()})
 
 
 def _dice_before(job: FoldJob, adaptation: Adaptation) -> dict[str, float]:
-    """Of the foundation as it is, which an adaptation of a base structure starts from."""
+    """Dice of the unadapted foundation, which an adaptation of a base structure starts from."""
     background_is_random = job.task.activation == "softmax" and job.preset.head == "sigmoid"  # see pretrained_head
     known = job.task.head == "pretrained" and job.settings.method != "scratch" and not background_is_random
     return _shown(job, support_dice(adaptation)[0]) if known and job.settings.max_epochs >= job.settings.judged_from_epochs else {}
@@ -223,9 +223,9 @@ def _draw(job: FoldJob, adaptation: Adaptation) -> None:
 
 
 def _refuse_changed_support(job: FoldJob, volumes: dict[str, Any], checkpoints: Checkpoints) -> None:
-    """Removes the checkpoint and raises SupportSetError where a case is stored from other files than `volumes`, those at the start, says.
+    """Removes the checkpoint and raises SupportSetError where a case is no longer stored from the files in `volumes`, those at the start.
 
-    A case that is not there at the moment, as while it is preprocessed again, may come back the same: the next run will see.
+    A case that is missing at the moment, as while it is preprocessed again, may come back unchanged: the next run checks that.
     """
     changed = [name for name, files in job.support_volumes().items() if files not in (None, volumes[name])]
     if changed:
@@ -262,5 +262,5 @@ def _support_volumes_ml(job: FoldJob) -> dict[str, tuple[float, ...]]:
     """Structure -> its volume in each support case that is annotated in full: what arena_predict compares the volumes that it finds with."""
     stored = [StoredCase.open(job.cases, case) for case in job.support_ids]
     found = [(count_labels(case.segmentation(), UNLABELLED + 1), case.grid.voxel_volume_ml) for case in stored]
-    known = [(voxels, ml) for voxels, ml in found if not voxels[UNLABELLED]]  # of a scan annotated in part nobody knows the volume
+    known = [(voxels, ml) for voxels, ml in found if not voxels[UNLABELLED]]  # the volume in a scan annotated in part is unknown
     return {name: tuple(round(float(voxels[label]) * ml, 3) for voxels, ml in known) for name, label in job.task.structures.items()}

@@ -14,7 +14,7 @@ def cosine_factor(epoch: int, max_epochs: int) -> float:
 
 
 def smoothed(losses: Sequence[float], window: int) -> float:
-    """The mean of the last `window` losses, of all where there are fewer."""
+    """The mean of the last `window` losses, or of all where there are fewer."""
     last = losses[-window:]
     return sum(last) / len(last)
 

@@ -45,7 +45,7 @@ class Trainable:
         return True
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All that is trained, by the adapter's names, whole and in place."""
+        """All trained tensors by their names in the adapter: the tensors themselves, no copies."""
         for name, matrix in low_rank_matrices(self.updates):
             for part, parameter in matrix.named_parameters():
                 yield f"{UPDATE}{name}.{part}", parameter
@@ -67,7 +67,7 @@ class Trainable:
         return saved | {f"{WEIGHT}{name}": parameter.detach().clone() for name, parameter in self.whole.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the method stands between two iterations: tensors in dictionaries, for `load_state_dict` of one prepared alike."""
+        """The method's state between two iterations: tensors in dictionaries, for `load_state_dict` of one prepared in the same way."""
         return {"tensors": {name: tensor.detach().clone() for name, tensor in self.named_tensors()}, "method": self.method_state()}
 
     def method_state(self) -> dict[str, Any]:

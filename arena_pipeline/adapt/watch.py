@@ -38,9 +38,9 @@ def attempt_settings(settings: AdaptationSettings, number: int) -> AdaptationSet
 
 
 def support_dice(adaptation: Adaptation) -> tuple[np.ndarray, np.ndarray]:
-    """Dice on the support set, of the network and of calling everything the structure: (structures,) each, NaN for one that is not shown.
+    """Dice on the support set, of the network and of calling everything the structure: (structures,) each, NaN for one that the patches do not show.
 
-    2 |P and G| / (|P| + |G|) over all patches together; the patches are the same however often it is asked.
+    2 |P and G| / (|P| + |G|) over all patches together; every call draws the same patches.
     """
     settings = adaptation.settings.model_copy(update={"intensity_shift_probability": 0.0})
     rng, counts = np.random.default_rng(0), []
@@ -55,7 +55,7 @@ def support_dice(adaptation: Adaptation) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.no_grad()
 def _counts(adaptation: Adaptation, images: Tensor, segmentations: Tensor, size: int) -> np.ndarray:
-    """(4, structures) voxels, of those annotated: found and there, found, there, all."""
+    """(4, structures) numbers of annotated voxels: true positives, those predicted, those of the structure, all."""
     device, total = adaptation.device, np.zeros(0)
     for image, segmentation in zip(images.split(size), segmentations.split(size), strict=True):
         with adaptation.precision.autocast():
@@ -69,12 +69,12 @@ def _counts(adaptation: Adaptation, images: Tensor, segmentations: Tensor, size:
 
 
 def not_learned(dice: np.ndarray, dice_of_everything: np.ndarray, least_dice: float) -> np.ndarray:
-    """Which structures are shown and not learned; a fit in which others have learned is kept all the same."""
+    """Which structures occur in the support set and were not learned; a fit that has learned others is kept all the same."""
     return np.asarray(dice <= np.fmax(least_dice, dice_of_everything))  # False for NaN
 
 
-def fault(dice: np.ndarray, dice_of_everything: np.ndarray, least_dice: float) -> str | None:
-    """Why Dice like that means that nothing was learned, in words; None where it was. One structure of several is enough to have learned."""
+def why_not_learned(dice: np.ndarray, dice_of_everything: np.ndarray, least_dice: float) -> str | None:
+    """Why Dice like these mean that nothing was learned, in words; None where at least one structure was learned."""
     bound = np.fmax(least_dice, dice_of_everything)
     if np.any(dice > bound):  # False for NaN
         return None

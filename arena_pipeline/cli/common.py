@@ -123,7 +123,7 @@ def add_workers(options: argparse.ArgumentParser) -> None:
 
 
 def add_engine(options: argparse.ArgumentParser) -> None:
-    """--engine and --address: who works off the command's jobs; `run` sees to it."""
+    """--engine and --address: what does the command's jobs; `run` reads them."""
     text = "who works: the processes of this machine, or Ray, on this machine or a cluster (docs/scale.md)"
     options.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
     text = "with --engine ray: the head of the cluster to join (default: $RAY_ADDRESS, else Ray is started here for this command)"
@@ -187,12 +187,12 @@ def positive_int(text: str) -> int:
 
 
 def keywords(args: argparse.Namespace, *without: str) -> dict[str, Any]:
-    """What was typed, as arguments of the function that does the command's work: options are called as its parameters are."""
+    """The options as arguments of the function that does the command's work, whose parameters have the same names."""
     return {name: value for name, value in vars(args).items() if name not in ("verbose", "engine", "address", *without)}
 
 
 def check_first(workspace: Workspace, dataset_ids: Sequence[int] = (), device: str = "auto", inputs: Path | None = None) -> None:
-    """Refuses, before a command imports torch, which takes seconds, what no torch is needed for: a stage's own checks, called early.
+    """A stage's own checks that need no torch, called before the command spends seconds on importing it.
 
     Raises:
         ArenaError: no such dataset, no device's name, or no CT in `inputs`.

@@ -61,6 +61,6 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The table without what says nothing: counts that are all 0, and means without false positives where there are none; metrics.csv has all."""
+    """The table without useless columns: counts that are all 0, and means without false positives where there are none; metrics.csv has all."""
     empty = [name for name in COUNTS_SHOWN if name in table and not table[name].any()]
     return table.drop(columns=[*empty, *(["Dice_present"] if "false_positive" in empty else [])])

@@ -24,7 +24,7 @@ says how images are prepared.
 
   arena_install_foundation ~/.totalsegmentator/nnunet/results/Dataset291_TotalSegmentator_part1_organs_1559subj -n organs"""
 
-SHOWN = 5
+NAMES_SHOWN = 5
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +62,7 @@ def print_installation(installation: Installation) -> None:
     print(f"  read {record.source_file} ({record.source_bytes / 1e6:,.1f} MB, SHA-256 {record.source_sha256})")
     print(f"  {record.matched} matched, {record.missing} missing, {len(record.unexpected)} unexpected")
     if record.unexpected:
-        print(f"  unexpected, not used: {listed(record.unexpected, SHOWN)}")
+        print(f"  unexpected, not used: {listed(record.unexpected, NAMES_SHOWN)}")
     if record.ignored:
         print(f"  ignored: {record.ignored} tensors of heads that are not used")
     if preset.pretrained_parts == "encoder":

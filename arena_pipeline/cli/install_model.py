@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _install(args: argparse.Namespace) -> None:
-    from arena_pipeline.foundations import installing  # torch takes seconds to import: not for -h
+    from arena_pipeline.foundations import install_command  # torch takes seconds to import: not for -h
     from arena_pipeline.stages.install_model import install_model
 
     installed = install_model(args.package, args.workspace, args.overwrite)
@@ -36,6 +36,6 @@ def _install(args: argparse.Namespace) -> None:
         file = missing.weights.expected_file
         print(f"  its foundation is not here yet: {missing.name}, weights of SHA-256 {manifest.foundation_sha256}")
         print(f"  get {file} ({missing.weights.origin})")
-        print(f"next: {args.workspace.command(*installing(missing))}")
+        print(f"next: {args.workspace.command(*install_command(missing))}")
         return
     print(f"next: {args.workspace.command('arena_predict', '-i', 'in/', '-o', 'out/', '-m', str(installed.folder))}")

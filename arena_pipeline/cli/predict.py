@@ -25,7 +25,7 @@ The same command may run any number of times at once, on any machines that see t
 tells how far they are."""
 
 SEGMENTATION_ENDING = ".nii.gz"
-OTHER_ENDINGS = (*endings.IMAGES, ".dcm")  # of a file that somebody hopes for, and would find to be a folder
+OTHER_ENDINGS = (*endings.IMAGES, ".dcm")  # of a name that must mean a file: a folder of that name would surprise
 LINES_SHOWN = 5  # of the review; the file has all
 
 

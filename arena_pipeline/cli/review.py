@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     options.add_argument("path", type=Path, metavar="OUT", help="folder that arena_predict wrote")
     common.add_dataset(options, "dataset that corrections go to, e.g. 101 or Dataset101_NAME")
-    text = "the CTs, where they are not any more where they were when they were predicted"
+    text = "the CTs, where they have been moved since they were predicted"
     options.add_argument("-i", dest="images", type=Path, metavar="CTS", help=text)
     options.add_argument("--port", type=common.whole_number, default=0, metavar="N", help="port of the server; 0: any that is free")
     options.add_argument("--no_browser", action="store_true", help="only print the address")

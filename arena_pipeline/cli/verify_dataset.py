@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from arena_pipeline.fingerprint.models import Level
 
 EXIT_NOT_USABLE = 1
-SHOWN: dict[Level, int] = {"error": 1_000_000, "warning": 20, "fixed": 5, "info": 3}
+SHOWN_LINES: dict[Level, int] = {"error": 1_000_000, "warning": 20, "fixed": 5, "info": 3}
 
 DESCRIPTION = """\
 Reads every file of a raw dataset and says what is wrong with it, in a sentence each. Errors keep a case from being used, warnings may spoil
@@ -49,6 +49,6 @@ def _print(audit: DatasetAudit) -> None:
     from arena_pipeline.fingerprint.findings import finding_lines
 
     print(f"{audit.dataset_name}: {pluralize(audit.checked, 'case')} checked")
-    for line in finding_lines(audit.findings, SHOWN):
+    for line in finding_lines(audit.findings, SHOWN_LINES):
         print(f"  {line}")
     print("  usable" if audit.usable else "  not usable as it is: mend the errors, then run this again")

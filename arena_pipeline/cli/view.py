@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     options = common.parser(DESCRIPTION)
     text = "folder that arena_predict wrote, a segmentation in it, or a CT, a file or a DICOM folder (default: the workspace's raw datasets)"
     options.add_argument("path", type=Path, nargs="?", metavar="OUT", help=text)
-    text = "the CTs, where they are not any more where they were when they were predicted"
+    text = "the CTs, where they have been moved since they were predicted"
     options.add_argument("-i", dest="images", type=Path, metavar="CTS", help=text)
     options.add_argument("-o", dest="output_folder", type=Path, metavar="FOLDER", help="folder for the pages (default: view/ beside what is shown)")
     text = "of the workspace only these datasets, e.g. 101"

@@ -19,7 +19,7 @@ from arena_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 NAMES_SHOWN = 10
-SWAPPED = f"-ref has a {JSON_NAME}, as predictions have: are -ref and -pred swapped? Else "
+SWAPPED_HINT = f"-ref has a {JSON_NAME}, as predictions have: are -ref and -pred swapped? Else "
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def check_paths(reference: Path, prediction: Path, workspace: Workspace) -> None
     if reference.is_file() != prediction.is_file():
         found = "-ref is a file and -pred a folder" if reference.is_file() else "-ref is a folder and -pred a file"
         raise DatasetError(f"{found} ({reference}, {prediction})", advice="give two files or two folders")
-    swapped = SWAPPED if (_folder(reference) / JSON_NAME).is_file() else ""
+    swapped = SWAPPED_HINT if (_folder(reference) / JSON_NAME).is_file() else ""
     if os.path.realpath(reference) == os.path.realpath(prediction):
         raise DatasetError("-ref and -pred are the same", file=prediction, advice="-pred takes what arena_predict wrote with -o")
     if Path(os.path.realpath(workspace.raw)) in Path(os.path.realpath(prediction)).parents:
@@ -99,7 +99,7 @@ def read_description(reference: Path, dataset_id: int | None, dataset_json: Path
         return DatasetJson.read(dataset_json)
     beside = _folder(reference.absolute()).parent / "dataset.json"
     if not beside.is_file():
-        swapped = SWAPPED if (_folder(reference) / JSON_NAME).is_file() else ""
+        swapped = SWAPPED_HINT if (_folder(reference) / JSON_NAME).is_file() else ""
         found, advice = f"the names of its labels are unknown (no {beside})", f"{swapped}give the dataset with -d NUMBER or -djfile FILE"
         raise DatasetError(found, file=reference, advice=advice)
     return DatasetJson.read(beside)

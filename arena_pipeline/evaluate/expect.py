@@ -26,14 +26,14 @@ from arena_pipeline.preprocess.store import StoredCase
 
 Dice = dict[str, float]
 FoldScores = tuple[list[Dice], list[Dice]]
-"""Of each scan that the fold goes without: by its adapter, and by the foundation as it is (nothing for structures that are new to it)."""
+"""For each scan that a fold leaves out: Dice by its adapter, and by the unadapted foundation (nothing for structures that are new to it)."""
 
 
 def expect_dice(planned: PlannedDataset, jobs: Sequence[FoldJob], needs: Needs) -> None:
-    """Writes expected_dice.json for every task all of whose folds are among `jobs`, finished, and leave scans out; one that is there stays.
+    """Writes expected_dice.json for every task whose folds leave scans out and are all finished and among `jobs`; one that is there stays.
 
     Args:
-        needs: of the scoring of one fold, of which several are done at once.
+        needs: what scoring one fold takes; several are scored at once.
 
     Raises:
         ArenaError: a scan or an adapter can't be read, or a worker died; the tasks before it are written.
@@ -41,7 +41,7 @@ def expect_dice(planned: PlannedDataset, jobs: Sequence[FoldJob], needs: Needs) 
     tasks = dict[str, list[FoldJob]]()
     for name in dict.fromkeys(job.task.name for job in jobs):
         members = [job for job in jobs if job.task.name == name and job.left_out and job.is_recorded()]
-        if members and len(members) == planned.plans.leaving_out(members[0].task, members[0].shots) and not _expected(members[0]).is_file():
+        if members and len(members) == planned.plans.leave_out_folds(members[0].task, members[0].shots) and not _expected(members[0]).is_file():
             tasks[name] = members
     if not tasks:
         return
@@ -62,7 +62,7 @@ def expect_dice(planned: PlannedDataset, jobs: Sequence[FoldJob], needs: Needs) 
 
 @dataclass(frozen=True)
 class _OnLeftOut:
-    """Scores a fold on the scans that it goes without; a worker keeps the network from fold to fold."""
+    """Scores a fold on the scans that it leaves out; a worker keeps the network from fold to fold."""
 
     raw: RawDataset
     network: AdaptedNetwork
@@ -91,7 +91,7 @@ def _expected(job: FoldJob) -> Path:
 
 
 def _left_out_dice(job: FoldJob, raw: RawDataset, task: PredictionTask, device: torch.device) -> list[Dice]:
-    """Structure -> Dice for each scan that the fold goes without; NaN where it has none or is not annotated."""
+    """Structure -> Dice for each scan that the fold leaves out; NaN where the structure is absent or not annotated."""
     found, settings = [], planned_settings(job.preset, job.plans, task, device)
     for name in job.left_out:
         case = raw.training.get(name)

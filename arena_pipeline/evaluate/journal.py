@@ -14,18 +14,18 @@ from arena_pipeline.evaluate.cases import EvaluationCase
 from arena_pipeline.evaluate.scores import StructureScore
 from arena_pipeline.evaluate.scoring import Scoring
 from arena_pipeline.io.atomic import write_text
-from arena_pipeline.io.lines import add_line, line, read_lines
+from arena_pipeline.io.lines import add_line, as_line, read_lines
 
 
 class ScoreJournal:
-    """Keeps scores in .SUMMARY.unfinished.jsonl until the summary is written. A case's are used again only for the same scoring and files."""
+    """Keeps scores in .SUMMARY.unfinished.jsonl until the summary is written. They are used again only for the same scoring and files."""
 
     def __init__(self, summary: Path, scoring: Scoring) -> None:
         self.path = summary.with_name(f".{summary.stem}.unfinished.jsonl")
         self._scoring = json.dumps(to_jsonable_python([__version__, scoring]), sort_keys=True)
         self._there = {entry["key"]: entry for entry in read_lines(self.path)[0]}
         if self.path.is_file():
-            write_text(self.path, "".join(line(entry) for entry in self._there.values()))
+            write_text(self.path, "".join(as_line(entry) for entry in self._there.values()))
 
     def scores(self, case: EvaluationCase) -> list[StructureScore] | None:
         """The scores of this case from an earlier run; None where it has to be scored."""

@@ -25,7 +25,7 @@ from arena_pipeline.preprocess.masks import read_masks
 
 logger = logging.getLogger(__name__)
 
-TILTED = "the axes do not stand at right angles (a tilted gantry?); volumes are right, surface distances are measured as if they did"
+TILTED_WARNING = "the axes do not stand at right angles (a tilted gantry?); volumes are right, surface distances are measured as if they did"
 Scores = dict[str, tuple[Status, dict[str, float]]]
 
 
@@ -84,7 +84,7 @@ def score_case(case: EvaluationCase, scoring: Scoring) -> list[StructureScore]:
 def _read_prediction(path: Path) -> Image:
     try:
         return read_segmentation(path)
-    except ImageError as error:  # nobody has another copy of it, as there may be of a reference
+    except ImageError as error:  # other advice than for a reference: there is no other copy of it
         raise ImageError(error.found, case=error.case, file=error.file, advice="predict it again with --continue_prediction") from None
 
 
@@ -92,7 +92,7 @@ def _from_segmentations(case: EvaluationCase, scoring: Scoring, reference: Image
     labels = {structure: scoring.labels[structure] for structure in case.structures}
     if scoring.scheme is None:
         if not reference.geometry.is_orthonormal:
-            logger.warning("%s: %s", case.identifier, TILTED)
+            logger.warning("%s: %s", case.identifier, TILTED_WARNING)
         return native_scores(reference.array, prediction.array, labels, reference.geometry, scoring.ignore_label)
     on_grid = [_resampled(image, scoring.scheme) for image in (reference, prediction)]
     unlabelled = on_grid[0] == (-1 if scoring.ignore_label is None else scoring.ignore_label)

@@ -22,7 +22,7 @@ from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.settings import Frozen
 from arena_pipeline.words import listed
 
-NAMED = 5
+NAMES_SHOWN = 5
 BYTES_PER_WORKER = 2 * 1024**3  # a CT of 512 x 512 x 800 with its segmentation and what is counted in them
 
 
@@ -86,7 +86,7 @@ def audit_dataset(folder: Path, workers: int | None, corrected: Path | None = No
 
     Args:
         folder: raw/DatasetXXX_NAME.
-        workers: processes; 0 and 1 do the work in this one; None: as many as there are cores, and memory for.
+        workers: processes; 0 and 1 do the work in this one; None: chosen from cores and memory.
         corrected: a folder for corrected copies of the segmentations that reading mends, labelsTr/CASE and labelsTs/CASE; None: no copies.
 
     Raises:
@@ -169,13 +169,13 @@ def _dataset_findings(raw: RawDataset, cases: Sequence[AuditedCase]) -> list[Fin
 def _doubled_cases(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
     """One volume under two names would count twice in a support set, or be adapted on and evaluated on."""
     if both := sorted(set(raw.training) & set(raw.queries)):
-        yield f"{listed(both, NAMED)}: in imagesTr and in imagesTs; a case adapted on can't be a query, take it out of one"
+        yield f"{listed(both, NAMES_SHOWN)}: in imagesTr and in imagesTs; a case adapted on can't be a query, take it out of one"
     groups: dict[str, list[str]] = {}
     for case in cases:
         groups.setdefault(case.voxels_sha256, []).append(f"images{case.part}/{case.identifier}")
     for names in groups.values():
         if len(names) > 1:
-            yield f"{listed(names, NAMED)}: the same CT voxel by voxel; keep one of them, or results look better than they are"
+            yield f"{listed(names, NAMES_SHOWN)}: the same CT voxel by voxel; keep one of them, or results look better than they are"
 
 
 def _unused_files(raw: RawDataset) -> Iterator[str]:
@@ -190,9 +190,9 @@ def _unused_files(raw: RawDataset) -> Iterator[str]:
         )
         names = [file for file in names if file not in copies]
         if name == "labelsTs" and (alone := [file for file in names if _is_of_no_query(raw, file)]):
-            yield f"labelsTs: {listed(alone, NAMED)} without a CT in imagesTs: no query; add the CT where it should be one"
+            yield f"labelsTs: {listed(alone, NAMES_SHOWN)} without a CT in imagesTs: no query; add the CT where it should be one"
         if unused := [file for file in names if file.endswith(ending) == file.startswith(".") and not file.startswith("._")]:
-            yield f"{name}: {listed(unused, NAMED)} not used, expected CASE{ending} with no dot in front; rename or remove"
+            yield f"{name}: {listed(unused, NAMES_SHOWN)} not used, expected CASE{ending} with no dot in front; rename or remove"
 
 
 def _is_of_no_query(raw: RawDataset, file: str) -> bool:
@@ -211,7 +211,7 @@ def _second_copies(raw: RawDataset, name: str, files: Iterable[str]) -> dict[str
 def _unknown_cases(raw: RawDataset) -> Iterator[str]:
     known = {*raw.training, *raw.queries}
     if unknown := sorted(set(raw.json.annotated) - known):
-        yield f"dataset.json: annotated has {listed(unknown, NAMED)}, in neither imagesTr nor imagesTs; correct the names, or copy the cases"
+        yield f"dataset.json: annotated has {listed(unknown, NAMES_SHOWN)}, in neither imagesTr nor imagesTs; correct the names, or copy the cases"
 
 
 def _absent_structures(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterator[str]:
@@ -220,4 +220,4 @@ def _absent_structures(raw: RawDataset, cases: Sequence[AuditedCase]) -> Iterato
     if not training:
         return  # unreadable: each has a finding
     if absent := [name for name, label in raw.json.structures.items() if label not in present]:
-        yield f"{listed(absent, NAMED)}: no training case shows it, no adaptation to it is possible; add cases that do"
+        yield f"{listed(absent, NAMES_SHOWN)}: no training case shows it, no adaptation to it is possible; add cases that do"

@@ -88,7 +88,7 @@ def measure_case(job: CaseJob) -> CaseMeasurement:
 
 
 def _findings(case: Case, found: tuple[Finding, ...], all_air: bool) -> tuple[Finding, ...]:
-    """What may spoil a result or is mended; a CT that shows nothing spoils its own only, so it stops nothing here."""
+    """What may spoil a result, and faults that reading mends. A CT that shows nothing harms its own case alone, so it is no error here."""
     kept = [f if f.level != "error" else f.model_copy(update={"level": "warning"}) for f in found if f.level != "info"]
     if all_air:
         sentence = "nothing in the volume is above the lower end of the foundation's window: it is empty for the network; check the CT"

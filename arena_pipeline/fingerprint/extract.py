@@ -25,17 +25,17 @@ FINGERPRINT_VERSION = 2
 """Of what is measured and found: a fingerprint of another version is measured again."""
 
 
-def extract_fingerprint(raw: RawDataset, preset: FoundationPreset, workers: int | None) -> Fingerprint:
+def measure_dataset(raw: RawDataset, preset: FoundationPreset, workers: int | None) -> Fingerprint:
     """Reads every training case once, checks it, and measures it against the foundation's scheme.
 
     Args:
-        workers: processes; None: as many as there are cores, and memory for.
+        workers: processes; None: chosen from cores and memory.
 
     Raises:
         DatasetError: some cases are unreadable, on another grid than their CT, or have labels that dataset.json doesn't know;
             all of them are named.
     """
-    state = dataset_state(raw, preset)  # before reading: a file that changes meanwhile makes the fingerprint old
+    state = dataset_digest(raw, preset)  # before reading: a file that changes meanwhile makes the fingerprint old
     samples = max(1, INTENSITY_SAMPLES // max(1, len(raw.training)))
     jobs = {name: CaseJob(case, raw.json, preset.scheme, samples) for name, case in raw.training.items()}
     measured: dict[str, CaseMeasurement] = {}
@@ -51,7 +51,7 @@ def extract_fingerprint(raw: RawDataset, preset: FoundationPreset, workers: int 
     return _assemble(raw, preset, dict(sorted(measured.items())), state)
 
 
-def dataset_state(raw: RawDataset, preset: FoundationPreset) -> str:
+def dataset_digest(raw: RawDataset, preset: FoundationPreset) -> str:
     """A digest of dataset.json, of the training files' names, sizes and times, and of the foundation's scheme."""
     files = []
     for case in raw.training.values():

@@ -39,7 +39,7 @@ def region_of(structure: str) -> str | None:
 
 
 def by_anatomy(presets: Mapping[str, FoundationPreset], structures: Iterable[str]) -> tuple[str, str] | None:
-    """The foundation that knows most of the structures or, where that decides nothing, most of whose own lie in their regions, and why.
+    """The foundation that knows most of the structures or, where that is a tie, has most of its own structures in their regions; and why.
 
     None where names do not tell, or two foundations are alike.
     """

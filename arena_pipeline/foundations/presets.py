@@ -197,7 +197,7 @@ def find_preset(name_or_file: str, installed_root: Path | None = None) -> Founda
     return read_preset(Path(name_or_file)) if name_or_file.endswith(".json") else load_preset(name_or_file, installed_root)
 
 
-def installing(preset: FoundationPreset) -> list[str]:
+def install_command(preset: FoundationPreset) -> list[str]:
     """The command that installs its weights; a preset of one's own is named by its file, a model of nnU-Net by its folder."""
     if preset.weights.layout == "nnunet":
         fold = Path(preset.weights.expected_file).parent
@@ -225,12 +225,12 @@ def weights_file(preset: FoundationPreset, installed: Path) -> Path:
         raise FoundationError(
             f"no weights of foundation {preset.name}",
             file=path,
-            advice=f"get {preset.weights.expected_file} ({preset.weights.origin}), then run: {' '.join(installing(preset))}",
+            advice=f"get {preset.weights.expected_file} ({preset.weights.origin}), then run: {' '.join(install_command(preset))}",
         )
     return path
 
 
-def with_weights(installed_root: Path) -> list[tuple[int, str]]:
+def foundations_with_weights(installed_root: Path) -> list[tuple[int, str]]:
     """(preference, name) of the foundations whose weights are here."""
     available = []
     for name in preset_names(installed_root):
@@ -242,7 +242,7 @@ def with_weights(installed_root: Path) -> list[tuple[int, str]]:
 
 def choose_foundation(installed_root: Path) -> tuple[str, str]:
     """The foundation used when none is named, and why: of those with weights, the highest `preference`."""
-    available = with_weights(installed_root)
+    available = foundations_with_weights(installed_root)
     if not available:
         raise FoundationError("no foundation has weights", advice="the packaged one is missing, reinstall arena-pipeline")
     name = max(available)[1]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from arena_pipeline.errors import PlansError
 from arena_pipeline.foundations.anatomy import by_anatomy
-from arena_pipeline.foundations.presets import FoundationPreset, choose_foundation, load_preset, with_weights
+from arena_pipeline.foundations.presets import FoundationPreset, choose_foundation, foundations_with_weights, load_preset
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.workspace import Workspace, number_of
 
@@ -21,29 +21,29 @@ def pick_foundation(workspace: Workspace, foundation: str | None, datasets: Sequ
     """
     if foundation is not None:
         return load_preset(foundation, workspace.foundations), f"{foundation} was asked for"
-    name, reason = for_structures(workspace, _structures(workspace, datasets) if len(preferred_alike(workspace)) > 1 else ())
+    name, reason = foundation_for_structures(workspace, _structures(workspace, datasets) if len(equally_preferred(workspace)) > 1 else ())
     logger.info("foundation: %s (another one: -foundation NAME)", reason)
     return load_preset(name, workspace.foundations), reason
 
 
-def for_structures(workspace: Workspace, structures: Iterable[str]) -> tuple[str, str]:
+def foundation_for_structures(workspace: Workspace, structures: Iterable[str]) -> tuple[str, str]:
     """The name of the most preferred foundation with weights, and why; of several such the one that suits the structures by their names."""
     name, reason = choose_foundation(workspace.foundations)
-    rivals = preferred_alike(workspace)
+    rivals = equally_preferred(workspace)
     if len(rivals) == 1:
         return name, reason
     return by_anatomy(rivals, structures) or (name, f"{reason}; names do not tell which of {', '.join(rivals)} suits")
 
 
-def preferred_alike(workspace: Workspace) -> dict[str, FoundationPreset]:
+def equally_preferred(workspace: Workspace) -> dict[str, FoundationPreset]:
     """The foundations with weights that have the highest preference there is."""
-    available = with_weights(workspace.foundations)
+    available = foundations_with_weights(workspace.foundations)
     return {name: load_preset(name, workspace.foundations) for preference, name in available if preference == max(available)[0]}
 
 
-def undecided(workspace: Workspace, datasets: Sequence[str]) -> list[str]:
+def undecided_foundations(workspace: Workspace, datasets: Sequence[str]) -> list[str]:
     """Foundations that are preferred alike, between which the structures of `datasets` do not decide by their names; [] where it is decided."""
-    rivals = preferred_alike(workspace)
+    rivals = equally_preferred(workspace)
     return list(rivals) if len(rivals) > 1 and by_anatomy(rivals, _structures(workspace, datasets)) is None else []
 
 

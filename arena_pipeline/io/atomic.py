@@ -17,7 +17,7 @@ from arena_pipeline.io.space import lack_of_space
 UNFINISHED = ".unfinished."  # the names of temporary files start with it; a killed process leaves them behind
 NAME_CHARACTERS = 40
 
-_asking = threading.Lock()
+_umask_lock = threading.Lock()
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _prefix(name: str) -> str:
 
 
 def _umask() -> int:
-    with _asking:  # the mask is the process's: two threads that ask at once would leave it at 0
+    with _umask_lock:  # the mask is the process's: two threads that ask at once would leave it at 0
         mask = os.umask(0)
         os.umask(mask)
     return mask

@@ -1,4 +1,7 @@
-"""The kinds of file that hold one volume: NIfTI by nibabel, NRRD and MetaImage by SimpleITK. Another kind is one more entry in FORMATS."""
+"""The kinds of file that hold one volume: NIfTI by nibabel, NRRD and MetaImage by SimpleITK.
+
+Another kind is one more entry in FORMATS, and its endings in io/endings.py.
+"""
 
 from __future__ import annotations
 

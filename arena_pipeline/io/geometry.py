@@ -17,6 +17,8 @@ from arena_pipeline.machine import memory_bytes
 
 LARGEST_EXTENT_MM = 10_000  # of a volume along one axis; a whole body has 2,000
 SMALLEST_SPACING_MM = 0.001
+GRID_TOLERANCE_VOXELS = 0.1  # headers are rounded in many ways; a tenth of a voxel is no other grid
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from arena_pipeline.errors import ArenaError, DatasetError, ImageError
 from arena_pipeline.io import endings, nifti
 from arena_pipeline.io.dicom import CTSeries, only_series, read_series, series_geometry
 from arena_pipeline.io.formats import format_of
-from arena_pipeline.io.geometry import Geometry, Image
+from arena_pipeline.io.geometry import GRID_TOLERANCE_VOXELS, Geometry, Image
 from arena_pipeline.io.labels import labels_present
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 NAMED_VALUES = 5
 ImageSource = Path | CTSeries
 SLOPE_ROUNDING = 1e-6  # relative: NIfTI holds a slope in float32
-GRID_TOLERANCE_VOXELS = 0.1  # headers are rounded in many ways; a tenth of a voxel is no other grid
 
 
 def read_image(path: str | Path | CTSeries, warn: bool = True) -> Image:
@@ -55,7 +54,7 @@ def read_segmentation(path: str | Path) -> Image:
     """A label map: (x, y, z), uint8 or, with labels above 255, uint16.
 
     Float files are fine as long as their values are whole numbers, and so are integers stored with a slope as long as their values are whole
-    within the slope's rounding: nibabel writes a mask held as floats into a file of integers so.
+    within the slope's rounding: nibabel writes such files of a mask held as floats.
 
     Raises:
         ImageError: as read_image, or values that are no labels (fractions, negative, above 65,535).
@@ -102,7 +101,7 @@ def read_geometry(path: str | Path | CTSeries) -> Geometry:
 
 
 def estimated_voxels(source: ImageSource) -> int:
-    """By the header; 0 where that can't be read, which is told when the image is read."""
+    """By the header; 0 where that can't be read: the error comes when the image is read."""
     try:
         return math.prod(read_geometry(source).shape)
     except ArenaError:

@@ -13,11 +13,10 @@ import SimpleITK as sitk
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io import endings
 from arena_pipeline.io.atomic import replace_when_done
-from arena_pipeline.io.geometry import Geometry, check_geometry, check_memory, not_there
+from arena_pipeline.io.geometry import LPS_TO_RAS, Geometry, check_geometry, check_memory, not_there
 
 META_HEADER_BYTES = 4096
 NDIMS = re.compile(rb"^\s*NDims\s*=\s*(\d{1,9})\s*$", re.MULTILINE)
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 SEGMENT_FIELD = re.compile(r"Segment\d+_(Name|LabelValue)")
 
 
@@ -50,7 +49,7 @@ def read_itk(path: Path) -> tuple[np.ndarray, float, float, Geometry]:
     """
     reader = _read_header(path)
     bytes_each = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
-    check_memory(path, math.prod(reader.GetSize()) * bytes_each)  # ITK takes what a header asks for before it looks for the voxels
+    check_memory(path, math.prod(reader.GetSize()) * bytes_each)  # ITK allocates what a header asks for before it looks for the voxels
     try:
         image = reader.Execute()
     except RuntimeError as error:
@@ -90,7 +89,7 @@ def _read_header(path: Path) -> sitk.ImageFileReader:
 
 
 def _check_dimensions(path: Path) -> None:
-    """ITK's reader of MetaImage takes any number of dimensions for the length of its fields: -3 or 73 end the process."""
+    """ITK's reader of MetaImage uses NDims unchecked as the length of its fields: -3 or 73 crash the process."""
     try:
         with path.open("rb") as file:
             found = NDIMS.search(file.read(META_HEADER_BYTES))

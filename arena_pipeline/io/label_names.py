@@ -14,21 +14,28 @@ NOT_IN_WINDOWS = '<>:"|?*'
 DEVICES_OF_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 
 
-def check_structure_names(names: Iterable[str]) -> None:
-    """Raises ValueError for names that folders can't have, here or where a model may be taken to: results/.../STRUCTURE/fold_0."""
+def structure_names_fault(names: Iterable[str]) -> str | None:
+    """What is wrong with names that folders can't have, here or where a model may be taken to (results/.../STRUCTURE/fold_0); None if nothing is."""
     names = list(names)
     if wrong := [name for name in names if not name or name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name]:
-        raise ValueError(f"labels: {', '.join(map(repr, wrong))} can't name a structure's folder; leave out /, \\, dots in front and line breaks")
+        return f"{', '.join(map(repr, wrong))} can't name a structure's folder; leave out /, \\, dots in front and line breaks"
     if long := [name for name in names if len(name.encode()) > LONGEST_NAME_BYTES]:
-        raise ValueError(f"labels: {long[0][:40]}... has {len(long[0].encode())} bytes, a name may have {LONGEST_NAME_BYTES}; shorten it")
+        return f"{long[0][:40]}... has {len(long[0].encode())} bytes, a name may have {LONGEST_NAME_BYTES}; shorten it"
     if wrong := [name for name in names if not _fits_windows(name)]:
-        raise ValueError(
-            f"labels: {', '.join(map(repr, wrong))} can't be a folder in Windows; leave out {NOT_IN_WINDOWS}, dots and spaces at the end, and names "
+        return (
+            f"{', '.join(map(repr, wrong))} can't be a folder in Windows; leave out {NOT_IN_WINDOWS}, dots and spaces at the end, and names "
             "of devices such as con or aux"
         )
     count = Counter(name.casefold() for name in names)
     if same := [name for name in names if count[name.casefold()] > 1]:
-        raise ValueError(f"labels: {', '.join(same)} differ only in upper and lower case, one folder in Windows and macOS; rename one")
+        return f"{', '.join(same)} differ only in upper and lower case, one folder in Windows and macOS; rename one"
+    return None
+
+
+def check_structure_names(names: Iterable[str]) -> None:
+    """Raises ValueError with what `structure_names_fault` finds."""
+    if (fault := structure_names_fault(names)) is not None:
+        raise ValueError(f"labels: {fault}")
 
 
 def check_labels(labels: Mapping[str, int]) -> None:

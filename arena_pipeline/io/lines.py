@@ -14,7 +14,7 @@ from arena_pipeline.io.space import full_disk_as_no_space
 def add_line(path: Path, entry: dict[str, Any]) -> None:
     """Adds a record. When this returns, it is on the disk, and visible to every machine that shares it."""
     with full_disk_as_no_space(path), open(path, "a", encoding="utf-8") as file:
-        file.write(line(entry))
+        file.write(as_line(entry))
         file.flush()
         os.fsync(file.fileno())
 
@@ -32,7 +32,7 @@ def read_lines(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
     return entries, start + len(whole) + len(newline)
 
 
-def line(entry: dict[str, Any]) -> str:
+def as_line(entry: dict[str, Any]) -> str:
     """One record as it stands in the file."""
     content = json.dumps(entry)
     return f"{zlib.crc32(content.encode()):08x} {content}\n"

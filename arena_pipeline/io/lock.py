@@ -27,7 +27,7 @@ from arena_pipeline.io.space import require_writable
 logger = logging.getLogger(__name__)
 
 LOCK, OWNER = ".in_use{}.lock", ".in_use{}.txt"
-SHARE = "_share_"
+SHARED_PREFIX = "_share_"
 LEASE_SECONDS = 120.0
 """How long a file server may hold the locks of a machine that has died; who takes its work over waits that long."""
 OWNER_READ_RETRIES, SECONDS_BETWEEN = 10, 0.1  # an owner writes its text within a moment of locking
@@ -40,8 +40,8 @@ def locked(folder: Path, part: str = "", patience_seconds: float = 0) -> Iterato
     """Holds `folder`, which is made where it is missing, for writing until the block ends. A block inside the block may hold it again.
 
     Args:
-        part: of the folder's content, where several commands may write it, each a part of its own. A `share` is of the whole: any number
-            of shares may be held at once, and nobody holds the whole folder meanwhile.
+        part: of the folder's content, where several commands may write there, each a part of its own; "" is the whole folder. Any number of
+            commands may hold a `shared_part` at once, each its own; meanwhile nobody can hold the whole folder.
         patience_seconds: how long to wait for another's lock to end.
 
     Raises:
@@ -78,9 +78,9 @@ def all_locked(folders: list[Path], part: str = "") -> Iterator[None]:
         yield
 
 
-def share(name: str) -> str:
+def shared_part(name: str) -> str:
     """The part of a folder that a command holds which writes the whole of it together with others."""
-    return f"{SHARE}{name}"
+    return f"{SHARED_PREFIX}{name}"
 
 
 def is_held(folder: Path, part: str) -> bool:
@@ -96,7 +96,7 @@ def is_held(folder: Path, part: str) -> bool:
 
 
 def remove_lock_files(folder: Path, part: str) -> None:
-    """Deletes what the lock of a part left in the folder, where no command will take that lock again, as of a command that was killed."""
+    """Deletes the lock files of a part that no command will hold again, such as one named after a command that was killed."""
     for name in (LOCK, OWNER):
         (folder / name.format(part)).unlink(missing_ok=True)
 
@@ -123,12 +123,12 @@ def _system_lock(folder: Path, part: str, patience_seconds: float) -> Iterator[N
 
 def _refuse_overlap(folder: Path, part: str) -> None:
     """The whole and its shares exclude each other. Two commands that start at once may both find the other here, and both be refused."""
-    if part and not part.startswith(SHARE):
+    if part and not part.startswith(SHARED_PREFIX):
         return
     before, after = LOCK.split("{}")
     others = [path.name[len(before) : -len(after)] for path in sorted(folder.glob(LOCK.format("*" if not part else "")))]
     for other in others:
-        if (other == "") != (part == "") and (other == "" or other.startswith(SHARE)) and is_held(folder, other):
+        if (other == "") != (part == "") and (other == "" or other.startswith(SHARED_PREFIX)) and is_held(folder, other):
             raise _in_use(folder, other)
 
 

@@ -1,4 +1,4 @@
-"""What a worker makes of one job, and what the process that has the terminal and the log makes of that."""
+"""The outcome of one job in a worker, and how the command's own process, which has the terminal and the log, reports it."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ def fault_of(error: Exception) -> Fault:
     return Fault(f"{type(error).__name__}: {error}", traceback.format_exc(), isinstance(error, MemoryError))
 
 
-def received(case: str, stage: str, result: Any) -> Any:
+def value_or_error(case: str, stage: str, result: Any) -> Any:
     """What a worker has sent (see `outcome`): a fault becomes an error."""
     if not isinstance(result, Fault):
         return result
     if result.out_of_memory:
-        return out_of_memory(case, stage)
+        return memory_error(case, stage)
     logger.error("%s: %s\n%s", case, stage, result.traceback)
     found = f"{stage} failed with {result.sentence}, a fault of this program"
     return WorkerDied(found, case=case, advice="its traceback is in the log, please report it")
 
 
-def out_of_memory(case: str, stage: str) -> ArenaError:
-    """For a MemoryError: the system refused, and nobody died."""
+def memory_error(case: str, stage: str) -> ArenaError:
+    """For a MemoryError: the system refused memory, and no process was ended."""
     advice = "run again with fewer workers (-np 1), close other programs, or use a larger machine"
     return ArenaError(f"memory ran out in {stage}", case=case, advice=advice)

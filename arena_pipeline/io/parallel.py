@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.io.atomic import remove_unfinished
-from arena_pipeline.io.outcome import out_of_memory
+from arena_pipeline.io.outcome import memory_error
 from arena_pipeline.io.steps import InSteps, overlapped
 from arena_pipeline.io.workers import Pool
 from arena_pipeline.machine import accelerators, limit_workers, usable_cores, workers_for
@@ -64,7 +64,7 @@ _engine: ContextVar[EngineName] = ContextVar("arena_engine", default="local")
 
 @contextmanager
 def engine(name: EngineName = "local", address: str | None = None) -> Iterator[None]:
-    """Who works off the lists of jobs inside the block: the processes of this machine, or Ray (`address`: its head; None: started here).
+    """What does the jobs inside the block: the processes of this machine, or Ray (`address`: its head; None: started here).
 
     Raises:
         MissingPackage: Ray is not installed.
@@ -117,13 +117,13 @@ def on_gpus_of_cluster(device: str) -> bool:
     return bool(nodes_with_gpu())
 
 
-def works_here(needs: Needs, jobs: int) -> bool:
+def runs_in_this_process(needs: Needs, jobs: int) -> bool:
     """Whether `map_jobs` would do so many jobs in this process."""
-    return _engine.get() == "local" and workers_here(needs, jobs) == 0
+    return _engine.get() == "local" and workers_on_this_machine(needs, jobs) == 0
 
 
-def workers_here(needs: Needs, jobs: int) -> int:
-    """How many of so many jobs this machine does at once, and in processes of their own; 0: one after the other in this process."""
+def workers_on_this_machine(needs: Needs, jobs: int) -> int:
+    """How many of so many jobs this machine does at once, each in a process of its own; 0: one after the other in this process."""
     if needs.workers is None and needs.default_workers is None:
         asked = len(accelerators(needs.device)) or min(workers_for(needs.memory_bytes), max(1, usable_cores() // (needs.cores or usable_cores())))
     else:
@@ -134,14 +134,14 @@ def workers_here(needs: Needs, jobs: int) -> int:
 
 
 def _on_this_machine(function: Callable[[Job], Result], jobs: Mapping[str, Job], needs: Needs, bar: tqdm) -> Results[Result]:
-    count = workers_here(needs, len(jobs))
+    count = workers_on_this_machine(needs, len(jobs))
     if count == 0:
         return _in_this_process(function, jobs, bar, needs.stage)
     return _in_processes(Pool(function, jobs, _settings(needs, count), needs.stage), needs.folders)
 
 
 def _settings(needs: Needs, count: int) -> list[dict[str, str]]:
-    """Of each worker: its share of the cores and, of several GPUs, the one it sees."""
+    """The environment of each worker: its share of the cores and, of several GPUs, the one it sees."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     gpus = [visible[int(gpu)] if visible[0] else gpu for gpu in accelerators(needs.device) if gpu.isdigit()]
     share = {"OMP_NUM_THREADS": str(max(1, usable_cores() // count))}
@@ -164,7 +164,7 @@ def _in_this_process(function: Callable[[Job], Result], jobs: Mapping[str, Job],
         except ArenaError as error:
             yield name, error
         except MemoryError:
-            yield name, out_of_memory(name, stage)
+            yield name, memory_error(name, stage)
         except Exception:
             logger.error("%s: a fault of this program in %s", name, stage)
             raise

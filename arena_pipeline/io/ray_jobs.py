@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from arena_pipeline.errors import ArenaError, MissingPackage, WorkerDied
 from arena_pipeline.io.atomic import remove_unfinished
-from arena_pipeline.io.outcome import Line, outcome, received
+from arena_pipeline.io.outcome import Line, outcome, value_or_error
 from arena_pipeline.io.workers import become_worker
 from arena_pipeline.machine import usable_cores
 from arena_pipeline.words import memory_size
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 PORT = 6379
 REPEATS = 3
-"""How often a job is done again whose worker died: one that takes a machine's whole memory would kill all of them."""
+"""How often a job is done again after its worker died. Not more often: a job that takes a machine's whole memory would kill every worker."""
 STORE_BYTES = 100 * 2**20  # of a cluster started here: jobs and results are a few kilobytes, volumes go through files
 
 
@@ -81,7 +81,7 @@ class _Actor:
         self.replaces_dead = ray.get_runtime_context().was_current_actor_reconstructed
 
     def work(self, name: str, job: object) -> tuple[object, list[Line]]:
-        """With what it logged, which so arrives at its end."""
+        """The result and the lines that it logged, which therefore arrive at its end."""
         lines = list[Line]()
         if self.replaces_dead:
             self.replaces_dead = False
@@ -98,7 +98,7 @@ def ray_results(function: Callable[[Any], Any], jobs: Mapping[str, Any], needs: 
     waiting, running = deque(jobs.items()), dict[Any, tuple[str, Any]]()
 
     def give(actor: Any) -> None:
-        if waiting:  # else its handle goes, the actor with it, and there is room for one that is to be started again
+        if waiting:  # else the actor ends with its handle, and leaves room for one that is to be started again
             name, job = waiting.popleft()
             running[actor.work.remote(name, job)] = (name, actor)
 
@@ -109,12 +109,12 @@ def ray_results(function: Callable[[Any], Any], jobs: Mapping[str, Any], needs: 
         while running:
             (ready,), _ = ray.wait(list(running), num_returns=1)
             name = running[ready][0]
-            give(running.pop(ready)[1])  # no name for it here, which would keep an idle one
+            give(running.pop(ready)[1])  # no variable here: it would keep an idle actor alive
             try:
                 result, lines = ray.get(ready)
                 for line in lines:
                     line.log()
-                yield name, received(name, needs.stage, result)
+                yield name, value_or_error(name, needs.stage, result)
             except ray.exceptions.RayError as error:
                 yield name, _died(name, needs.stage, error)
     finally:

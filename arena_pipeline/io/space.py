@@ -1,4 +1,4 @@
-"""Room on a disk: checked before work starts, and an error with the numbers where it runs out all the same."""
+"""Free disk space: checked before work starts; where it runs out all the same, the error has the numbers."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     class Predict(InSteps[Path, int]):
         def steps(self, path):                 # a generator, which says where it goes on
-            yield Room(estimate(path))         # read ahead where there is room for two
+            yield MemoryNeeded(estimate(path))         # read ahead where there is room for two
             volume = read(path)
             yield Turn.NETWORK                 # one job after the other, on the main thread
             labels = network(volume)
@@ -38,13 +38,13 @@ class Turn(Enum):
 
 
 @dataclass(frozen=True)
-class Room:
-    """A job goes on beside the one before where memory takes both, else when that has ended. `memory_bytes`: at most, of all its steps."""
+class MemoryNeeded:
+    """A job goes on beside the one before where there is memory for both, else when that has ended. `memory_bytes`: at most, of all its steps."""
 
     memory_bytes: int
 
 
-Steps = Generator[Turn | Room, None, Result]
+Steps = Generator[Turn | MemoryNeeded, None, Result]
 
 
 class InSteps(ABC, Generic[Job, Result]):
@@ -58,7 +58,7 @@ class InSteps(ABC, Generic[Job, Result]):
 
 
 def run_through(steps: Steps[Result]) -> Result:
-    """All of them here and now."""
+    """Does all steps in this thread, without a break."""
     while True:
         try:
             next(steps)
@@ -67,9 +67,9 @@ def run_through(steps: Steps[Result]) -> Result:
 
 
 def overlapped(jobs: Iterable[tuple[str, Steps[Result]]], at_network: Callable[[str], object]) -> Iterator[Callable[[], Result]]:
-    """What gives each job's result or raises its error, in order. `at_network`: gets the name of the job that the network turns to.
+    """Functions that give each job's result or raise its error, in order. `at_network` is called with the name of the job that gets the network.
 
-    A consumer that stops, or an interruption, waits for the steps that the threads are at, and closes what is not finished.
+    Where a consumer stops, or at an interruption, the steps that threads are doing are waited for, and unfinished jobs are closed.
     """
     started = list[_Started[Result]]()
     waiting = iter(jobs)
@@ -86,7 +86,7 @@ def overlapped(jobs: Iterable[tuple[str, Steps[Result]]], at_network: Callable[[
         job, before = start(None, None), None
         while job is not None:
             job.done.result()
-            if isinstance(job.turn, Room):
+            if isinstance(job.turn, MemoryNeeded):
                 if before is not None:
                     before.done.result()
                 job.go_on()
@@ -126,7 +126,7 @@ class _Started(Generic[Result]):
     def __init__(self, name: str, steps: Steps[Result]) -> None:
         self.name, self.steps, self.memory_bytes = name, steps, 0
         self.context = copy_context()  # of all its steps, whatever thread does them: a lock that one takes, another gives back
-        self.turn: Turn | Room | None = None
+        self.turn: Turn | MemoryNeeded | None = None
         self._value: Result
         self._error: Exception | None = None
 
@@ -145,9 +145,9 @@ class _Started(Generic[Result]):
             _clear_variables(error)
 
     def begin(self, beside_bytes: int) -> None:
-        """Works until the job needs the network, or to a Room where free memory does not take it beside the other job's `beside_bytes`."""
+        """Works until the job needs the network, or to a MemoryNeeded for which there is no room beside the other job's `beside_bytes`."""
         self.go_on()
-        if isinstance(self.turn, Room):
+        if isinstance(self.turn, MemoryNeeded):
             self.memory_bytes = self.turn.memory_bytes
             if not beside_bytes or beside_bytes + self.memory_bytes <= free_memory_bytes():
                 self.go_on()

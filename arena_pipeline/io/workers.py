@@ -1,4 +1,4 @@
-"""Worker processes that may die: each has one case in its hands, so that its death has a name, and another takes its place."""
+"""Worker processes that may die: each has one case at a time, so that the error can name it, and a new one takes its place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from arena_pipeline.errors import ArenaError, WorkerDied
-from arena_pipeline.io.outcome import Line, fault_of, outcome, received
+from arena_pipeline.io.outcome import Line, fault_of, outcome, value_or_error
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _is_worker = False
 
 
 def in_worker() -> bool:
-    """Whether this process works off jobs for a command, which has the terminal and the log."""
+    """Whether this process does jobs for a command, which has the terminal and the log."""
     return _is_worker
 
 
@@ -146,7 +146,7 @@ class Pool(Generic[Job, Result]):
         if self._waiting:
             worker.give(*self._waiting.popleft())
         if case is not None:
-            yield case, received(case, self._stage, message)
+            yield case, value_or_error(case, self._stage, message)
         if worker.case is None:
             self._workers.remove(worker)
             worker.dismiss()
@@ -215,7 +215,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _leave_with_the_command() -> None:
-    """A command that was killed dismisses nobody; what its workers hold is free for the next one at once."""
+    """Ends this worker with its command: one that was killed can't dismiss its workers, and what they hold must be free for the next command."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

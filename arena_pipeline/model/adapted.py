@@ -19,7 +19,7 @@ from arena_pipeline.model.architectures import Target
 from arena_pipeline.model.device import free_bytes, to_device
 from arena_pipeline.model.front import SharedFront
 from arena_pipeline.model.low_rank import merged_weight
-from arena_pipeline.model.task_head import empty_head, head, set_head_
+from arena_pipeline.model.task_head import empty_head, head_module, set_head_
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.words import listed
 
@@ -29,11 +29,11 @@ HELD_SHARE = 0.25
 
 @dataclass(frozen=True, eq=False)
 class ReadyAdapter:
-    """What takes the place of the network's own, on its device.
+    """What replaces the network's own values, on its device.
 
     Attributes:
-        values: parameter -> its value with the adapter merged, those of the head apart.
-        front: modules of the architecture's front that give what the foundation's give.
+        values: parameter -> its value with the adapter merged, without those of the head.
+        front: modules of the architecture's front whose output is still the foundation's.
     """
 
     head: nn.Conv3d
@@ -72,7 +72,7 @@ class AdaptedNetwork:
 
     @cached_property
     def _own_head(self) -> nn.Conv3d:
-        return head(self.network, self.preset.architecture)
+        return head_module(self.network, self.preset.architecture)
 
     @cached_property
     def _own(self) -> dict[str, Tensor]:

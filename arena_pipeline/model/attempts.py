@@ -23,7 +23,7 @@ class Attempt(Frozen):
         learning_rate, decoder_learning_rate, new_head_learning_rate: base rates, as in AdaptationSettings.
         epochs, final_loss: how it ended; None for a loss that was not finite.
         support_dice: structure -> Dice on patches of its own support set; empty for an adaptation too short to be judged.
-        dice_before: the same before the first step, of a base structure: what the foundation says as it is; empty in older records.
+        dice_before: the same before the first step, of a base structure: that of the unadapted foundation; empty in older records.
         not_learned: structures of a kept fit that it has not learned, beside others that it has; empty in older records.
         fault: why it has not learned, in words; None: it has.
     """

@@ -1,4 +1,4 @@
-"""The file of a checkpoint: told apart from what people have instead, and read without running code from it."""
+"""Reads a checkpoint without running code from it, and recognises what people have instead of one."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from arena_pipeline.model.weights import new_parts
 from arena_pipeline.words import listed
 
 WRAPPERS = ("module.", "backbone.")  # of DataParallel, and of a network inside a network
-SHOWN = 3  # names in a message
+NAMES_SHOWN = 3  # names in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def read_foundation(preset: FoundationPreset, path: Path, trust: bool = False, o
     exact = [name for name, other in fits.items() if not other.faults and not other.unexpected]
     if not found.faults and not exact:
         return found
-    unknown = f"{len(found.unexpected)} tensors are unknown to it ({listed(found.unexpected, SHOWN)}), but not to another foundation"
+    unknown = f"{len(found.unexpected)} tensors are unknown to it ({listed(found.unexpected, NAMES_SHOWN)}), but not to another foundation"
     faults = found.faults or [unknown]
     fitting = exact or [name for name, other in fits.items() if not other.faults]
     raise FoundationError(f"does not fit foundation {preset.name}: {'; '.join(faults)}. {_advice(found, fitting, path, preset)}", file=path)
@@ -156,7 +156,7 @@ def _tensors_of(content: Any, layout: Layout) -> dict[str, Tensor] | str:
     if found:
         return found
     where = f"under {layout.key!r}" if layout.key else "at the top of the file"
-    return f"expected its tensors {where}, found {listed(content, SHOWN) or 'nothing'}"
+    return f"expected its tensors {where}, found {listed(content, NAMES_SHOWN) or 'nothing'}"
 
 
 def _unwrapped(name: str) -> str:
@@ -176,19 +176,19 @@ def _faults(architecture: Architecture, missing: Sequence[str], misshapen: Seque
     if missing:
         counts = Counter(map(architecture.part_of, missing))
         parts = ", ".join(f"{count} of the {part}" for part, count in counts.items())
-        faults.append(f"{len(missing)} weights are missing ({parts}: {listed(missing, SHOWN)})")
+        faults.append(f"{len(missing)} weights are missing ({parts}: {listed(missing, NAMES_SHOWN)})")
     if misshapen:
-        faults.append(f"{len(misshapen)} weights have another shape ({listed(misshapen, SHOWN)})")
+        faults.append(f"{len(misshapen)} weights have another shape ({listed(misshapen, NAMES_SHOWN)})")
     if names.foreign:
-        faults.append(f"{len(names.foreign)} tensors have no place in the parts of the network that it brings ({listed(names.foreign, SHOWN)})")
+        faults.append(f"{len(names.foreign)} tensors have no place in the parts of the network that it brings ({listed(names.foreign, NAMES_SHOWN)})")
     return faults
 
 
 def _wrong_values(architecture: Architecture, tensors: Mapping[str, Tensor]) -> list[str]:
     weights = [name for name, tensor in tensors.items() if not architecture.is_derived(name) and not _is_finite(tensor)]
     indices = [name for name in tensors if architecture.is_derived(name) and not architecture.derived_fits(name, tensors)]
-    faults = [f"{len(weights)} weights have values that are not finite numbers ({listed(weights, SHOWN)})"] if weights else []
-    return faults + ([f"{len(indices)} position indices point outside their tables ({listed(indices, SHOWN)})"] if indices else [])
+    faults = [f"{len(weights)} weights have values that are not finite numbers ({listed(weights, NAMES_SHOWN)})"] if weights else []
+    return faults + ([f"{len(indices)} position indices point outside their tables ({listed(indices, NAMES_SHOWN)})"] if indices else [])
 
 
 def _is_finite(tensor: Tensor) -> bool:

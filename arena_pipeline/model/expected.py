@@ -28,7 +28,7 @@ POOR_FIT = 0.5
 all of the network had 0.6 and 0.4 (docs/results.md)."""
 TRAIN_ALL = ("fft", "scratch")
 NOT_BETTER = "not better than zero-shot"
-COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 CONFIDENCE = 0.95
 SETUP_DIGITS = 16
 
@@ -54,7 +54,7 @@ def scan_mean(values: Sequence[float] | np.ndarray) -> ScanMean:
     return ScanMean(mean, mean - half, mean + half, scans)
 
 
-def verdict(difference: ScanMean) -> str:
+def zero_shot_verdict(difference: ScanMean) -> str:
     """Of adapting against zero-shot, in words: better or not better where the 95 % interval is all on one side of 0."""
     if difference.low > 0:
         return "better than zero-shot"
@@ -63,7 +63,7 @@ def verdict(difference: ScanMean) -> str:
 
 def scans_in_words(scans: int) -> str:
     """One scan, five scans, 12 scans."""
-    return f"{COUNTS[scans] if scans < len(COUNTS) else scans} scan{'' if scans == 1 else 's'}"
+    return f"{NUMBER_WORDS[scans] if scans < len(NUMBER_WORDS) else scans} scan{'' if scans == 1 else 's'}"
 
 
 class ExpectedDice(BaseModel):
@@ -97,7 +97,7 @@ class ExpectedDice(BaseModel):
             gain = scan_mean(np.subtract(dice, zero_shot))
             values |= {"difference": gain.mean, "difference_low": gain.low, "difference_high": gain.high}
         known = {name: None if math.isnan(value) else float(value) for name, value in values.items()}
-        said = None if zero_shot is None else verdict(gain)
+        said = None if zero_shot is None else zero_shot_verdict(gain)
         return cls(structure=structure, method=method, scans=found.scans, verdict=said, **known)
 
     def sentence(self) -> str:
@@ -125,7 +125,7 @@ def write_expected(task_folder: Path, expected: Sequence[ExpectedDice]) -> None:
 
 
 def discard_expected(task_folder: Path) -> None:
-    """Before one of the task's adapters becomes another."""
+    """Removes expected_dice.json, before one of the task's adapters is replaced."""
     (task_folder / EXPECTED).unlink(missing_ok=True)
 
 
@@ -140,8 +140,9 @@ def expected_of(task_folder: Path, record: AdapterRecord) -> list[ExpectedDice]:
 def doubts(task_folder: Path, records: Sequence[AdapterRecord]) -> list[str]:
     """Structures of one task, adapted by `records`, for which the foundation as it is, or another method, would do as well, a sentence each.
 
-    A structure that was not learned beside others is always told. Of the rest scans that were left out decide where there are any. Else a model that
-    is not even better on its own support set, or with the decoder frozen can't even fit that: to be good there would say nothing: it has seen it.
+    A structure that was not learned beside others is always named. For the rest, scans that were left out decide where there are any. Else one
+    is named where the model is no better even on its own support set, or, with the decoder frozen, fits even that poorly. (A good score there proves
+    nothing: the model has seen it.)
     """
     by_decoder = records[0].train_decoder or records[0].settings.method in TRAIN_ALL
     known = {one.structure: one for one in expected_of(task_folder, records[0]) if one.verdict is not None}
@@ -206,7 +207,7 @@ def quality_sentences_of_folds(folders: Iterable[Path]) -> list[str]:
 
 
 def _read(path: Path) -> list[ExpectedDice]:
-    """None of a file that is not there or is not one of these."""
+    """None where the file is missing or not a valid one."""
     try:
         return [ExpectedDice.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))["expected"]]
     except (OSError, ValueError, KeyError, TypeError, ValidationError):

@@ -14,10 +14,10 @@ from arena_pipeline.model.architectures import Architecture
 
 
 class SharedFront:
-    """Lets the modules of an architecture's front give again what they gave for the same window. Parameters and names stay.
+    """Lets the modules of an architecture's front return their earlier output for the same window. Parameters and names stay.
 
     Attributes:
-        sharing: the modules that do so for the adapter that is on.
+        sharing: the modules that do so for the present adapter.
     """
 
     def __init__(self, network: nn.Module, architecture: Architecture) -> None:
@@ -26,7 +26,7 @@ class SharedFront:
         self._given: dict[str, Tensor] | None = None
         for name in self._front:
             module = cast(Any, network.get_submodule(name))
-            module.forward = partial(self._give, name, ref(module))  # not held by its own attribute: a network must go when nobody has it
+            module.forward = partial(self._give, name, ref(module))  # a weak reference: a module that held itself would never be freed
 
     def unchanged(self, parameters: Collection[str]) -> frozenset[str]:
         """The modules of the front whose answer does not depend on these parameters."""

@@ -13,7 +13,7 @@ HEAVY, IMPORTER = ("transformers", "sklearn", "scipy.signal"), "monai"
 
 
 class _NotForMonai(MetaPathFinder):
-    """Says that they are not installed, which MONAI is prepared for, while MONAI itself is imported; to nobody else and not later."""
+    """Claims that they are not installed, which MONAI is prepared for, while MONAI itself is imported; to no other importer, and not later."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = getattr(sys.modules.get(IMPORTER), "__spec__", None)

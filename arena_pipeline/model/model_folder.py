@@ -130,7 +130,7 @@ def load_model(path: Path, folds: Sequence[int] | None = None, structures: Seque
     """Reads a model folder's plans and the records of its folds.
 
     Args:
-        folds: those to average; None: all that are finished, and made with these plans or with such as differ in nothing that matters.
+        folds: those to average; None: all that are finished and were made with these plans, or with plans that differ in nothing that matters here.
         structures: those wanted; None: all.
 
     Raises:

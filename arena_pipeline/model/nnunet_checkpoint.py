@@ -1,4 +1,4 @@
-"""The checkpoint of an nnU-Net v2 model: every tensor once, all of them used, and of the plans that lie beside it."""
+"""The checkpoint of an nnU-Net v2 model: every tensor is read once and used, and all must fit the plans beside it."""
 
 from __future__ import annotations
 

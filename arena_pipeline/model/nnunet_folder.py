@@ -83,7 +83,7 @@ def read_nnunet_folder(folder: Path, name: str | None = None, fold: str | None =
         raise FoundationError(error.found, file=folder, advice=error.advice) from None
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         found = f"plans.json or dataset.json is not as nnU-Net v2 writes it ({type(error).__name__}: {error})"
-        raise FoundationError(found, file=folder, advice=COPY) from None
+        raise FoundationError(found, file=folder, advice=COPY_ADVICE) from None
     checkpoint, choices = _checkpoint(folder, fold)
     if canonical:
         choices += ("images are turned to RAS first, as TotalSegmentator does",)
@@ -104,11 +104,11 @@ def read_nnunet_folder(folder: Path, name: str | None = None, fold: str | None =
     try:
         preset = FoundationPreset.model_validate(content)
     except ValidationError as error:
-        raise FoundationError(f"the model can't be used: {error.errors(include_url=False)[0]['msg']}", file=folder, advice=COPY) from None
+        raise FoundationError(f"the model can't be used: {error.errors(include_url=False)[0]['msg']}", file=folder, advice=COPY_ADVICE) from None
     return NnunetModel(preset, folder, checkpoint, configuration_name, trainer, choices)
 
 
-COPY = "copy the model folder again from where it was trained or downloaded"
+COPY_ADVICE = "copy the model folder again from where it was trained or downloaded"
 
 
 def is_totalsegmentator(folder: Path) -> bool:
@@ -180,13 +180,13 @@ def _model_folder(folder: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_model(path, RootModel[dict[str, Any]], FoundationError, f"no such file; {COPY}", COPY).root
+    return read_model(path, RootModel[dict[str, Any]], FoundationError, f"no such file; {COPY_ADVICE}", COPY_ADVICE).root
 
 
 def _checkpoint(folder: Path, fold: str | None) -> tuple[Path, tuple[str, ...]]:
     folds = {path.name.removeprefix("fold_"): path for path in sorted(folder.glob("fold_*")) if any((path / name).is_file() for name in CHECKPOINTS)}
     if not folds:
-        raise FoundationError(f"no fold_*/{CHECKPOINTS[0]}", file=folder, advice=COPY)
+        raise FoundationError(f"no fold_*/{CHECKPOINTS[0]}", file=folder, advice=COPY_ADVICE)
     if fold is not None and fold not in folds:
         raise FoundationError(f"no fold {fold}, it has: {', '.join(folds)}", file=folder, advice="name one of them with -f")
     chosen = fold or next((name for name in (*(folds if len(folds) == 1 else ()), "0", "all") if name in folds), next(iter(folds)))

@@ -22,8 +22,8 @@ READERS = {"SimpleITKIO": "as_stored", "NibabelIO": "as_stored", "SimpleITKIOWit
 RESAMPLING = "resample_data_or_seg_to_shape"
 PREPROCESSOR = "DefaultPreprocessor"
 EXPECTED_KINDS = {"conv_op": "Conv3d", "norm_op": "InstanceNorm3d", "nonlin": "LeakyReLU"}
-EXPECTED_VALUES = {"norm_op_kwargs": ("eps", 1e-5), "nonlin_kwargs": ("negative_slope", 0.01)}  # no weights tell a network with others
-UNKNOWN_VALUES = ("nonlin_first", "block", "bottleneck_channels", "stem_channels")  # of a network: only their defaults are known here
+EXPECTED_VALUES = {"norm_op_kwargs": ("eps", 1e-5), "nonlin_kwargs": ("negative_slope", 0.01)}  # other values leave no trace in the weights
+UNKNOWN_VALUES = ("nonlin_first", "block", "bottleneck_channels", "stem_channels")  # of a network: only their defaults are supported here
 
 
 def configuration_of(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -60,10 +60,10 @@ def _refuse_configuration(name: str, configuration: Mapping[str, Any]) -> None:
     expected = {"preprocessor_name": PREPROCESSOR, "resampling_fn_data": RESAMPLING, "resampling_fn_probabilities": RESAMPLING}
     for key, value in expected.items():
         if configuration.get(key, value) != value:
-            raise FoundationError(f"configuration {name}: {key} is {configuration[key]}, of which {value} alone is known here", advice=OTHERWISE)
+            raise FoundationError(f"configuration {name}: {key} is {configuration[key]}, only {value} is supported", advice=RETRAIN_ADVICE)
 
 
-OTHERWISE = "train a model with nnU-Net's own planner, or use another foundation"
+RETRAIN_ADVICE = "train a model with nnU-Net's own planner, or use another foundation"
 
 
 def structures_of(dataset: Mapping[str, Any]) -> dict[str, int]:
@@ -76,10 +76,10 @@ def structures_of(dataset: Mapping[str, Any]) -> dict[str, int]:
     names = list(channels.values())
     if len(names) != 1 or str(names[0]).lower() != "ct":
         found = ", ".join(map(str, names)) or "not named"
-        raise FoundationError(f"dataset.json: the input channels are {found}, expected CT alone", advice=OTHERWISE)
+        raise FoundationError(f"dataset.json: the input channels are {found}, expected CT alone", advice=RETRAIN_ADVICE)
     labels = {name: value for name, value in dataset["labels"].items() if name != IGNORE}
     if dataset.get("regions_class_order") is not None or any(isinstance(value, (list, tuple)) for value in labels.values()):
-        raise FoundationError("dataset.json: the labels are regions (lists), which overlap; expected one integer each", advice=OTHERWISE)
+        raise FoundationError("dataset.json: the labels are regions (lists), which overlap; expected one integer each", advice=RETRAIN_ADVICE)
     numbers = {name: int(value) for name, value in labels.items()}
     if sorted(numbers.values()) != list(range(len(numbers))) or numbers.get(BACKGROUND) != 0 or len(numbers) < 2:
         raise FoundationError(f"dataset.json: expected background 0 and consecutive integers, found {numbers}", advice="correct labels")
@@ -94,11 +94,11 @@ def scheme_of(plans: Mapping[str, Any], configuration: Mapping[str, Any], canoni
     """
     reader = plans["image_reader_writer"]
     if reader not in READERS:
-        raise FoundationError(f"plans.json: image_reader_writer is {reader}; known: {', '.join(READERS)}", advice=OTHERWISE)
+        raise FoundationError(f"plans.json: image_reader_writer is {reader}; known: {', '.join(READERS)}", advice=RETRAIN_ADVICE)
     facts = plans["foreground_intensity_properties_per_channel"]["0"]
     forward, back = configuration["resampling_fn_data_kwargs"], configuration["resampling_fn_probabilities_kwargs"]
     if back["order"] != 1 or back.get("force_separate_z") != forward.get("force_separate_z"):
-        raise FoundationError(f"plans.json: probabilities are resampled with {back}, expected order 1", advice=OTHERWISE)
+        raise FoundationError(f"plans.json: probabilities are resampled with {back}, expected order 1", advice=RETRAIN_ADVICE)
     first, second, third = (2 - axis for axis in plans["transpose_forward"])  # nnU-Net's readers give (z, y, x)
     try:
         return Scheme(
@@ -120,7 +120,7 @@ def scheme_of(plans: Mapping[str, Any], configuration: Mapping[str, Any], canoni
             ),
         )
     except ValidationError as error:
-        raise FoundationError(f"plans.json: {_first(error)}", advice=OTHERWISE) from None
+        raise FoundationError(f"plans.json: {_first(error)}", advice=RETRAIN_ADVICE) from None
 
 
 def architecture_of(configuration: Mapping[str, Any], out_channels: int) -> UNet:
@@ -132,12 +132,12 @@ def architecture_of(configuration: Mapping[str, Any], out_channels: int) -> UNet
     network = described["network_class_name"].rsplit(".", 1)[-1]
     for key, kind in EXPECTED_KINDS.items():
         if str(values.get(key)).rsplit(".", 1)[-1] != kind:
-            raise FoundationError(f"plans.json: {key} of the network is {values.get(key)}, expected {kind}", advice=OTHERWISE)
+            raise FoundationError(f"plans.json: {key} of the network is {values.get(key)}, expected {kind}", advice=RETRAIN_ADVICE)
     for key, (name, expected) in EXPECTED_VALUES.items():
         if (found := (values.get(key) or {}).get(name, expected)) != expected:
-            raise FoundationError(f"plans.json: {name} in {key} of the network is {found}, of which {expected} alone is known here", advice=OTHERWISE)
+            raise FoundationError(f"plans.json: {name} in {key} of the network is {found}, only {expected} is supported", advice=RETRAIN_ADVICE)
     if others := [key for key in UNKNOWN_VALUES if values.get(key)]:
-        raise FoundationError(f"plans.json: the network has {', '.join(others)}, which is not known here", advice=OTHERWISE)
+        raise FoundationError(f"plans.json: the network has {', '.join(others)}, which is not supported", advice=RETRAIN_ADVICE)
     blocks = values.get("n_conv_per_stage", values.get("n_blocks_per_stage"))
     lists = (values["features_per_stage"], values["kernel_sizes"], values["strides"], blocks, values["n_conv_per_stage_decoder"])
     return _architecture(network, lists, bool(values["conv_bias"]), out_channels)
@@ -155,7 +155,7 @@ def _old_architecture(configuration: Mapping[str, Any], out_channels: int) -> UN
 
 def _architecture(network: str, lists: tuple[Any, Any, Any, Any, Any], bias: bool, out_channels: int) -> UNet:
     if network not in NETWORKS:
-        raise FoundationError(f"plans.json: the network is a {network}; known: {', '.join(NETWORKS)}", advice=OTHERWISE)
+        raise FoundationError(f"plans.json: the network is a {network}; known: {', '.join(NETWORKS)}", advice=RETRAIN_ADVICE)
     widths, kernels, strides, blocks, decoder = lists
     stages = range(len(kernels))
     try:
@@ -169,7 +169,7 @@ def _architecture(network: str, lists: tuple[Any, Any, Any, Any, Any], bias: boo
             convolution_bias=bias,
         )
     except ValidationError as error:
-        raise FoundationError(f"plans.json: {_first(error)}", advice=OTHERWISE) from None
+        raise FoundationError(f"plans.json: {_first(error)}", advice=RETRAIN_ADVICE) from None
 
 
 def _first(error: ValidationError) -> str:

@@ -39,7 +39,7 @@ class Precision:
         """`name` as a setting has it. A GPU without bfloat16 computes in float16 in its place, with scaled gradients."""
         faster = faster_half(str(device))
         if name == "bf16" and device.type == "cpu":
-            _tell_slow()
+            _warn_of_slow_bf16()
         if name == "fp32" or (name == "auto" and faster is None):
             return cls(device)
         return cls(device, HALVES[faster or "bf16"])
@@ -55,6 +55,6 @@ class Precision:
 
 
 @cache
-def _tell_slow() -> None:
+def _warn_of_slow_bf16() -> None:
     """Once in a process."""
     logger.warning("bf16 on a CPU: most have no units for it and take up to 20 times as long as in fp32 (-precision fp32)")

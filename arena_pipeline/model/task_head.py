@@ -58,7 +58,7 @@ def decides_by_margin(preset: FoundationPreset, activation: str, kind: str) -> b
 def empty_head(preset: FoundationPreset, channels: int, activation: str, kind: str, out_channels: int) -> nn.Conv3d:
     """The head that a task predicts with, to be filled with trained weights; (rows, channels, 1, 1, 1).
 
-    That of a `MarginHead` gives every row: they are interpolated before the structure is held against the highest of the others.
+    That of a `MarginHead` gives every row: they are interpolated before the structure is compared with the highest of the others.
     """
     if not keeps_all_rows(preset, activation, kind):
         return HeadConvolution(channels, out_channels, kernel_size=1)
@@ -104,7 +104,7 @@ def pretrained_head(
             else f"was not pre-trained on {', '.join(unknown)} (it knows {', '.join(preset.structures)})"
         )
         raise FoundationError(f"foundation {preset.name} {why}; plan the task with a new head")
-    source = head(network, preset.architecture)
+    source = head_module(network, preset.architecture)
     rows = [preset.structures[name] for name in structures]
     if preset.head == "softmax":
         rows = [BACKGROUND_CHANNEL, *rows] if softmax else [*rows, *(row for row in range(source.out_channels) if row not in rows)]
@@ -121,14 +121,14 @@ def pretrained_head(
     return target
 
 
-def head(network: nn.Module, architecture: Architecture) -> nn.Conv3d:
+def head_module(network: nn.Module, architecture: Architecture) -> nn.Conv3d:
     """The 1x1x1 convolution that gives the logits."""
     return cast(nn.Conv3d, network.get_submodule(architecture.head))
 
 
 def head_parameters(network: nn.Module, architecture: Architecture) -> dict[str, Tensor]:
     """Weight and bias of the head, by their names in the network."""
-    return {f"{architecture.head}.{name}": parameter for name, parameter in head(network, architecture).named_parameters()}
+    return {f"{architecture.head}.{name}": parameter for name, parameter in head_module(network, architecture).named_parameters()}
 
 
 def set_head_(network: nn.Module, architecture: Architecture, convolution: nn.Conv3d) -> None:

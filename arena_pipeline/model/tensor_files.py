@@ -16,7 +16,7 @@ from arena_pipeline.words import listed
 FLOATS = ("F32", "F16", "BF16")  # in safetensors' words
 HEADER_BYTES = 4 * 2**20  # names, shapes and types of some 30,000 tensors
 LENGTH_BYTES = 8  # of the header's length, in front of it
-SHOWN = 3
+NAMES_SHOWN = 3
 
 
 class UnfitTensors(ValueError):
@@ -48,13 +48,13 @@ def read_tensors(path: Path, max_bytes: int, faults: Callable[[Mapping[str, Tens
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
             facts = {name: TensorFacts(tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()}
             if found := faults(facts):
-                raise UnfitTensors(listed(found, SHOWN, "; "))
+                raise UnfitTensors(listed(found, NAMES_SHOWN, "; "))
             tensors = {name: file.get_tensor(name) for name in facts}
     except SafetensorError as error:
         raise UnfitTensors(f"not a whole safetensors file: {error}") from None
     wild = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not all_finite(tensor)]
     if wild:
-        raise UnfitTensors(f"{listed(wild, SHOWN)}: values that are not finite")
+        raise UnfitTensors(f"{listed(wild, NAMES_SHOWN)}: values that are not finite")
     return tensors
 
 

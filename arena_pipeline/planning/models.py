@@ -19,7 +19,7 @@ from arena_pipeline.words import listed, similar
 MULTICLASS_TASK = "multiclass"
 FEWEST_SCANS, MOST_LEFT_OUT = 3, 5  # scans of which one can be left out; folds that leave scans out
 LISTED_TASKS = 10  # in the message of an error
-MEND = "mend it, or delete it and run arena_plan again"
+MEND_ADVICE = "mend it, or delete it and run arena_plan again"
 
 
 class TaskPlan(Frozen):
@@ -94,7 +94,7 @@ class Plans(StoredModel):
     Attributes:
         foundation_sha256: of the weights file that the plans were made for.
         folds_of_all: what the folds are where a support set takes all candidates of a task: "seeds" (all of them in every fold) or "leave_one_out"
-            (each of up to five folds goes without one of them, above five scans without every fifth, which then says what Dice to expect).
+            (each of up to five folds leaves out one of them, of more than five scans every fifth, and is scored on those to say what Dice to expect).
         reasons: path of a decision, e.g. "tasks.liver.train_decoder" -> why, in a sentence.
     """
 
@@ -128,7 +128,7 @@ class Plans(StoredModel):
                 raise ValueError(f"tasks.{task.name}: a binary task has one structure, and its name")
         return self
 
-    def leaving_out(self, task: TaskPlan, shots: int) -> int:
+    def leave_out_folds(self, task: TaskPlan, shots: int) -> int:
         """How many folds of `task` there are that leave scans out, each scan once; 0: the folds are draws, or of all scans alike."""
         scans = len(set(task.candidates))
         return min(scans, MOST_LEFT_OUT) if self.folds_of_all == "leave_one_out" and shots == len(task.candidates) and scans >= FEWEST_SCANS else 0
@@ -146,10 +146,10 @@ class Plans(StoredModel):
     @classmethod
     def read(cls, path: Path, architecture: Architecture | None = None) -> Plans:
         """Raises PlansError naming the file, the key and what is wrong with it; with `architecture` also where that can't take the patch."""
-        plans = read_model(path, cls, PlansError, "no such file; make plans with arena_plan_and_preprocess -d NUMBER", MEND)
+        plans = read_model(path, cls, PlansError, "no such file; make plans with arena_plan_and_preprocess -d NUMBER", MEND_ADVICE)
         try:
             if architecture is not None:
                 architecture.check_patch(plans.scheme.patch_size_voxels)
         except ValueError as error:
-            raise PlansError(str(error), file=path, advice=MEND) from None
+            raise PlansError(str(error), file=path, advice=MEND_ADVICE) from None
         return plans

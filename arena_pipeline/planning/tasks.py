@@ -12,8 +12,8 @@ from arena_pipeline.io.splits import LARGEST_DRAW
 from arena_pipeline.planning.models import Plans, TaskPlan
 from arena_pipeline.words import listed
 
-GONE = "no voxel left at the foundation's spacing"
-SHOWN = 5
+NO_VOXEL_LEFT = "no voxel left at the foundation's spacing"
+NAMES_SHOWN = 5
 """Names of cases that a reason lists before it only counts."""
 
 
@@ -50,10 +50,11 @@ def choose_kind(structures: dict[str, int], preset: FoundationPreset) -> tuple[L
     if not preset.structures:
         return "novel", f"{preset.name} was pre-trained without any structure"
     if not unknown:
-        return "base", f"{listed(structures, SHOWN)} {'is' if len(structures) == 1 else 'are all'} among {known}"
+        return "base", f"{listed(structures, NAMES_SHOWN)} {'is' if len(structures) == 1 else 'are all'} among {known}"
     if len(unknown) == len(structures):
-        return "novel", f"{listed(unknown, SHOWN)} {'is' if len(unknown) == 1 else 'are'} not among {known}"
-    return "novel", f"{listed(unknown, SHOWN)} {'is' if len(unknown) == 1 else 'are'} not among {known}, and a task with any new structure is novel"
+        return "novel", f"{listed(unknown, NAMES_SHOWN)} {'is' if len(unknown) == 1 else 'are'} not among {known}"
+    new = f"{listed(unknown, NAMES_SHOWN)} {'is' if len(unknown) == 1 else 'are'} not among {known}"
+    return "novel", f"{new}, and a task with any new structure is novel"
 
 
 def choose_decoder(structures: dict[str, int], preset: FoundationPreset, kind: str) -> tuple[bool, str]:
@@ -64,7 +65,7 @@ def choose_decoder(structures: dict[str, int], preset: FoundationPreset, kind: s
         return True, f"the preset of {preset.name} has its decoder trained for the structures that it knows too"
     if kind == "base":
         verb = "is" if len(structures) == 1 else "are"
-        return False, f"{listed(structures, SHOWN)} {verb} among the pre-training structures: the decoder stays frozen"
+        return False, f"{listed(structures, NAMES_SHOWN)} {verb} among the pre-training structures: the decoder stays frozen"
     return True, "the task is novel to this foundation: the decoder is trained"
 
 
@@ -74,7 +75,7 @@ def choose_head(structures: dict[str, int], preset: FoundationPreset, kind: str,
         return "new", f"{preset.name} has no head that could be taken over"
     if kind == "novel":
         missing = [name for name in structures if name not in preset.structures]
-        return "new", f"the head of {preset.name} has no row for {listed(missing, SHOWN)}"
+        return "new", f"the head of {preset.name} has no row for {listed(missing, NAMES_SHOWN)}"
     background = "; the row of the background is new" if multiclass else ""
     return "pretrained", f"starts from the {preset.name} head's own row{'s' if multiclass else ''}{background}"
 
@@ -91,11 +92,11 @@ def choose_candidates(name: str, structures: dict[str, int], dataset: DatasetJso
     candidates = tuple(case for case in pool if faults[case] is None)
     source = "cases of the split in dataset.json, in its order" if split and split.train else "training cases, sorted"
     reason = f"{len(candidates)} of the {len(pool)} {source}"
-    for fault in ("not in imagesTr", "not annotated", "empty", GONE):
+    for fault in ("not in imagesTr", "not annotated", "empty", NO_VOXEL_LEFT):
         if wrong := [case for case in pool if faults[case] == fault]:
-            reason += f"; {fault}: {listed(wrong, SHOWN)}"
+            reason += f"; {fault}: {listed(wrong, NAMES_SHOWN)}"
     if repeated := sorted({case for case in candidates if candidates.count(case) > 1}):
-        reason += f"; listed twice there, and left so since the draw depends on it: {listed(repeated, SHOWN)}"
+        reason += f"; listed twice there, and left so since the draw depends on it: {listed(repeated, NAMES_SHOWN)}"
     if split and split.train and len(candidates) < len(pool):
         reason += "; so the support sets differ from those that the whole split gives"
     return candidates, reason
@@ -110,8 +111,8 @@ def partly_annotated(plans: Plans, fingerprint: Fingerprint) -> list[Finding]:
         if partial:
             lacking = [name for name, fact in facts.items() if not set(partial) <= set(fact.annotated_cases)]
             sentence = (
-                f"{task.name}: {len(partial)} of {len(fingerprint.cases)} training cases are left out ({listed(partial, SHOWN)}), "
-                f"since {listed(lacking, SHOWN)} is not annotated in all of them; annotate it there, or plan a task for each structure "
+                f"{task.name}: {len(partial)} of {len(fingerprint.cases)} training cases are left out ({listed(partial, NAMES_SHOWN)}), "
+                f"since {listed(lacking, NAMES_SHOWN)} is not annotated in all of them; annotate it there, or plan a task for each structure "
                 "with --objective binary"
             )
             findings.append(Finding.of_dataset("warning", sentence))
@@ -132,13 +133,13 @@ def _fault(case: str, structures: dict[str, int], fingerprint: Fingerprint) -> s
         return "not annotated"
     if not any(case in fact.non_empty_cases for fact in facts):
         return "empty"
-    return GONE if all(case not in fact.non_empty_cases or case in fact.vanishing_cases for fact in facts) else None
+    return NO_VOXEL_LEFT if all(case not in fact.non_empty_cases or case in fact.vanishing_cases for fact in facts) else None
 
 
 def choose_max_shots(structures: dict[str, int], candidates: Sequence[str]) -> tuple[int, str]:
     """As many as there are candidates, up to what the support-set rule can draw."""
     if not candidates:
-        return 0, f"no training case can be used: annotate {listed(structures, SHOWN)} in a few cases before adapting to this task"
+        return 0, f"no training case can be used: annotate {listed(structures, NAMES_SHOWN)} in a few cases before adapting to this task"
     if len(candidates) >= LARGEST_DRAW:
         return LARGEST_DRAW - 1, f"the support-set rule draws at most {LARGEST_DRAW - 1} of the {len(candidates)} candidates"
     return len(candidates), f"the number of candidates ({len(candidates)}); with all of them the folds share one support set"
@@ -163,5 +164,5 @@ def choose_keep_largest(structure: str, candidates: Sequence[str], fingerprint: 
         return False, f"no candidate shows {structure} with all around it annotated, so nothing is known of its components"
     several = [f"{case} ({count})" for case, count in components.items() if count != 1]
     if several:
-        return False, f"more than one connected component in {len(several)} of {len(components)} candidates: {listed(several, SHOWN)}"
+        return False, f"more than one connected component in {len(several)} of {len(components)} candidates: {listed(several, NAMES_SHOWN)}"
     return True, f"one connected component in every candidate that shows it ({len(components)})"

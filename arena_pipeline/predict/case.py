@@ -44,7 +44,7 @@ class PredictionTask:
         channels: structure -> output channel; the background of a softmax is channel 0.
         networks: one per fold: each call makes that fold's network ready, (batch, 1, x, y, z) -> logits.
         competitors: structure -> output channel of those that take part in the argmax but are not written.
-        shared: the network that all of them are, with one adapter after the other.
+        shared: the one network behind all of them, which takes one adapter after the other.
         rivals: the channels that follow the structure's where the activation is a margin, the background's first.
     """
 
@@ -103,7 +103,7 @@ class CaseSettings:
         return self.scheme.nnunet is not None
 
     def together(self, window_batch: int, tasks: int, networks: int) -> CaseSettings:
-        """With so much at once; of the same number of windows it stays known how many the device has room for."""
+        """The settings for so many at once; with the same number of windows, what was learned of the device's room is kept."""
         changed = replace(self, window_batch=window_batch, tasks_at_once=tasks, networks_at_once=networks)
         if window_batch == self.window_batch:
             object.__setattr__(changed, "fitting", self.fitting)
@@ -117,7 +117,7 @@ class CaseSettings:
 
 @dataclass(frozen=True, eq=False)
 class Sinks:
-    """Who wants more than the segmentation. Each is called with a channel's name and an array that may be kept.
+    """Functions that receive more than the segmentation. Each is called with a channel's name and an array that may be kept.
 
     Attributes:
         probability: gets every channel's probabilities, float32 on the native grid.
@@ -248,7 +248,7 @@ def _set_aside_(probabilities: np.ndarray, outside: np.ndarray, activation: Acti
 
 
 def _hand_out(task: PredictionTask, probabilities: np.ndarray, grid: GridMap, settings: CaseSettings, sinks: Sinks) -> None:
-    """What the sinks want of one task; `probabilities` come as `_means_over_folds` makes them, and what are logits there is changed."""
+    """Gives the sinks what they want of one task. `probabilities` are those of `_means_over_folds`; logits are changed in place."""
     if settings.as_nnunet:
         to_probabilities_(probabilities, task.activation, settings.threshold)
     if sinks.probability is not None:

@@ -20,7 +20,7 @@ from arena_pipeline.workspace import fold_folders
 logger = logging.getLogger(__name__)
 
 
-def tell_missing_folds(model: AdaptedModel) -> None:
+def warn_of_missing_folds(model: AdaptedModel) -> None:
     """Warns of folds that are not averaged, though begun for a task or finished for another one like it; where folds leave scans out, of any."""
     missing: dict[tuple[int, ...], list[str]] = {}
     for task in model.tasks:
@@ -43,14 +43,14 @@ def _leaves_out(task: AdaptedTask) -> bool:
     return len(task.record.support_ids) < task.record.shots
 
 
-def tell_doubts(model: AdaptedModel) -> None:
+def warn_of_doubts(model: AdaptedModel) -> None:
     """Warns of structures that the foundation as it is, or another method, would find as well."""
     for task in model.tasks:
         for doubt in doubts(model.path / task.record.task, [read_adapter_record(folder) for folder in task.folds.values()]):
             logger.warning("%s", doubt)
 
 
-def tell_support_cases(support_ids: Mapping[str, tuple[str, ...]], inputs: Mapping[str, ImageSource], stored: Path) -> dict[str, tuple[str, ...]]:
+def warn_of_support_cases(support_ids: Mapping[str, tuple[str, ...]], inputs: Mapping[str, ImageSource], stored: Path) -> dict[str, tuple[str, ...]]:
     """Says aloud which inputs the model was adapted on: their segmentations look better than those of other scans will.
 
     Args:

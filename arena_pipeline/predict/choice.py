@@ -1,4 +1,4 @@
-"""Which model predicts, of what a command names."""
+"""Which model predicts, chosen by a command's arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from arena_pipeline.errors import PlansError
 from arena_pipeline.io.images import ImageSource
 from arena_pipeline.model.model_folder import DEFAULT_METHOD, AdaptedModel, choose_model, load_model
-from arena_pipeline.predict.caveats import tell_doubts, tell_missing_folds, tell_support_cases
+from arena_pipeline.predict.caveats import warn_of_doubts, warn_of_missing_folds, warn_of_support_cases
 from arena_pipeline.predict.predictors import Setup, adapted_setup, zero_shot_setup
 from arena_pipeline.workspace import Workspace
 
@@ -70,10 +70,10 @@ class ModelChoice:
         model = load_model(folder, self.folds, self.structures)
         self._require_same(model)
         if self.folds is None:
-            tell_missing_folds(model)
-        tell_doubts(model)
+            warn_of_missing_folds(model)
+        warn_of_doubts(model)
         setup = adapted_setup(model, self.structures, workspace, device, changes)
-        return setup, tell_support_cases(setup.support_ids, inputs, workspace.cases(model.tasks[0].record.dataset_name, model.foundation))
+        return setup, warn_of_support_cases(setup.support_ids, inputs, workspace.cases(model.tasks[0].record.dataset_name, model.foundation))
 
     def _zero_shot(self, workspace: Workspace, device: torch.device, changes: Mapping[str, Any]) -> Setup:
         unused = [FLAGS[name] for name in ("shots", "method", "folds", "model_folder", "structures") if getattr(self, name) is not None]

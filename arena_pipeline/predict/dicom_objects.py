@@ -1,4 +1,4 @@
-"""The DICOM objects beside a segmentation: which are written for a case, and what keeps them from being written, at best before the network runs."""
+"""The DICOM objects beside a segmentation: which are written for a case, and the check, if possible before the network runs, that they can be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arena_pipeline.io.images import ImageSource
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.options import OutputOptions
 from arena_pipeline.predict.outputs import CaseFiles
-from arena_pipeline.predict.study import not_referable
+from arena_pipeline.predict.study import why_not_referable
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def writes_dicom_seg(source: ImageSource, options: OutputOptions) -> bool:
 
 def check_referable(source: ImageSource, options: OutputOptions) -> None:
     """Raises ImageError where what was asked for can't be written; a DICOM-SEG that nobody asked for is left out with a warning."""
-    if not isinstance(source, CTSeries) or (error := not_referable(source)) is None:
+    if not isinstance(source, CTSeries) or (error := why_not_referable(source)) is None:
         return
     if options.dicom_seg or options.rtstruct:
         raise error

@@ -119,5 +119,5 @@ def structure_code(name: str) -> tuple[CodedConcept, CodedConcept | None]:
 
 
 def _parameters(source: Mapping[str, str]) -> dict[str, str]:
-    """What made it; of a model's path the name alone, since the folders above it are nobody's business."""
+    """What made it; of a model's path the name alone, since the folders above it are private."""
     return {key: (Path(value).name if key == "model" else value)[:TEXT_LENGTH] for key, value in source.items() if value}

@@ -44,7 +44,7 @@ def find_inputs(path: Path) -> dict[str, ImageSource]:
             it and in the folders inside it.
 
     Raises:
-        DatasetError: nothing there, no image, two images of one case, or a second channel. What is wrong with one case alone is told in its turn.
+        DatasetError: nothing there, no image, two images of one case, or a second channel. Faults of one case alone are reported when its turn comes.
     """
     if path.is_dir() and not _image_files(path) and (series := _dicom_series(path)):
         return series
@@ -103,7 +103,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _dicom_series(folder: Path) -> dict[str, ImageSource]:
-    """The CT series below a folder, with a word on what else is there; nothing where no file is DICOM.
+    """The CT series below a folder; logs what else is there. Nothing where no file is DICOM.
 
     Raises:
         DatasetError: DICOM files, but no slices of a CT.

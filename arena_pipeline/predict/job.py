@@ -15,14 +15,14 @@ import numpy as np
 from arena_pipeline.fingerprint.reading import looks_like_hu, not_hu_sentence
 from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import ImageSource, read_geometry, read_image, write_image, write_segmentation
-from arena_pipeline.io.steps import Room, Steps, Turn
+from arena_pipeline.io.steps import MemoryNeeded, Steps, Turn
 from arena_pipeline.machine import free_memory_bytes
 from arena_pipeline.predict.case import Sinks, volume_steps
 from arena_pipeline.predict.dicom_objects import check_referable, write_objects, writes_dicom_seg
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.memory import case_parts, memory_in_words, most_that_fit
 from arena_pipeline.predict.options import OutputOptions
-from arena_pipeline.predict.outputs import case_files, remove_case
+from arena_pipeline.predict.outputs import case_files, remove_outputs
 from arena_pipeline.predict.postprocess import postprocess_segmentation_
 from arena_pipeline.predict.predictors import Setup
 from arena_pipeline.predict.preview import write_preview
@@ -77,10 +77,10 @@ def predict_file(case: str, source: ImageSource, output: Path, job: PredictionJo
     Returns:
         what a person should know of each structure to decide whether to look at it.
     """
-    remove_case(job.folder, case)
+    remove_outputs(job.folder, case)
     check_referable(source, job.options)
     geometry = read_geometry(source)
-    yield Room(sum(_parts(geometry, job).values()))
+    yield MemoryNeeded(sum(_parts(geometry, job).values()))
     job = _with_room(case, geometry, job)
     with stage("read"):
         image = read_image(source)
@@ -122,8 +122,10 @@ def _parts(geometry: Geometry, job: PredictionJob, tasks: int = 1, networks: int
 
 
 def _with_room(case: str, geometry: Geometry, job: PredictionJob) -> PredictionJob:
-    """Says what the case will take, after deciding what is done at once: as many tasks, then networks, as half of the free memory takes, and one
-    window at a time where even so little is free."""
+    """Decides what is done at once, and logs what the case will take.
+
+    As many tasks, then networks, as fit into half of the free memory; one window at a time where even that does not fit.
+    """
     setup, settings, free = job.setup, job.setup.settings, free_memory_bytes()
     parts = partial(_parts, geometry, job)
     tasks = most_that_fit(settings.tasks_at_once, lambda n: sum(parts(n).values()) <= SHARE_TOGETHER * free)

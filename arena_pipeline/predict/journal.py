@@ -21,8 +21,8 @@ from typing import Any
 
 from arena_pipeline.io.atomic import write_text
 from arena_pipeline.io.filestate import SourceFile
-from arena_pipeline.io.lines import add_line, line, read_lines
-from arena_pipeline.io.lock import is_held, remove_lock_files, share
+from arena_pipeline.io.lines import add_line, as_line, read_lines
+from arena_pipeline.io.lock import is_held, remove_lock_files, shared_part
 from arena_pipeline.predict.review import ReviewLine
 
 JOURNAL_FOLDER = "journal"
@@ -70,7 +70,7 @@ class Command:
 
     Attributes:
         cases: that it was given; the same ones may be given to several.
-        outputs: what is written of a case besides its segmentation, as options -> whether; None: where it can be.
+        outputs: option -> whether that is written of each case besides its segmentation; None: where it can be.
         keep: whether finished cases of earlier runs stay.
         alive: whether it is at work now.
     """
@@ -113,15 +113,15 @@ class Journal:
         for path in self.folder.glob(f"*{RUN}"):
             for facts in read_lines(path)[0]:
                 name = path.name.removesuffix(RUN)
-                alive = is_held(self.output, share(name))
+                alive = is_held(self.output, shared_part(name))
                 found.append(Command(name, frozenset(facts["cases"]), facts["outputs"], facts["keep"], facts["began"], alive))
         return sorted(found, key=lambda one: one.began)
 
     def begin_run(self, keep: bool) -> None:
-        """Closes what earlier commands wrote: with `keep` the cases that they predicted are remembered; all else goes."""
+        """Ends the run of earlier commands: with `keep` the cases that they predicted are remembered; all else is removed."""
         kept = [entry for entry in self.entries().values() if entry.failed is None] if keep else []
         if kept:
-            write_text(self.folder / EARLIER, "".join(line(_facts(entry)) for entry in kept))
+            write_text(self.folder / EARLIER, "".join(as_line(_facts(entry)) for entry in kept))
         self.tidy()
         for path in [*self.folder.glob(f"*{RUN}"), *self.folder.glob(f"*{CASES}")]:
             if not kept or path.name != EARLIER:
@@ -137,7 +137,7 @@ class Journal:
         """Removes what commands that were killed have left in the folder to show that they were at work."""
         for command in self.commands():
             if not command.alive:
-                remove_lock_files(self.output, share(command.name))
+                remove_lock_files(self.output, shared_part(command.name))
 
     def add(self, case: str, seconds: float, written: Sequence[Path] = (), review: Sequence[ReviewLine] = (), failed: str | None = None) -> None:
         """A case is done; the files are there."""

@@ -11,9 +11,9 @@ LEAST_PROBABILITY, MOST_PROBABILITY = np.float32(1e-30), np.float32(1 - 2**-24) 
 
 
 def to_logits_(probabilities: np.ndarray, activation: Activation, threshold: float) -> None:
-    """In place. Of a softmax or margin the logarithms, which differ from the logits of a voxel by one number; else logits.
+    """In place. For a softmax or margin the logarithms, which differ from the logits by one constant per voxel; else the logits.
 
-    The threshold is taken off a structure's own, so that it wins against 0 or against the highest of a margin's rivals.
+    The threshold is subtracted from a structure's own value, so that it wins against 0 or against the highest of a margin's rivals.
     """
     if activation == "sigmoid":
         special.logit(np.clip(probabilities, LEAST_PROBABILITY, MOST_PROBABILITY, out=probabilities), out=probabilities)

@@ -84,7 +84,7 @@ def memory_in_words(parts: Mapping[str, int]) -> str:
 
 
 def require_memory(parts: Mapping[str, int]) -> None:
-    """Raises ArenaError where memory and swap together have not as much: the system would end the process in the middle."""
+    """Raises ArenaError where memory and swap together are not enough: the system would end the process in the middle."""
     free, swap = free_memory_bytes(), psutil.swap_memory().free
     if sum(parts.values()) > free + swap:
         raise ArenaError(

@@ -38,7 +38,7 @@ class OutputOptions:
     no_postprocessing: bool = _option("keep all components of every structure")
     no_previews: bool = _option("no pictures")
     dicom_seg: bool | None = _option(
-        "also CASE.seg.dcm, the segmentation as DICOM-SEG over the series (done anyhow where the CT is a DICOM series; insists on that)", None
+        "also CASE.seg.dcm, the segmentation as DICOM-SEG over the series (written for a DICOM series anyway; with it any other CT is an error)", None
     )
     labelmap: bool = _option("the DICOM-SEG as one label map: much smaller for many structures, but not every viewer takes it")
     rtstruct: bool = _option("also CASE.rtstruct.dcm, contours for planning systems (the CT must be a DICOM series)")
@@ -52,7 +52,7 @@ class OutputOptions:
 
     @property
     def files_beside(self) -> list[str]:
-        """The options asked for that write files beside the segmentation; pictures, which come unasked, are none of them."""
+        """The options asked for that write files beside the segmentation; previews, which are written unasked, are not among them."""
         return [option.name for option in fields(self) if getattr(self, option.name) and not option.name.startswith("no_")]
 
     @property

@@ -1,4 +1,4 @@
-"""A folder of segmentations, as arena_predict writes it: held for one command, with room, of one meaning, and what an earlier run left in it."""
+"""A folder of segmentations, as arena_predict writes it: room on its disk, what its segmentations mean, and what an earlier run left in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 SEGMENTATION_BYTES_PER_VOXEL = 0.002  # compressed; these two are low, so that nobody is refused wrongly
 PROBABILITY_BYTES_PER_VOXEL = 0.02  # and structure, compressed
-NAMED = 5
+NAMES_SHOWN = 5
 EVALUATION_FILES = ("summary.json", "metrics.csv", "summary_published.json", "metrics_published.csv")
 """What arena_evaluate leaves in a folder of predictions."""
 
@@ -63,8 +63,8 @@ def case_files(folder: Path, case: str) -> CaseFiles:
     )
 
 
-def remove_case(folder: Path, case: str) -> None:
-    """Removes what an earlier run left of a case, and the scores of the folder, which were of it too."""
+def remove_outputs(folder: Path, case: str) -> None:
+    """Removes what an earlier run left of a case, and the scores of the folder, which included it."""
     left = [path for path in case_files(folder, case) if path.is_file()]
     for path in left:
         path.unlink(missing_ok=True)
@@ -82,7 +82,7 @@ def require_same_meaning(folder: Path, label_map: LabelMap) -> None:
 
 
 def require_same_outputs(folder: Path, at_work: Mapping[str, bool | None], own: Mapping[str, bool | None]) -> None:
-    """Raises PlansError where the commands that are at work write something else of each case: theirs and ours would lack it in part."""
+    """Raises PlansError where the commands that are at work write other files for each case: some cases would lack a file."""
     words = {True: "yes", False: "no", None: "where it can be"}
     if different := [f"{name} {words[at_work[name]]}, now {words[wanted]}" for name, wanted in own.items() if at_work[name] != wanted]:
         advice = "give both commands the same options, choose another output folder, or wait until that has ended"
@@ -111,7 +111,7 @@ def require_one_meaning(folder: Path, label_map: LabelMap, cases: Collection[str
         made = "by an earlier run" if known is None else f"otherwise: {_differences(known, label_map)}"
         logger.info("%s: replacing %s made %s", folder, pluralize(len(there), "segmentation"), made)
         for name in there:
-            remove_case(folder, name)
+            remove_outputs(folder, name)
         for name in (JSON_NAME, ITK_SNAP_NAME):
             (folder / name).unlink(missing_ok=True)
         return
@@ -128,7 +128,7 @@ def _differences(there: LabelMap, now: LabelMap) -> str:
     """In words what made the segmentations and what their integers mean, where that is not as it is now."""
     then, today = (one.source | {f"integer of {name}": str(label) for name, label in one.labels.items()} for one in (there, now))
     differing = [f"{key} {then.get(key, 'none')}, now {today.get(key, 'none')}" for key in {**then, **today} if then.get(key) != today.get(key)]
-    return listed(differing, NAMED, "; ")
+    return listed(differing, NAMES_SHOWN, "; ")
 
 
 def write_segmentations(folder: Path, label_map: LabelMap, cases: Collection[str], work: str, write: Callable[[str, Path], None]) -> dict[str, Path]:
@@ -146,7 +146,7 @@ def write_segmentations(folder: Path, label_map: LabelMap, cases: Collection[str
         for case in bar:
             bar.set_description(case)
             with stage(work):
-                remove_case(folder, case)
+                remove_outputs(folder, case)
                 label_map.write(folder)
                 write(case, written.setdefault(case, case_files(folder, case).segmentation))
     return written

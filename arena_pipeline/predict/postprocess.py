@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 COMPARABLE: Final = 0.25  # of the kept component's voxels: what is removed may be a second kidney rather than noise
 CONNECTIVITY: Final = 26  # voxels that share a corner belong together
-APPLIED: Final = "largest component alone"  # in the source of labels.json
+APPLIED_KEY: Final = "largest component alone"  # in the source of labels.json
 
 
 class Components(NamedTuple):
@@ -80,5 +80,5 @@ def postprocess_segmentation_(
 
 
 def applied_in_words(keep_largest: Mapping[str, bool]) -> dict[str, str]:
-    """What labels.json says of the rule, so that no folder has segmentations of two."""
-    return {APPLIED: ", ".join(name for name, alone in keep_largest.items() if alone) or "of no structure"}
+    """The rule as labels.json has it, so that no folder mixes segmentations made by two rules."""
+    return {APPLIED_KEY: ", ".join(name for name, alone in keep_largest.items() if alone) or "of no structure"}

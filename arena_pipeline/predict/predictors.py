@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arena_pipeline.errors import FoundationError, UnknownStructure
 from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
-from arena_pipeline.foundations.selection import for_structures
+from arena_pipeline.foundations.selection import foundation_for_structures
 from arena_pipeline.io.dataset import DatasetJson
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.machine import this_machine
@@ -123,7 +123,7 @@ def zero_shot_setup(
         UnknownStructure: it was not pre-trained on one of them, or the dataset has no such label.
     """
     structures = list(dict.fromkeys(structures))
-    name, reason = (foundation, "named") if foundation is not None else for_structures(workspace, structures)
+    name, reason = (foundation, "named") if foundation is not None else foundation_for_structures(workspace, structures)
     preset = load_preset(name, workspace.foundations)
     logger.info("zero-shot with foundation %s (%s)", name, reason)
     check_zero_shot(preset, structures)

@@ -19,7 +19,7 @@ from arena_pipeline import __version__
 from arena_pipeline.io.atomic import replace_when_done
 from arena_pipeline.io.dicom import CTSeries, series_geometry
 from arena_pipeline.io.dicom.contours import trace
-from arena_pipeline.io.dicom.volume import LPS_TO_RAS
+from arena_pipeline.io.geometry import LPS_TO_RAS
 from arena_pipeline.io.labels import label_boxes
 from arena_pipeline.predict.dicom_seg import PRODUCT, SERIES_NUMBER, TEXT_LENGTH, structure_code
 from arena_pipeline.predict.labels import LabelMap

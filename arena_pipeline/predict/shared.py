@@ -21,12 +21,12 @@ from arena_pipeline.predict.outputs import is_complete, remove_left_unfinished
 from arena_pipeline.predict.review import ReviewLine
 
 OF_ALL_CASES = (NoSpace, FoundationError, AdapterError)
-"""Errors that are no case's own: all others would have them too."""
+"""Errors that are not about one case: all others would have them too."""
 
 
 @dataclass(frozen=True)
 class CaseToPredict:
-    """One case to predict; crosses to a worker process. `patience_seconds`: for who has claimed it."""
+    """One case to predict; crosses to a worker process. `patience_seconds`: how long to wait for a process that has claimed it."""
 
     case: str
     source: ImageSource
@@ -44,7 +44,7 @@ class CaseDone:
 
 @dataclass(frozen=True, eq=False)
 class SharedPrediction(InSteps[CaseToPredict, CaseDone]):
-    """Predicts the cases of one folder, whoever else does. `keep`: finished ones of earlier runs stay."""
+    """Predicts the cases of one folder, perhaps beside other processes that do the same. `keep`: finished ones of earlier runs stay."""
 
     job: PredictionJob
     journal: Journal
@@ -54,7 +54,7 @@ class SharedPrediction(InSteps[CaseToPredict, CaseDone]):
         """Claims the case and predicts it, unless that is done.
 
         Raises:
-            ArenaError: it can't be predicted, which is in the journal then; or no case can.
+            ArenaError: the case can't be predicted (the journal then says so), or no case can.
         """
         part = f"_case_{short_name(task.case)}"
         left = (self.journal.folder / LOCK.format(part)).exists()

@@ -44,7 +44,7 @@ def write_slicer(path: Path, segmentation: np.ndarray, geometry: Geometry, label
 
 def _terminology(name: str) -> str:
     """Category, type and side of a structure in Slicer's notation: scheme^value^meaning, ~ between them."""
-    from arena_pipeline.predict.dicom_seg import structure_code  # takes a second to import: only for who asks
+    from arena_pipeline.predict.dicom_seg import structure_code  # takes a second to import: only where it is asked for
 
     kind, side = ("" if code is None else f"{code.scheme_designator}^{code.value}^{code.meaning}" for code in structure_code(name))
     category = "SCT^123037004^Anatomical Structure"

@@ -22,7 +22,7 @@ SLICE_TAGS = (
 )
 
 
-def not_referable(series: CTSeries) -> ImageError | None:
+def why_not_referable(series: CTSeries) -> ImageError | None:
     """Why no other object can refer to the slices; None where one can."""
     if not series.lacks:
         return None
@@ -36,7 +36,7 @@ def slices_to_refer_to(series: CTSeries) -> list[Dataset]:
     Raises:
         ImageError: nothing can refer to them, or the series is no regular grid any more.
     """
-    if (error := not_referable(series)) is not None:
+    if (error := why_not_referable(series)) is not None:
         raise error
     return sorted_headers(series, (*STUDY_TAGS, *MAY_BE_ABSENT, *SLICE_TAGS))
 

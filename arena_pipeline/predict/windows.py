@@ -98,11 +98,6 @@ class Bundle:
     means: tuple[int, ...]
 
 
-def mean_over_networks(networks: Iterable[Network], volume: np.ndarray, windows: Windows, watch: Watch | None = None) -> np.ndarray:
-    """The mean of several networks' probabilities, (channels, x, y, z) float32, one after the other; see `means_over_bundles`."""
-    return means_over_bundles((Bundle(network, (0,)) for network in networks), volume, windows, watch)[0]
-
-
 def means_over_bundles(bundles: Iterable[Bundle], volume: np.ndarray, windows: Windows, watch: Watch | None = None) -> list[np.ndarray]:
     """The means of the probabilities of several networks, each (channels, x, y, z) float32; however many they are, each mean is in memory once.
 

@@ -85,7 +85,7 @@ def preprocess_dataset(
             failed[name] = error
             discard(folder, name)
         if isinstance(error, NoSpace):
-            raise error  # so would all others fail
+            raise error  # all others would fail too
     if len(failed) == 1:
         raise failed.popitem()[1]
     if failed:

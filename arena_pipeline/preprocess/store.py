@@ -24,7 +24,7 @@ from arena_pipeline.io.filestate import SourceFile, WrittenFile
 from arena_pipeline.io.json_files import StoredModel
 from arena_pipeline.io.labels import UNLABELLED
 from arena_pipeline.preprocess.grid import GridMap
-from arena_pipeline.preprocess.positions import drawn, label_positions
+from arena_pipeline.preprocess.positions import draw_positions, label_positions
 from arena_pipeline.settings import Frozen
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def write_arrays(folder: Path, identifier: str, arrays: tuple[np.ndarray, np.nda
     tissue = image > (0 if grid.native_start is None else image.min())  # nnU-Net's values are 0 at the mean of the structures
     if segmentation is not None:
         tissue &= segmentation != UNLABELLED
-    positions = {"tissue": drawn(np.flatnonzero(tissue), MAXIMAL_TISSUE_POSITIONS, image.shape, rng)}
+    positions = {"tissue": draw_positions(np.flatnonzero(tissue), MAXIMAL_TISSUE_POSITIONS, image.shape, rng)}
     _write_array(folder / f"{identifier}.b2nd", image)
     if segmentation is not None:
         _write_array(folder / f"{identifier}_seg.b2nd", segmentation)
@@ -263,7 +263,7 @@ class StoredCase:
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
-    import blosc2  # half a second, which who only predicts need not wait
+    import blosc2  # takes half a second: not for those who only predict
 
     chunk, block = (tuple(min(edge, n) for n in array.shape) for edge in (CHUNK_VOXELS, BLOCK_VOXELS))
     settings = {"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}

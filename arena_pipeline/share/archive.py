@@ -28,7 +28,7 @@ YEAR_0 = (1980, 1, 1, 0, 0, 0)  # the earliest time that zip knows; a package's 
 REGULAR_FILE = (stat.S_IFREG | 0o644) << 16
 UNIX = 3
 UTF_8_NAME = 0x800
-FOREIGN = "it was not made by arena_export_model, don't use it"
+FOREIGN_ADVICE = "it was not made by arena_export_model, don't use it"
 
 
 class FileFacts(Frozen):
@@ -72,9 +72,9 @@ class Archive:
         self._archive, self.path = archive, path
         names = archive.namelist()
         if len(names) > MAX_ENTRIES:
-            raise PackageError(f"{len(names):,} files, a package has at most {MAX_ENTRIES:,}", file=path, advice=FOREIGN)
+            raise PackageError(f"{len(names):,} files, a package has at most {MAX_ENTRIES:,}", file=path, advice=FOREIGN_ADVICE)
         if unsafe := [name for name in names if not _is_safe(name)]:
-            raise PackageError(f"{unsafe[0]!r} is not the name of a file in a package", file=path, advice=FOREIGN)
+            raise PackageError(f"{unsafe[0]!r} is not the name of a file in a package", file=path, advice=FOREIGN_ADVICE)
         _require_distinct(names, path)
         _require_own_layout(archive, path)
         self.sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
@@ -146,10 +146,10 @@ def _require_own_layout(archive: zipfile.ZipFile, path: Path) -> None:
         kind = (entry.create_system, entry.external_attr, entry.date_time, entry.compress_type, entry.flag_bits & ~UTF_8_NAME, entry.extra)
         if kind != (UNIX, REGULAR_FILE, YEAR_0, zipfile.ZIP_STORED, 0, b"") or entry.header_offset != place:
             found = f"{entry.filename!r} is not stored as arena_export_model stores files (it may be a link, compressed, encrypted or overlapping)"
-            raise PackageError(found, file=path, advice=FOREIGN)
+            raise PackageError(found, file=path, advice=FOREIGN_ADVICE)
         place += LOCAL_HEADER_BYTES + len(entry.filename.encode()) + entry.file_size
     if place != archive.start_dir or archive.comment:
-        raise PackageError("it holds more than its files", file=path, advice=FOREIGN)
+        raise PackageError("it holds more than its files", file=path, advice=FOREIGN_ADVICE)
 
 
 def _require_distinct(names: Iterable[str], path: Path) -> None:
@@ -157,4 +157,4 @@ def _require_distinct(names: Iterable[str], path: Path) -> None:
     places = [PurePosixPath(name.casefold()) for name in names]
     folders = {folder for place in places for folder in place.parents}
     if twice := sorted(str(place) for place in folders & {*places} | {place for place in places if places.count(place) > 1}):
-        raise PackageError(f"{twice[0]!r} is there twice (upper and lower case are one on some systems)", file=path, advice=FOREIGN)
+        raise PackageError(f"{twice[0]!r} is there twice (upper and lower case are one on some systems)", file=path, advice=FOREIGN_ADVICE)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from arena_pipeline.errors import PackageError
-from arena_pipeline.foundations import FoundationPreset, installing
+from arena_pipeline.foundations import FoundationPreset, install_command
 from arena_pipeline.io.json_files import read_model
 from arena_pipeline.model.adapter import AdapterRecord
 from arena_pipeline.share.package import Manifest
@@ -124,7 +124,7 @@ def _structures(records: Sequence[AdapterRecord]) -> str:
 
 
 def _use(manifest: Manifest, preset: FoundationPreset) -> str:
-    install = "" if preset.weights.packaged else f"    {' '.join(installing(preset))}\n"
+    install = "" if preset.weights.packaged else f"    {' '.join(install_command(preset))}\n"
     where = "comes with arena-pipeline" if preset.weights.packaged else f"is to be had from: {preset.weights.origin}"
     number = number_of(manifest.dataset_name)
     return (

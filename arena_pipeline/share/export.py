@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from arena_pipeline import __version__
 from arena_pipeline.errors import PackageError
-from arena_pipeline.foundations import FoundationPreset, installing
+from arena_pipeline.foundations import FoundationPreset, install_command
 from arena_pipeline.io.dataset import CHANNEL_SUFFIX, DatasetJson
 from arena_pipeline.model.adapter import AdapterRecord, read_adapter
 from arena_pipeline.model.expected import quality_sentences_of_folds
@@ -76,7 +76,7 @@ def manifest_of(model: AdaptedModel, preset: FoundationPreset, records: Sequence
         dataset_name=plans.dataset_name,
         foundation=preset.name,
         foundation_sha256=records[0].foundation_sha256,
-        foundation_install=() if preset.weights.packaged else tuple(installing(preset)[1:]),
+        foundation_install=() if preset.weights.packaged else tuple(install_command(preset)[1:]),
         method=records[0].settings.method,
         shots=records[0].shots,
         folds={task.record.task: tuple(sorted(task.folds)) for task in model.tasks},

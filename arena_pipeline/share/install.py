@@ -19,7 +19,7 @@ from arena_pipeline.model.model_folder import check_same_plans
 from arena_pipeline.model.task_head import empty_head
 from arena_pipeline.planning import Plans
 from arena_pipeline.predict.labels import LabelMap
-from arena_pipeline.share.archive import FOREIGN, MAX_ENTRY_BYTES, Archive
+from arena_pipeline.share.archive import FOREIGN_ADVICE, MAX_ENTRY_BYTES, Archive
 from arena_pipeline.share.package import MANIFEST, PLANS, Manifest, package_files, read_manifest
 from arena_pipeline.words import listed
 from arena_pipeline.workspace import fold_folder
@@ -55,7 +55,7 @@ def read_package_manifest(archive: Archive) -> Manifest:
     """
     package = archive.path
     if archive.sizes.get(MANIFEST, MAX_ENTRY_BYTES) > LARGEST_FILE_BYTES:
-        raise PackageError(f"no {MANIFEST}, or one too large", file=package, advice=FOREIGN)
+        raise PackageError(f"no {MANIFEST}, or one too large", file=package, advice=FOREIGN_ADVICE)
     with tempfile.TemporaryDirectory() as folder:
         archive.extract(MANIFEST, Path(folder) / MANIFEST)
         try:

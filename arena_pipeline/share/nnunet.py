@@ -32,7 +32,7 @@ from arena_pipeline.model.task_head import keeps_all_rows
 from arena_pipeline.share.card import licence_notice
 from arena_pipeline.share.export import manifest_of
 from arena_pipeline.share.install import folder_in_place
-from arena_pipeline.share.nnunet_plans import CONFIGURATION, MODEL_FOLDER, TRAINER, nnunet_plans, nnunet_tensors, require_unet
+from arena_pipeline.share.nnunet_plans import CONFIGURATION, NNUNET_MODEL_FOLDER, TRAINER, nnunet_plans, nnunet_tensors, require_unet
 from arena_pipeline.share.package import LICENCE, Manifest
 
 NO_DERIVATIVES = re.compile(r"\bND\b|no[- ]?deriv|no distribution of changed", re.IGNORECASE)
@@ -87,7 +87,7 @@ def _write_task(target: Path, task: AdaptedTask, model: AdaptedModel, network: A
     }
     plans = nnunet_plans(target.name, architecture.model_copy(update={"out_channels": len(names)}), record.scheme)
     with folder_in_place(target, overwrite=True) as folder:
-        place = folder / MODEL_FOLDER
+        place = folder / NNUNET_MODEL_FOLDER
         write_json(place / "plans.json", plans)
         write_json(place / "dataset.json", dataset)
         write_text(place / LICENCE, licence_notice(manifest, preset))
@@ -96,7 +96,7 @@ def _write_task(target: Path, task: AdaptedTask, model: AdaptedModel, network: A
             tensors = nnunet_tensors(_with_two_channels(state, record, preset, model.inference.threshold), architecture)
             with replace_when_done(place / f"fold_{fold}" / "checkpoint_final.pth") as temporary:
                 torch.save(_checkpoint(tensors, plans, dataset, record, fold), temporary)
-    return NnunetFolder(target / MODEL_FOLDER, record.task, tuple(task.folds), labels)
+    return NnunetFolder(target / NNUNET_MODEL_FOLDER, record.task, tuple(task.folds), labels)
 
 
 def channel_names(record: AdapterRecord, preset: FoundationPreset) -> list[str]:

@@ -16,7 +16,7 @@ from arena_pipeline.model.architectures.unet import ResidualUNet, UNet
 from arena_pipeline.model.nnunet_plans import NETWORKS, PREPROCESSOR, REORIENTING, RESAMPLING
 
 TRAINER, PLANS_NAME, CONFIGURATION = "nnUNetTrainer", "nnUNetPlans", "3d_fullres"
-MODEL_FOLDER = f"{TRAINER}__{PLANS_NAME}__{CONFIGURATION}"
+NNUNET_MODEL_FOLDER = f"{TRAINER}__{PLANS_NAME}__{CONFIGURATION}"
 NORM_AND_NONLINEARITY = {
     "conv_op": "torch.nn.modules.conv.Conv3d",
     "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",

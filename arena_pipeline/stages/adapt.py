@@ -71,7 +71,7 @@ def adapt_dataset(
 
     A fold that is there, finished and made with the same plans, settings and support set is kept unless `overwrite`. One that was
     interrupted starts anew, or with `continue_unfinished` goes on from its last finished epoch, to the same bits (on a CPU).
-    Where the folds leave scans out, expected_dice.json says what those scans tell.
+    Where the folds leave scans out, expected_dice.json has the Dice on those scans.
 
     Args:
         folds: None: 0, 1, 2, or where the plans have folds leave scans out, all of these.
@@ -163,7 +163,7 @@ def _check_checkpoint(job: FoldJob, continue_unfinished: bool) -> None:
 
 
 def _remove_unfinished(job: FoldJob, continue_unfinished: bool, overwrite: bool) -> None:
-    """Removes what the command does not go on with; so a fold whose worker dies goes on where the worker was, as the command itself does."""
+    """Removes unfinished work that the command does not continue. Later, a fold whose worker has died goes on from that worker's checkpoint."""
     if not continue_unfinished:
         (job.folder / CHECKPOINT).unlink(missing_ok=True)
     if overwrite or (not continue_unfinished and len(job.failed_attempts()) < MOST_ATTEMPTS):

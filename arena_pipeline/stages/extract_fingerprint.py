@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arena_pipeline.arguments import plain_arguments
-from arena_pipeline.fingerprint import Fingerprint, dataset_state
-from arena_pipeline.fingerprint import extract_fingerprint as measure
+from arena_pipeline.fingerprint import Fingerprint, dataset_digest, measure_dataset
 from arena_pipeline.foundations import FoundationPreset
 from arena_pipeline.foundations.selection import pick_foundation
 from arena_pipeline.io.dataset import RawDataset
@@ -27,7 +26,7 @@ def extract_fingerprint(
 
     Args:
         foundation: whose pre-processing scheme the data is compared with; None: the most preferred one with weights.
-        workers: processes; None: as many as there are cores, and memory for.
+        workers: processes; None: chosen from cores and memory.
         clean: read and check everything again, although no file has changed.
 
     Raises:
@@ -47,9 +46,9 @@ def fingerprint_dataset(raw: RawDataset, path: Path, preset: FoundationPreset, w
     """The fingerprint in `path`, measured and written unless it is up to date; the caller holds its folder. Raises as above."""
     with stage("fingerprint"):
         there = None if clean else Fingerprint.read_if_valid(path)  # None: none yet, or of an older version of this program
-        if there is not None and there.source_sha256 == dataset_state(raw, preset):
+        if there is not None and there.source_sha256 == dataset_digest(raw, preset):
             logger.info("%s: the fingerprint there is up to date, kept (--clean measures again)", raw.folder.name)
             return there
-        fingerprint = measure(raw, preset, workers)
+        fingerprint = measure_dataset(raw, preset, workers)
         fingerprint.write(path)
         return fingerprint

@@ -23,7 +23,7 @@ from arena_pipeline.workspace import ADAPTER_RECORD, CHECKPOINT, MODEL_FOLDER, R
 
 USUAL_SHOTS = 5
 USUAL_FOLDS = (0, 1, 2)
-NAMED = 5
+NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ class FoundationState:
     licence: str
     structures: int
     weights: str
-    has_weights: bool
     next_command: str | None
 
 
@@ -43,7 +42,7 @@ class FoundationState:
 class PreparedState:
     """A dataset under one foundation: its plans and how many of the cases they need are preprocessed.
 
-    `next_command` is None where it is all done and a model below has one, or where nothing helps.
+    `next_command` is None where all is done and a model below has one, or where no command helps.
     """
 
     foundation: str
@@ -73,9 +72,9 @@ class DatasetState:
 class ModelState:
     """An adapted model: task -> folds with a whole adapter, and those that are only begun; `installed`: from a package.
 
-    `failed`: task -> fold -> why its adaptation, started as often as it is, learned nothing; none of `unfinished`.
+    `failed`: task -> fold -> why its adaptation learned nothing in any of its attempts; these are not in `unfinished`.
     `epochs`: of each of `folds`, in their order. `missing`: task -> folds of `USUAL_FOLDS` that nobody has begun.
-    `of_other_plans`: those with a whole adapter that the plans in the folder have no use for.
+    `of_other_plans`: those with a whole adapter that does not belong to the plans in the folder.
     """
 
     dataset: str
@@ -138,13 +137,12 @@ def _foundation(workspace: Workspace, name: str) -> FoundationState:
     try:
         preset = load_preset(name, workspace.foundations)
     except FoundationError as error:
-        return FoundationState(name, str(error), "unknown", 0, "can't be used", False, None)
+        return FoundationState(name, str(error), "unknown", 0, "can't be used", None)
     installed = (workspace.installed_foundation(name) / "weights.safetensors").is_file()
     packaged = preset.weights.packaged is not None
-    here = packaged or installed
     weights = "shipped with the package" if packaged else "installed" if installed else f"not installed; {preset.weights.origin}"
-    command = None if here else workspace.command("arena_install_foundation", name, preset.weights.expected_file)
-    return FoundationState(name, preset.title, preset.licence, len(preset.structures), weights, here, command)
+    command = None if packaged or installed else workspace.command("arena_install_foundation", name, preset.weights.expected_file)
+    return FoundationState(name, preset.title, preset.licence, len(preset.structures), weights, command)
 
 
 def _dataset(workspace: Workspace, name: str, default: str, adapted: Collection[tuple[str, str]]) -> DatasetState:
@@ -187,7 +185,7 @@ def _prepared(workspace: Workspace, name: str, foundation: str, default: str, ad
     if not shots:
         problem, command = "no structure has enough annotated cases to adapt on; see the reasons in plans.json", None
     elif changed := changed_files(workspace.raw_dataset(name), workspace.cases(name, foundation), sorted(stored)):
-        named = f"{', '.join(changed[:NAMED])}{' and others' if len(changed) > NAMED else ''}"
+        named = f"{', '.join(changed[:NAMES_SHOWN])}{' and others' if len(changed) > NAMES_SHOWN else ''}"
         problem = f"changed after preprocessing, to be preprocessed again: {named}"
     elif stored == needed and adapted:
         command = None  # its model's line says what is next

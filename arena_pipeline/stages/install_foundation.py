@@ -36,7 +36,7 @@ class FoundationRecord(StoredModel):
     Attributes:
         preset: as it was when the weights were installed.
         source_file, source_bytes, source_sha256: the checkpoint that they were read from.
-        source_modified_ns, source_changed_ns: its times then, as in `SourceFile`: arena_info knows it again without reading it.
+        source_modified_ns, source_changed_ns: its times then, as in `SourceFile`: arena_info recognises it without reading it.
         trusted: whether --trust_checkpoint was given.
         weights_sha256: of weights.safetensors, by which plans and adapters know them.
         matched, missing: weights of the network's pre-trained parts that the checkpoint filled and did not fill (always 0).

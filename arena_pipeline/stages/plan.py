@@ -10,7 +10,7 @@ from pathlib import Path
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import DatasetError, PlansError
-from arena_pipeline.fingerprint import Finding, Fingerprint, dataset_state
+from arena_pipeline.fingerprint import Finding, Fingerprint, dataset_digest
 from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
 from arena_pipeline.foundations.selection import pick_foundation
 from arena_pipeline.io.dataset import Objective, RawDataset
@@ -27,7 +27,7 @@ from arena_pipeline.workspace import Workspace, number_of
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 8
+NAMES_SHOWN = 8
 """Names that a message lists before it only counts."""
 
 
@@ -115,7 +115,7 @@ def plan_dataset(raw: RawDataset, fingerprint: Fingerprint, basis: PlanningBasis
 
 def _check_fingerprint(fingerprint: Fingerprint, raw: RawDataset, preset: FoundationPreset, workspace: Workspace) -> None:
     name, number = raw.folder.name, number_of(raw.folder.name)
-    if fingerprint.source_sha256 != dataset_state(raw, load_preset(fingerprint.foundation, workspace.foundations)):
+    if fingerprint.source_sha256 != dataset_digest(raw, load_preset(fingerprint.foundation, workspace.foundations)):
         advice = f"run arena_extract_fingerprint -d {number} -foundation {preset.name}"
         raise PlansError("the dataset has changed since", file=workspace.fingerprint(name), advice=advice)
     if fingerprint.foundation != preset.name:
@@ -132,7 +132,7 @@ def _check_candidates(plans: Plans) -> None:
     names = [task.name for task in plans.tasks]
     reason = plans.reasons[f"tasks.{names[0]}.candidates"] if names else "dataset.json has no label but the background"
     raise DatasetError(
-        f"{plans.dataset_name}: no training case in labelsTr can be used for {listed(names, SHOWN) or 'any structure'} ({reason})",
+        f"{plans.dataset_name}: no training case in labelsTr can be used for {listed(names, NAMES_SHOWN) or 'any structure'} ({reason})",
         advice="annotate at least one structure in a few cases of imagesTr",
     )
 
@@ -150,7 +150,7 @@ def _write(plans: Plans, path: Path) -> Path | None:
         decided, now = (one.model_dump(mode="json", exclude={"reasons"}) for one in (previous, plans))  # which quote the machine that planned
         if decided == now:
             return None
-        difference = f"differed in {listed(list(differences(decided, now)), SHOWN)}"
+        difference = f"differed in {listed(list(differences(decided, now)), NAMES_SHOWN)}"
     number, backup = 1, path.with_name(f"{path.name}.bak")
     while backup.exists():
         number += 1

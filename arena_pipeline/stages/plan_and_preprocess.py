@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from arena_pipeline.arguments import plain_arguments
 from arena_pipeline.errors import ArenaError
-from arena_pipeline.foundations.selection import undecided
+from arena_pipeline.foundations.selection import undecided_foundations
 from arena_pipeline.io.dataset import Objective, RawDataset
 from arena_pipeline.io.lock import all_locked
 from arena_pipeline.model.adapter import RECORD, read_adapter_record
@@ -56,8 +56,8 @@ def plan_and_preprocess(
         ArenaError: as extract_fingerprint, plan and preprocess do; what an earlier step wrote stays.
     """
     names = [workspace.dataset_name(dataset_id) for dataset_id in dataset_ids]  # raises for a wrong number before the hours of work for the others
-    basis = planning_basis(workspace, foundation, device, objective, names)  # and so are missing weights
-    if foundation is None and (rivals := undecided(workspace, names)):
+    basis = planning_basis(workspace, foundation, device, objective, names)  # and for missing weights
+    if foundation is None and (rivals := undecided_foundations(workspace, names)):
         before = _planned_before(rivals, names[0], workspace)
         best, reason = before or _by_probe(rivals, names[0], workspace, device) or (basis.preset.name, basis.reason)
         basis = replace(planning_basis(workspace, best, device, objective), reason=reason)
@@ -80,7 +80,7 @@ def _planned_before(rivals: Sequence[str], dataset: str, workspace: Workspace) -
 
 
 def _by_probe(rivals: Sequence[str], dataset: str, workspace: Workspace, device: str) -> tuple[str, str] | None:
-    """The foundation with the lowest training loss of a linear probe on a few cases, and why; tried in a folder that goes away.
+    """The foundation with the lowest training loss of a linear probe on a few cases, and why; tried in a temporary folder.
 
     None where it can be tried on none of them, as where a structure vanishes at their spacings: the plans then tell why.
     """

@@ -14,7 +14,7 @@ from arena_pipeline.planning import Plans
 from arena_pipeline.predict.inputs import find_images
 from arena_pipeline.predict.labels import JSON_NAME, LabelMap
 from arena_pipeline.predict.outputs import write_segmentations
-from arena_pipeline.predict.postprocess import APPLIED, applied_in_words, postprocess_segmentation_
+from arena_pipeline.predict.postprocess import APPLIED_KEY, applied_in_words, postprocess_segmentation_
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def _label_map(source: Path, plans: Plans) -> LabelMap:
     if wrong := [name for name, label in there.structures.items() if plans.labels.get(name) != label]:
         found = f"{', '.join(wrong)} not numbered as in the plans of {plans.dataset_name}"
         raise PlansError(found, file=source / JSON_NAME, advice="use the plans that predicted them")
-    before = there.source.get(APPLIED, "").split(", ")
+    before = there.source.get(APPLIED_KEY, "").split(", ")
     keep = {name: flag or name in before for task in plans.tasks for name, flag in task.keep_largest.items() if name in there.structures}
     return there.model_copy(update={"source": there.source | applied_in_words(keep)})
 

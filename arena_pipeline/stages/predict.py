@@ -15,8 +15,8 @@ from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.io.atomic import UNFINISHED
 from arena_pipeline.io.dicom import CTSeries
 from arena_pipeline.io.images import ImageSource
-from arena_pipeline.io.lock import LEASE_SECONDS, locked, share
-from arena_pipeline.io.parallel import Needs, map_jobs, works_here
+from arena_pipeline.io.lock import LEASE_SECONDS, locked, shared_part
+from arena_pipeline.io.parallel import Needs, map_jobs, runs_in_this_process
 from arena_pipeline.io.space import require_writable
 from arena_pipeline.model.device import device_of_jobs
 from arena_pipeline.predict.choice import ModelChoice
@@ -119,7 +119,7 @@ def predict(
         found = f"{options.needs_dicom} refers to the slices of a DICOM series, found an image file"
         raise DatasetError(found, file=input_path, advice="give the DICOM folder")
     files, journal = output_files(list(inputs), out, inputs), Journal(out)
-    with locked(out, share(journal.name)):
+    with locked(out, shared_part(journal.name)):
         target = device_of_jobs(device)
         note("device", str(target))
         with stage("load model"):
@@ -130,7 +130,7 @@ def predict(
         label_map = LabelMap.of(setup.labels, setup.source, {name: ids for name, ids in support_ids.items() if name in setup.labels})
         require_room(out, inputs, files, len(setup.labels) if options.save_probabilities else 0)
         needs = Needs("predict", workers, memory_bytes=PROCESS_BYTES + setup.window_bytes, cores=0, device=device)
-        if works_here(needs, len(inputs)):
+        if runs_in_this_process(needs, len(inputs)):
             setup.tasks[0].networks[0]()  # weights that do not fit are told before anything is written
         with locked(journal.folder, "_start", START_SECONDS):
             keep = _begin_or_join(journal, label_map, list(inputs), asdict(options), continue_prediction)
@@ -234,7 +234,7 @@ def _predict_all(
         review.write()
         shared.journal.tidy()
     if left:
-        logger.warning("%s in work by other commands, which share the folder, such as %s", pluralize(len(left), "case"), next(iter(left)))
+        logger.warning("%s still being predicted by other commands that share the folder, such as %s", pluralize(len(left), "case"), next(iter(left)))
     if failed:
         raise DatasetError(f"{len(failed)} of {len(inputs) + len(refused)} cases not predicted: " + "; ".join(failed))
     written, kept = ({case: outputs[case] for case in inputs if case in done and done[case].state == state} for state in ("written", "kept"))

@@ -30,5 +30,5 @@ def review(path: str | Path, dataset_id: int, workspace: Workspace, *, images: s
     try:
         yield server
     finally:
-        with server.lock:  # a correction that is being saved is saved
+        with server.lock:  # waits for a correction that is being saved
             server.server_close()

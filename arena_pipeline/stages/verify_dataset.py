@@ -27,7 +27,7 @@ def verify_dataset(dataset_ids: Sequence[int], workspace: Workspace, workers: in
     mended whenever they are read: adaptation and evaluation need no corrected files.
 
     Args:
-        workers: processes, 0 for none; None: as many as there are cores, and memory for.
+        workers: processes, 0 for none; None: chosen from cores and memory.
         fix: also write corrected copies of these segmentations, for other programs, into preprocessed/DATASET/corrected.
 
     Raises:

@@ -183,7 +183,7 @@ def _predicted(name: str, ct: ImageSource, file: Path, label_map: LabelMap | Non
     if label_map is None:
         labels = _labels_inside(file)
         return ShownCase(name, ct, file, labels, {}, lines)
-    model = "/".join(Path(label_map.source.get("model", "")).parts[-3:])  # DATASET/FOUNDATION/METHOD: the folders above are nobody's business
+    model = "/".join(Path(label_map.source.get("model", "")).parts[-3:])  # DATASET/FOUNDATION/METHOD: the folders above are private
     origin = ", ".join(part for part in (model, label_map.source.get("foundation", "")) if part)
     return ShownCase(name, ct, file, label_map.structures, label_map.colours_rgb, lines, origin)
 

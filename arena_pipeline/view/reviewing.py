@@ -21,7 +21,7 @@ from arena_pipeline.view.corrections import CORRECTIONS, Correction, SavedCorrec
 from arena_pipeline.view.facts import MOST_STRUCTURES, ReviewFacts
 from arena_pipeline.view.page import IndexRow, address, case_page, index_page
 from arena_pipeline.view.volumes import ShownGrid
-from arena_pipeline.view.writing import Neighbours, Shown, put_together, structures_in_words
+from arena_pipeline.view.writing import Neighbours, PageContent, page_content, structures_in_words
 from arena_pipeline.workspace import Workspace
 
 
@@ -32,7 +32,7 @@ class ReviewedCase:
     shown: ShownCase
     dataset: Path
 
-    def page(self, neighbours: Neighbours) -> Shown:
+    def page(self, neighbours: Neighbours) -> PageContent:
         """The facts and volumes of the page, at full resolution; where the dataset has an annotation of this case, that replaces the prediction.
 
         Raises:
@@ -53,7 +53,7 @@ class ReviewedCase:
             state = _state(raw.json, self.shown.name)
         facts = ReviewFacts(dataset=raw.folder.name, annotated=tuple(annotated), state=state)
         grid = ShownGrid.of(image.geometry, most_bytes=None)
-        return put_together(self.shown, image, grid, (segmentation, raw.json.structures), neighbours, facts)
+        return page_content(self.shown, image, grid, (segmentation, raw.json.structures), neighbours, facts)
 
     def correction(self, upload: Path, structures: Sequence[str], changed: bool) -> Correction:
         """The NIfTI file in RAS that a browser has sent, after its grid, type and labels are checked.
@@ -113,14 +113,14 @@ class Review:
             rows.append(IndexRow(name, f"{address(name)}/", [] if state else case.shown.flags, words, state))
         return index_page(f"{self._folder.name}, corrections go to {self._dataset_name}", rows)
 
-    def show(self, case: str) -> Shown:
+    def show(self, case: str) -> PageContent:
         """Facts and volumes as they are now."""
         names = list(self._cases)
         place = names.index(case)
         before, after = names[place - 1] if place else None, names[place + 1] if place + 1 < len(names) else None
         return self._cases[case].page(Neighbours(before and f"../{address(before)}/", after and f"../{address(after)}/"))
 
-    def page(self, case: str, shown: Shown) -> str:
+    def page(self, case: str, shown: PageContent) -> str:
         return case_page(case, shown.facts, "../", {})
 
     def save(self, case: str, upload: Path, structures: list[str], changed: bool) -> SavedCorrection:

@@ -3,7 +3,7 @@
 GET  /TOKEN/                    the list of all cases
 GET  /TOKEN/CASE/               the page of one
 GET  /TOKEN/CASE/ct             its volumes, as gzipped NIfTI: ct, labels, disagreement
-POST /TOKEN/CASE/labels         the corrected labels; structure=NAME ... and changed=true or false in the question
+POST /TOKEN/CASE/labels         the corrected labels; structure=NAME ... and changed=true or false in the query string
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote
 
 from arena_pipeline.errors import ArenaError, DatasetError
 from arena_pipeline.view.reviewing import Review
-from arena_pipeline.view.writing import Shown
+from arena_pipeline.view.writing import PageContent
 
 ADDRESS = "127.0.0.1"
 TOKEN_BYTES = 32
@@ -55,7 +55,7 @@ class ReviewServer(ThreadingHTTPServer):
             reason = error.strerror if isinstance(error, OSError) else "ports have numbers from 0 to 65535"
             raise DatasetError(f"port {port} can't be used ({reason})", advice="choose another one, or leave --port out") from None
         self.review, self.token, self.lock = review, secrets.token_urlsafe(TOKEN_BYTES), threading.Lock()
-        self.opened: tuple[str, Shown] | None = None
+        self.opened: tuple[str, PageContent] | None = None
 
     @property
     def host(self) -> str:

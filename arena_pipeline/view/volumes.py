@@ -12,7 +12,7 @@ from arena_pipeline.io.geometry import Geometry
 from arena_pipeline.io.orientation import AxisOrder
 
 MOST_BYTES = 200 * 2**20  # of the CT's voxels, two bytes each: a browser's tab holds several copies
-LEVEL = 2  # of igzip: a person waits for the page, and zlib at its fastest takes four times as long for 3 % less
+GZIP_LEVEL = 2  # of igzip: a person waits for the page, and zlib at its fastest takes four times as long for 3 % less
 SEEN_HU = (-160.0, 240.0)  # in the header, so that NiiVue looks for no range of its own; the page sets its windows
 INT16 = np.iinfo(np.int16)
 
@@ -60,7 +60,7 @@ class ShownGrid:
 
 
 def packed_ct(array: np.ndarray, grid: ShownGrid) -> bytes:
-    """A CT (x, y, z) in HU on the native grid: whole HU, what int16 can't hold at its limits."""
+    """A CT (x, y, z) in HU on the native grid: HU rounded to whole numbers, and clipped to what int16 can hold."""
     shown = grid.cut(array)
     if shown.dtype != np.int16:
         shown = np.clip(np.rint(shown), INT16.min, INT16.max).astype(np.int16)
@@ -81,7 +81,7 @@ def _packed(array: np.ndarray, affine: np.ndarray, seen: tuple[float, float] | N
     image = nib.Nifti1Image(np.asfortranarray(array), affine)
     if seen is not None:
         image.header["cal_min"], image.header["cal_max"] = seen
-    return bytes(igzip.compress(image.to_bytes(), LEVEL, mtime=0))
+    return bytes(igzip.compress(image.to_bytes(), GZIP_LEVEL, mtime=0))
 
 
 def _ras_affine(geometry: Geometry, order: AxisOrder) -> np.ndarray:

@@ -24,31 +24,31 @@ class Neighbours(NamedTuple):
     next: str | None
 
 
-class Shown(NamedTuple):
+class PageContent(NamedTuple):
     """The content of a page: facts, and gzipped volumes by name."""
 
     facts: PageFacts
     volumes: dict[str, bytes]
 
 
-def show_case(case: ShownCase, neighbours: Neighbours) -> Shown:
+def show_case(case: ShownCase, neighbours: Neighbours) -> PageContent:
     """Reads a case for a page that opens from a file; a CT above volumes.MOST_BYTES is thinned out.
 
     Raises:
         ArenaError: a file can't be read, or the segmentation is on another grid.
     """
     image, segmentation, labels = case.read()
-    return put_together(case, image, ShownGrid.of(image.geometry), (segmentation, labels), neighbours)
+    return page_content(case, image, ShownGrid.of(image.geometry), (segmentation, labels), neighbours)
 
 
-def put_together(
+def page_content(
     case: ShownCase,
     image: Image,
     grid: ShownGrid,
     segmented: tuple[np.ndarray, Mapping[str, int]],
     neighbours: Neighbours,
     review: ReviewFacts | None = None,
-) -> Shown:
+) -> PageContent:
     """The facts and the packed volumes. `segmented`: integers (x, y, z) on the CT's grid, and structure -> integer."""
     segmentation, labels = segmented
     colours = {name: case.colour_of(name, value) for name, value in labels.items()}
@@ -67,7 +67,7 @@ def put_together(
         next=neighbours.next,
         review=review,
     )
-    return Shown(facts, volumes)
+    return PageContent(facts, volumes)
 
 
 def _read_disagreement(case: ShownCase, geometry: Geometry, grid: ShownGrid) -> tuple[RangeFact, bytes] | None:

@@ -12,7 +12,7 @@ from torch import nn
 from arena_pipeline.adapt.batches import SupportVolume
 from arena_pipeline.adapt.loop import Adaptation
 from arena_pipeline.adapt.trainable import Trainable
-from arena_pipeline.adapt.watch import attempt_seed, attempt_settings, fault, not_learned, support_dice
+from arena_pipeline.adapt.watch import attempt_seed, attempt_settings, not_learned, support_dice, why_not_learned
 from arena_pipeline.settings import AdaptationSettings
 
 
@@ -46,18 +46,18 @@ def test_a_network_that_says_the_same_everywhere_has_not_learned(sign: int) -> N
     dice, everything = support_dice(started)
     assert dice[0] == (everything[0] if sign > 0 else 0)
     assert 2 * 8 / 24 <= everything[0] <= 2 * 12 / 28
-    assert fault(dice, everything, 0.1) is not None
+    assert why_not_learned(dice, everything, 0.1) is not None
     again = support_dice(started)
     assert np.array_equal(again[0], dice) and np.array_equal(again[1], everything)
 
 
 def test_one_structure_of_several_is_enough() -> None:
     everything = np.array([0.05, 0.05, math.nan])
-    assert fault(np.array([0.0, 0.7, math.nan]), everything, 0.1) is None
+    assert why_not_learned(np.array([0.0, 0.7, math.nan]), everything, 0.1) is None
     assert not_learned(np.array([0.0, 0.7, math.nan]), everything, 0.1).tolist() == [True, False, False]
     assert not_learned(np.array([0.3, 0.7]), np.array([0.3, 0.3]), 0.1).tolist() == [True, False]
-    assert fault(np.array([0.0, 0.1, math.nan]), everything, 0.1) == "Dice on its own support set is 0.100, expected more than 0.100"
-    assert fault(np.array([0.3]), np.array([0.3]), 0.1) == "Dice on its own support set is 0.300, expected more than 0.300"
+    assert why_not_learned(np.array([0.0, 0.1, math.nan]), everything, 0.1) == "Dice on its own support set is 0.100, expected more than 0.100"
+    assert why_not_learned(np.array([0.3]), np.array([0.3]), 0.1) == "Dice on its own support set is 0.300, expected more than 0.300"
 
 
 def test_the_first_attempt_is_the_planned_one() -> None:

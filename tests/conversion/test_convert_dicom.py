@@ -216,7 +216,7 @@ def _other_series(dataset: Dataset) -> None:
         (_move_between_slices, "liver: a contour between the CT's slices or across them, beside slice"),
         (_other_frame, "another frame of reference than that of its series p1_ct"),
         (_other_series, "no RTSTRUCT or SEG of a CT in it"),
-        (lambda d: setattr(_contours(d)[0], "NumberOfContourPoints", 77), "points that should have 77"),
+        (lambda d: setattr(_contours(d)[0], "NumberOfContourPoints", 77), "points, expected 77"),
         (lambda d: delattr(d, "StructureSetROISequence"), "damaged or incomplete"),
     ],
 )

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.io.dicom import find_series, only_series, series_geometry
-from arena_pipeline.io.dicom.annotations import find_annotations, read_annotation, read_masks, series_of
+from arena_pipeline.io.dicom.annotations import find_annotations, read_annotation, read_region_masks, series_of
 from arena_pipeline.io.geometry import Geometry
 from arena_pipeline.io.images import read_geometry, read_segmentation
 from arena_pipeline.predict.dicom_seg import write_dicom_seg
@@ -44,7 +44,7 @@ def test_a_damaged_file_is_refused_or_read_as_it_says(annotated: tuple[Path, Geo
         file.write_bytes(bytes(damaged))
         try:
             annotation = read_annotation(file)
-            outcomes |= {mask.array.shape for mask in read_masks(file, annotation.names, geometry, 10)}
+            outcomes |= {mask.array.shape for mask in read_region_masks(file, annotation.names, geometry, 10)}
         except ArenaError as fault:
             assert not [value for value in PATIENT if value in str(fault)]
             outcomes.add("refused")
@@ -69,7 +69,7 @@ def test_a_file_without_any_one_of_its_tags_too(tmp_path: Path, annotated: tuple
         whole.save_as(tmp_path / "less.dcm")
         try:
             annotation = read_annotation(tmp_path / "less.dcm")
-            assert all(mask.array.shape == SHAPE for mask in read_masks(annotation.path, annotation.names, geometry, 10))
+            assert all(mask.array.shape == SHAPE for mask in read_region_masks(annotation.path, annotation.names, geometry, 10))
         except ArenaError:
             refused += 1
     assert refused > 3
@@ -85,7 +85,7 @@ def test_two_rois_of_one_name_are_one_region(tmp_path: Path, write_ct_series: An
     dataset.StructureSetROISequence[1].ROIName = "liver"
     dataset.ROIContourSequence[1].ContourSequence.extend(dataset.ROIContourSequence[0].ContourSequence)  # drawn by both: no hole
     dataset.save_as(tmp_path / "labels.dcm")
-    (mask,) = read_masks(tmp_path / "labels.dcm", ["liver"], series_geometry(series), 0)
+    (mask,) = read_region_masks(tmp_path / "labels.dcm", ["liver"], series_geometry(series), 0)
     assert np.array_equal(mask.array, array > 0)
 
 
@@ -93,7 +93,7 @@ def test_published_contours_and_masks(real_data: Path) -> None:
     """The masks are another program's, which takes voxels that a contour only touches: larger by a rim, and without the narrowest clefts."""
     folder = real_data / "dicom" / "abdomen_rtstruct"
     annotation, geometry = read_annotation(folder / "rtstruct.dcm"), read_geometry(folder / "ct")
-    for mask in read_masks(annotation.path, annotation.names, geometry, 10):
+    for mask in read_region_masks(annotation.path, annotation.names, geometry, 10):
         published = read_segmentation(folder / "masks" / f"{mask.name.lower()}.nii.gz").array > 0
         inner = np.stack([ndimage.binary_erosion(plane, np.ones((3, 3))) for plane in np.moveaxis(published, 2, 0)], axis=2)
         assert (inner & ~mask.array).sum() < 1e-3 * inner.sum(), mask.name
@@ -113,5 +113,5 @@ def test_segmentations_of_dcmqi(real_data: Path) -> None:
         "sparse-labelmap-ppv5.dcm": "sparse_labelmap_ppv5_seg.nrrd",
     }.items():
         file = read_annotation(folder / name)
-        (mask,) = read_masks(file.path, file.names, read_geometry(series_of(file, series)), 0)
+        (mask,) = read_region_masks(file.path, file.names, read_geometry(series_of(file, series)), 0)
         assert np.array_equal(mask.array, read_segmentation(folder / reference).array == 1), name

@@ -87,7 +87,7 @@ def _set(**tags: object) -> Any:
         (_set(PixelData=b"\0" * 10), "can't be decoded"),
         (_set(RescaleSlope=None), "nobody knows its HU"),
         (_set(RescaleType="OD"), "values in OD"),
-        (_set(RescaleSlope=1e38), "values that no HU have"),
+        (_set(RescaleSlope=1e38), "values that can't be HU"),
         (_set(SamplesPerPixel=3), "a picture of colours"),
     ],
 )

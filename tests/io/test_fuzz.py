@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from arena_pipeline.errors import ArenaError
-from arena_pipeline.fingerprint import Fingerprint, extract_fingerprint
+from arena_pipeline.fingerprint import Fingerprint, measure_dataset
 from arena_pipeline.fingerprint.audit import DatasetAudit, audit_dataset
 from arena_pipeline.foundations import load_preset
 from arena_pipeline.io.atomic import write_json
@@ -154,7 +154,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )  # type: ignore[arg-type]
     description.write(folder / "dataset.json")
     raw, preset = RawDataset.open(folder), load_preset("arena_mini")
-    fingerprint = extract_fingerprint(raw, preset, workers=0)
+    fingerprint = measure_dataset(raw, preset, workers=0)
     fingerprint.write(folder / "fingerprint.json")
     plans = make_plans(fingerprint, preset, "0" * 64, description, Machine(2**34, None, 2))
     plans.write(folder / "plans.json")

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from arena_pipeline.errors import FolderInUse
-from arena_pipeline.io.lock import all_locked, is_held, locked, share
+from arena_pipeline.io.lock import all_locked, is_held, locked, shared_part
 
 HOLD = """
 import sys
@@ -132,15 +132,15 @@ def test_parts_of_a_folder_are_held_apart(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("first", "second"), [("", share("a")), (share("a"), "")])
+@pytest.mark.parametrize(("first", "second"), [("", shared_part("a")), (shared_part("a"), "")])
 def test_a_whole_folder_and_its_shares_exclude_each_other(tmp_path: Path, first: str, second: str) -> None:
     with locked(tmp_path, first):
         with pytest.raises(FolderInUse, match=str(os.getpid())), locked(tmp_path, second):
             pass
         with locked(tmp_path, "_another_file"):  # a part that is no share of the whole
             pass
-    with locked(tmp_path, share("a")), locked(tmp_path, share("b")):
-        assert is_held(tmp_path, share("a")) and not is_held(tmp_path, share("c"))
+    with locked(tmp_path, shared_part("a")), locked(tmp_path, shared_part("b")):
+        assert is_held(tmp_path, shared_part("a")) and not is_held(tmp_path, shared_part("c"))
     assert not list(tmp_path.iterdir())
 
 

@@ -124,7 +124,8 @@ def test_each_worker_sees_one_gpu_and_its_share_of_the_cores(monkeypatch: pytest
     monkeypatch.setattr(parallel, "accelerators", lambda device: ["0", "1"] if device == "cuda" else [])
     monkeypatch.setattr(parallel, "usable_cores", lambda: 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert parallel.workers_here(Needs("tests", device="cuda"), 9) == 2 and parallel.workers_here(Needs("tests", cores=0), 9) == 0
+    assert parallel.workers_on_this_machine(Needs("tests", device="cuda"), 9) == 2
+    assert parallel.workers_on_this_machine(Needs("tests", cores=0), 9) == 0
     assert [settings["CUDA_VISIBLE_DEVICES"] for settings in parallel._settings(Needs("tests", device="cuda"), 3)] == ["3", "5", "3"]
     seen = dict(map_jobs(_environment, {"a": 0, "b": 1}, Needs("tests", 2, device="cuda"))).values()
     assert set(seen) <= {("3", "3"), ("5", "3")}

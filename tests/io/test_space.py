@@ -23,7 +23,7 @@ from arena_pipeline.io.geometry import Geometry, Image
 from arena_pipeline.io.images import write_image
 from arena_pipeline.io.lock import locked
 from arena_pipeline.io.space import full_disk_as_no_space, require_space, require_writable
-from arena_pipeline.research.pretrain.loop import Pretraining, training_log
+from arena_pipeline.research.pretrain.loop import Pretraining, step_log
 from arena_pipeline.research.pretrain.settings import PretrainSettings
 from arena_pipeline.share.archive import open_archive, write_archive
 
@@ -85,7 +85,7 @@ def adaptation_log(folder: Path) -> None:
 
 
 def pretraining_log(folder: Path) -> None:
-    write = training_log(folder / "log.csv", Pretraining(nn.Linear(1, 1), PretrainSettings(steps=1)))
+    write = step_log(folder / "log.csv", Pretraining(nn.Linear(1, 1), PretrainSettings(steps=1)))
     for number in range(10_000):
         write([number])
 

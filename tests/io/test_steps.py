@@ -10,7 +10,7 @@ import pytest
 
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.io.parallel import Needs, map_jobs
-from arena_pipeline.io.steps import InSteps, Room, Steps, Turn
+from arena_pipeline.io.steps import InSteps, MemoryNeeded, Steps, Turn
 
 SECONDS = 30  # for what must happen; then the test fails
 
@@ -35,7 +35,7 @@ class Told(InSteps[str, str]):
         self.memory_bytes, self.at, self.said = memory_bytes, at or {}, list[str]()
 
     def steps(self, job: str) -> Steps[str]:
-        yield Room(self.memory_bytes)
+        yield MemoryNeeded(self.memory_bytes)
         volume = Volume()  # in this frame, as long as it lasts
         try:
             self._do("begin", job)

@@ -175,11 +175,11 @@ def of_network(change: dict[str, Any]) -> Callable[[dict[str, Any]], object]:
 REFUSED: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
     "2d": ("plans.json", of_configuration({"patch_size": [64, 64]}), "is a 2D network; name the folder of a 3d_fullres"),
     "cascade": ("plans.json", of_configuration({"previous_stage": "3d_lowres"}), "second stage of a cascade"),
-    "resampling": ("plans.json", of_configuration({"resampling_fn_data": "resample_torch_fornnunet"}), "resample_torch_fornnunet, of which"),
+    "resampling": ("plans.json", of_configuration({"resampling_fn_data": "resample_torch_fornnunet"}), "resample_torch_fornnunet, only"),
     "normalization": ("plans.json", of_configuration({"normalization_schemes": ["RescaleTo01Normalization"]}), "RescaleTo01Normalization"),
     "batch norm": ("plans.json", of_network({"norm_op": "torch.nn.modules.batchnorm.BatchNorm3d"}), "BatchNorm3d, expected InstanceNorm3d"),
-    "slope": ("plans.json", of_network({"nonlin_kwargs": {"negative_slope": 0.2}}), "negative_slope in nonlin_kwargs .* is 0.2, of which 0.01 alone"),
-    "eps": ("plans.json", of_network({"norm_op_kwargs": {"eps": 0.001, "affine": True}}), "eps in norm_op_kwargs .* is 0.001, of which 1e-05 alone"),
+    "slope": ("plans.json", of_network({"nonlin_kwargs": {"negative_slope": 0.2}}), "negative_slope in nonlin_kwargs .* is 0.2, only 0.01 is"),
+    "eps": ("plans.json", of_network({"norm_op_kwargs": {"eps": 0.001, "affine": True}}), "eps in norm_op_kwargs .* is 0.001, only 1e-05 is"),
     "reader": ("plans.json", lambda plans: plans.update(image_reader_writer="Tiff3DIO"), "image_reader_writer is Tiff3DIO; known: SimpleITKIO"),
     "not nnU-Net's": ("plans.json", lambda plans: plans.pop("transpose_forward"), "not as nnU-Net v2 writes it .*transpose_forward.*copy"),
     "another network": (

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from arena_pipeline.adapt.loop import accumulate_gradients
 from arena_pipeline.errors import ArenaError
 from arena_pipeline.model.out_of_memory import FittingBatch, is_out_of_memory, out_of_memory_as_arena_error
-from arena_pipeline.predict.windows import Windows, mean_over_networks
+from arena_pipeline.predict.windows import Windows
+from tests.toy import mean_over_networks
 
 PATCH = (8, 8, 8)
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB\nSee documentation"

@@ -10,7 +10,7 @@ import torch
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import FoundationPreset, Scheme, Weights
 from arena_pipeline.model.architectures import SwinUnetr
-from arena_pipeline.model.task_head import empty_head, head, new_head, pretrained_head
+from arena_pipeline.model.task_head import empty_head, head_module, new_head, pretrained_head
 
 SCHEME = Scheme(spacing_mm=(4, 4, 4), window_hu=(-175, 250), patch_size_voxels=(64, 32, 32))
 
@@ -45,15 +45,16 @@ def features() -> torch.Tensor:
 def test_binary_task_of_a_sigmoid_foundation_takes_the_row(features: torch.Tensor) -> None:
     network = preset("sigmoid").architecture.build()
     taken = pretrained_head(network, preset("sigmoid"), ["liver"], softmax=False)
-    torch.testing.assert_close(logits(taken, features)[:, 0], logits(head(network, preset("sigmoid").architecture), features)[:, 1])
+    torch.testing.assert_close(logits(taken, features)[:, 0], logits(head_module(network, preset("sigmoid").architecture), features)[:, 1])
 
 
 def test_binary_task_of_a_softmax_foundation_starts_from_its_probability(features: torch.Tensor) -> None:
     network = preset("softmax").architecture.build()
     taken = pretrained_head(network, preset("softmax"), ["liver"], softmax=False)
-    probability = logits(head(network, preset("sigmoid").architecture), features).softmax(dim=1)[:, 2]
+    probability = logits(head_module(network, preset("sigmoid").architecture), features).softmax(dim=1)[:, 2]
     torch.testing.assert_close(logits(taken, features)[:, 0].sigmoid(), probability)
-    assert logits(taken, features).shape == (1, 1, 3, 3, 3) and taken.out_channels == head(network, preset("sigmoid").architecture).out_channels
+    assert logits(taken, features).shape == (1, 1, 3, 3, 3)
+    assert taken.out_channels == head_module(network, preset("sigmoid").architecture).out_channels
 
 
 def test_an_empty_head_takes_what_a_task_has_trained(features: torch.Tensor) -> None:
@@ -70,13 +71,13 @@ def test_an_empty_head_takes_what_a_task_has_trained(features: torch.Tensor) -> 
 def test_multiclass_task_of_a_softmax_foundation_keeps_all_its_rows(features: torch.Tensor) -> None:
     network = preset("softmax").architecture.build()
     taken = pretrained_head(network, preset("softmax"), ["liver", "spleen"], softmax=True)
-    torch.testing.assert_close(logits(taken, features), logits(head(network, preset("sigmoid").architecture), features)[:, [0, 2, 1]])
+    torch.testing.assert_close(logits(taken, features), logits(head_module(network, preset("sigmoid").architecture), features)[:, [0, 2, 1]])
 
 
 def test_multiclass_task_of_a_sigmoid_foundation_has_a_new_background_row(features: torch.Tensor) -> None:
     network = preset("sigmoid").architecture.build()
     taken = pretrained_head(network, preset("sigmoid"), ["spleen", "liver"], softmax=True)
-    torch.testing.assert_close(logits(taken, features)[:, 1:], logits(head(network, preset("sigmoid").architecture), features)[:, :2])
+    torch.testing.assert_close(logits(taken, features)[:, 1:], logits(head_module(network, preset("sigmoid").architecture), features)[:, :2])
     assert taken.bias[0] == 0 and taken.weight[0].abs().max() > 0
 
 

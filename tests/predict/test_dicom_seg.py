@@ -15,7 +15,7 @@ from pydicom.sr.codedict import codes
 
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.dicom import only_series, sorted_files
-from arena_pipeline.io.dicom.annotations import read_annotation, read_masks
+from arena_pipeline.io.dicom.annotations import read_annotation, read_region_masks
 from arena_pipeline.io.facts import load_fact
 from arena_pipeline.io.images import read_image
 from arena_pipeline.predict.dicom_seg import structure_code, write_dicom_seg
@@ -154,7 +154,7 @@ def test_anonymised_slices_of_any_kind_can_be_referred_to(tmp_path: Path, write_
         assert tag in made
     assert (made.PatientSex, str(made.StudyDate)) == {"wrong": ("W", "2024"), "no preamble": ("F", "20240229")}.get(kind, ("", ""))
     annotation = read_annotation(tmp_path / "a.dcm")
-    (mask,) = read_masks(annotation.path, ["liver"], read_image(series).geometry, 0)
+    (mask,) = read_region_masks(annotation.path, ["liver"], read_image(series).geometry, 0)
     assert np.array_equal(mask.array, segmentation() == 1)
 
 

@@ -25,10 +25,10 @@ from arena_pipeline.model.out_of_memory import FittingBatch
 from arena_pipeline.predict import predictors
 from arena_pipeline.predict.case import CaseSettings, PredictionTask
 from arena_pipeline.predict.memory import case_parts, memory_in_words, require_memory
-from arena_pipeline.predict.windows import Network, Windows, mean_over_networks, probability_slabs
+from arena_pipeline.predict.windows import Network, Windows, probability_slabs
 from arena_pipeline.stages.predict import predict
 from arena_pipeline.workspace import Workspace
-from tests.toy import predict_image
+from tests.toy import mean_over_networks, predict_image
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.damage import damage
 from arena_pipeline.io.dicom import find_series, only_series, read_series
-from arena_pipeline.io.dicom.annotations import find_annotations, read_masks, series_of
+from arena_pipeline.io.dicom.annotations import find_annotations, read_region_masks, series_of
 from arena_pipeline.predict.dicom_seg import write_dicom_seg
 from arena_pipeline.predict.labels import LabelMap
 from arena_pipeline.predict.rtstruct import write_rtstruct
@@ -36,7 +36,7 @@ def test_the_contours_hold_exactly_the_voxels(tmp_path: Path, write_ct_series: A
     (annotation,), faults = find_annotations(left_out)
     assert (annotation.names, annotation.empty, faults) == (("liver", "kidney_left", "my_structure"), ("spleen",), [])
     assert series_of(annotation, series) == series[0]
-    for mask in read_masks(annotation.path, annotation.names, read_series(series[0]).geometry, 0):
+    for mask in read_region_masks(annotation.path, annotation.names, read_series(series[0]).geometry, 0):
         assert np.array_equal(mask.array, expected == LABELS.structures[mask.name]), mask.name
 
 

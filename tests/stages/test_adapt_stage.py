@@ -60,6 +60,21 @@ def test_a_fold_is_written_whole_and_described(ready: Workspace) -> None:
     assert json.loads((model / "plans.json").read_text())["adaptation"]["max_epochs"] == 2
 
 
+def test_a_picture_that_fails_costs_no_adapter_and_the_callers_process_keeps_its_allocator(
+    ready: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no font")
+
+    allocator: list[bool] = []
+    monkeypatch.setattr(stage, "plot_progress", broken)
+    monkeypatch.setattr("arena_pipeline.stages.adapt.keep_freed_memory", lambda: allocator.append(True))
+    folder = fold_folder(run(ready), "liver", 0)
+    assert read_adapter(folder).record.epochs == 2 and not (folder / "progress.png").exists()
+    assert "progress.png: not drawn: no font" in caplog.text
+    assert not allocator, "glibc's settings are process-wide: a command or a worker sets them, the Python API never"
+
+
 def test_finished_folds_are_kept_until_settings_change(ready: Workspace) -> None:
     folder = fold_folder(run(ready), "liver", 0)
     written = (folder / "adapter.safetensors").stat().st_mtime_ns

@@ -72,11 +72,11 @@ def test_an_empty_workspace_lists_every_foundation_and_how_to_install_it(default
     report = info(default_workspace)
     assert not report.exists and not default_workspace.root.exists()
     assert [foundation.name for foundation in report.foundations] == preset_names()
-    packaged = {f.name for f in report.foundations if f.has_weights}
+    packaged = {f.name for f in report.foundations if f.weights == "shipped with the package"}
     assert packaged == {"arena_mini"} and report.default_foundation == "arena_mini"
     for foundation in report.foundations:
         file = load_preset(foundation.name).weights.expected_file
-        assert foundation.next_command == (None if foundation.has_weights else f"arena_install_foundation {foundation.name} {file}")
+        assert foundation.next_command == (None if foundation.name in packaged else f"arena_install_foundation {foundation.name} {file}")
         assert foundation.licence
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from arena_pipeline.errors import FoundationError
 from arena_pipeline.foundations import choose_foundation, load_preset
 from arena_pipeline.io.filestate import file_sha256
-from arena_pipeline.model.task_head import head, set_head_
+from arena_pipeline.model.task_head import head_module, set_head_
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.stages.install_foundation import install_preset
 from arena_pipeline.workspace import Workspace
@@ -72,7 +72,7 @@ def test_an_installed_foundation_computes_what_the_saved_network_did(
                 assert torch.equal(ours, theirs)
             return
         if preset.head == "none":
-            set_head_(found, preset.architecture, head(network, preset.architecture))
+            set_head_(found, preset.architecture, head_module(network, preset.architecture))
         assert torch.equal(found(image), network(image))
 
 
@@ -110,7 +110,7 @@ def test_a_safetensors_file_is_as_good(workspace: Workspace, tmp_path: Path, ima
     save_file(write_suprem(network.state_dict())["net"], tmp_path / "suprem.safetensors")
     folder = install_preset(preset, tmp_path / "suprem.safetensors", workspace).folder
     found = load_foundation_network(preset, folder / "weights.safetensors")
-    set_head_(found, preset.architecture, head(network, preset.architecture))
+    set_head_(found, preset.architecture, head_module(network, preset.architecture))
     with torch.no_grad():
         assert torch.equal(found(image), network(image))
 

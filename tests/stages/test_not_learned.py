@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from arena_pipeline.adapt.checkpoint import Checkpoints
-from arena_pipeline.adapt.watch import fault
+from arena_pipeline.adapt.watch import why_not_learned
 from arena_pipeline.cli.adapt import main
 from arena_pipeline.errors import AdapterError, NotLearned
 from arena_pipeline.model.adapter import read_adapter_record
@@ -56,9 +56,9 @@ def judge(monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
 
     def verdict(dice: np.ndarray, of_everything: np.ndarray, least_dice: float) -> str | None:
         judged.append(1)
-        return fault(dice, of_everything, least_dice) if len(judged) <= failing else None
+        return why_not_learned(dice, of_everything, least_dice) if len(judged) <= failing else None
 
-    monkeypatch.setattr("arena_pipeline.adapt.run.fault", verdict)
+    monkeypatch.setattr("arena_pipeline.adapt.run.why_not_learned", verdict)
 
 
 def test_a_fold_that_learns_nothing_twice_fails_and_is_not_tried_again(ready: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

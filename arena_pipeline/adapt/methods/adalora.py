@@ -21,7 +21,7 @@ from arena_pipeline.model.architectures import Architecture, Target
 from arena_pipeline.model.low_rank import LowRankMatrix, ScaledMatrix, add_updates_, low_rank_matrices
 from arena_pipeline.settings import AdaptationSettings
 
-ADAPTER = "default"  # peft's name of an adapter, part of the parameters' names that its allocator looks for
+PEFT_ADAPTER_NAME = "default"  # peft's name of an adapter, part of the parameters' names that its allocator looks for
 STATE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what the allocator remembers: sensitivities, their running means and uncertainties
 
 
@@ -35,13 +35,13 @@ class AdaLoraTrainable(Trainable):
     def __post_init__(self) -> None:
         from peft.tuners.adalora import RankAllocator
 
-        self.allocator = RankAllocator(self, self.config, ADAPTER)
+        self.allocator = RankAllocator(self, self.config, PEFT_ADAPTER_NAME)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """A, B and E in peft's names: this is the model that the allocator sees."""
         for layer, matrix in low_rank_matrices(self.updates):
             for part, letter in (("A", "A"), ("B", "B"), ("v", "E")):
-                yield f"{layer}.lora_{letter}.{ADAPTER}", getattr(matrix, part)
+                yield f"{layer}.lora_{letter}.{PEFT_ADAPTER_NAME}", getattr(matrix, part)
 
     def penalty(self) -> Tensor:
         """orth_reg_weight times the mean over all A and B of ||A A^T - I|| and ||B^T B - I|| (Frobenius)."""
@@ -55,7 +55,7 @@ class AdaLoraTrainable(Trainable):
         self.allocator.update_and_allocate(self, iteration)
 
     def may_stop(self, iteration: int) -> bool:
-        """Not before the budget is the final one."""
+        """Only once the budget has reached its final value."""
         return bool(self.allocator.budget_schedule(iteration)[0] <= self.allocator.target_bgt)
 
     def method_state(self) -> dict[str, Any]:

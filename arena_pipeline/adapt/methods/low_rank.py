@@ -22,7 +22,7 @@ class ArenaTrainable(Trainable):
     l1_weight: float = 0.0
 
     def after_step_(self, iteration: int, rate: float) -> None:
-        """The proximal step, which uses v's gradient up."""
+        """The proximal step, after which v's gradient is discarded."""
         proximal_step_(self.gates, self.gate_step, rate * self.l1_weight)
         for gate in self.gates:
             gate.grad = None
@@ -38,7 +38,7 @@ def arena(network: nn.Module, architecture: Architecture, settings: AdaptationSe
     if by_adamw:
         own += gates
     elif settings.gate_step == 0:
-        for gate in gates:  # the data do not move v: no gradient of it is needed
+        for gate in gates:  # only the soft threshold moves v: no gradient is needed
             gate.requires_grad_(False)
     return ArenaTrainable(own=own, gates=gates, updates=updates, gate_step=0.0 if by_adamw else settings.gate_step, l1_weight=settings.l1_weight)
 

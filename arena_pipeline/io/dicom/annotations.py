@@ -51,7 +51,7 @@ class Mask:
 
 
 def find_annotations(left_out: Iterable[LeftOut]) -> tuple[list[Annotation], list[ImageError]]:
-    """Those among the files that are no slices of a CT, of copies one, and why others of them can't be used."""
+    """The annotations among the files that are no slices of a CT (of copies one alone), and why others of them can't be used."""
     found: dict[str, Annotation] = {}
     faults = []
     for path in sorted(path for entry in left_out if entry.kind in READERS for path in entry.paths):
@@ -81,7 +81,7 @@ def read_annotation(path: Path) -> Annotation:
 
 
 def series_of(annotation: Annotation, series: Sequence[CTSeries]) -> CTSeries | None:
-    """The series that a file is of, by its reference, or by its frame of reference where it has none; None: not among these.
+    """The series that an annotation belongs to, by the series it refers to, or else by its frame of reference; None: not among these.
 
     Raises:
         ImageError: several could be meant, or the coordinates are another patient position's.
@@ -102,7 +102,7 @@ def series_of(annotation: Annotation, series: Sequence[CTSeries]) -> CTSeries | 
     return found[0] if found else None
 
 
-def read_masks(path: Path, names: Sequence[str], geometry: Geometry, bridge_mm: float) -> Iterator[Mask]:
+def read_region_masks(path: Path, names: Sequence[str], geometry: Geometry, bridge_mm: float) -> Iterator[Mask]:
     """The masks of some regions, one by one.
 
     Args:

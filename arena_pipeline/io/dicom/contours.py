@@ -91,7 +91,7 @@ def _with_keyholes(rings: list[np.ndarray], mask: np.ndarray) -> np.ndarray:
 
 
 def _channel(joined: np.ndarray, holes: list[np.ndarray], mask: np.ndarray) -> tuple[int, int, int]:
-    """Which hole is joined, at which point, from which of its own: the shortest way over no centre outside the mask, which would count as inside."""
+    """Which hole is joined next, and the two points: the shortest way that meets no voxel centre outside the mask, which would count as inside."""
     distances = [cdist(joined, hole) for hole in holes]
     while True:
         nearest = int(np.argmin([distance.min() for distance in distances]))

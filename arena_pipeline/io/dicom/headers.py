@@ -1,4 +1,4 @@
-"""The tags of one DICOM file, and whether a name tells of the patient that they are of."""
+"""The tags of one DICOM file, and whether a name reveals the patient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENT_TAGS = [*ID_TAGS, *DATE_TAGS, *UID_TAGS]
 LOOKS_LIKE_UID = re.compile(r"[0-2](\.\d+){5,}")  # of another file, or from before the tags were made anonymous
 NO_LETTER_OR_DIGIT = re.compile(r"[^a-z0-9]+")
 SHORT = 2  # letters of a name such as Li or Wu, which other words hold too
-NO_NAME = {"ct"}  # what pseudonyms have in them, and folders of CTs are called
+NO_NAME = {"ct"}  # in pseudonyms and names of folders, and nobody's name
 LEAST_DIGITS = 3  # shorter numbers count cases, and tell nothing
 
 
@@ -38,10 +38,10 @@ def read_header(path: Path, tags: list[str] | None = None) -> Dataset | None:
 def shown_name(path: Path, otherwise: str) -> str:
     """What a message calls a file: its name without the folders, which may bear the patient's; `otherwise` where it tells of the patient itself."""
     header = read_header(path, ["SOPClassUID", *PATIENT_TAGS])
-    return otherwise if tells_of_patient(path.name, header or Dataset()) else path.name
+    return otherwise if reveals_patient(path.name, header or Dataset()) else path.name
 
 
-def tells_of_patient(name: str, header: Dataset) -> bool:
+def reveals_patient(name: str, header: Dataset) -> bool:
     """Whether a name holds a UID, or any of the tags that say who the patient is and when the scan was made, however they are separated."""
     lower = name.lower()
     joined = NO_LETTER_OR_DIGIT.sub("", lower)

@@ -10,11 +10,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from arena_pipeline.errors import ImageError
-from arena_pipeline.io.dicom.volume import LPS_TO_RAS
-from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.geometry import GRID_TOLERANCE_VOXELS, LPS_TO_RAS, Geometry
 from arena_pipeline.words import pluralize
 
-GRID_TOLERANCE_VOXELS = 0.1  # as for NIfTI
 HALF = 0.5  # what a fractional segment must reach
 
 
@@ -60,7 +58,7 @@ class Segments:
 
 
 def _whole_steps(volume: hd.Volume, geometry: Geometry) -> np.ndarray:
-    """(4, 4) integers: an index of the segmentation -> the CT's voxel. Raises ImageError where that is none."""
+    """(4, 4) integers: an index of the segmentation -> the CT's voxel. Raises ImageError where it meets no whole voxel."""
     exact = np.linalg.inv(geometry.affine) @ np.diag([*np.diag(LPS_TO_RAS), 1.0]) @ volume.affine
     last = np.array(volume.spatial_shape) - 1
     exact[:3, :3] *= last > 0  # what the distance to a second slice would be doesn't matter where there is none

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from arena_pipeline.errors import ImageError
-from arena_pipeline.io.dicom.headers import PATIENT_TAGS, read_header, shown_name, tells_of_patient
+from arena_pipeline.io.dicom.headers import PATIENT_TAGS, read_header, reveals_patient, shown_name
 
 MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 GROUPING_TAGS = [
@@ -39,7 +39,7 @@ class CTSeries:
         name: a case identifier that tells nothing of the patient.
         files: in no particular order.
         uid, frame_of_reference: what other objects call it.
-        lacks: the tags without which no other object can refer to its slices, and that a slice lacks or has otherwise than the others.
+        lacks: tags that other objects need to refer to its slices, and that some slice lacks or that differ between slices.
     """
 
     name: str
@@ -147,7 +147,7 @@ def _values(header: Dataset, tag: str) -> list[object]:
 
 
 def _put(groups: dict[tuple[str, ...], list[_Group]], path: Path, header: Dataset) -> None:
-    """Into the group of its series and size whose first slice has its orientation, or a new one."""
+    """Adds a slice to the group of its series, size and orientation, or to a new one."""
     orientation, key = _orientation(header), tuple(str(header.get(tag, "")) for tag in ("SeriesInstanceUID", "Rows", "Columns"))
     group = next((one for one in groups[key] if _alike(one.orientation, orientation)), None)
     if group is None:
@@ -198,6 +198,6 @@ def _name(folder: Path, group: _Group) -> str:
     """From the folders between `folder` and the slices, or the folder's own name where they lie in it."""
     inside = group.files[0].parent.relative_to(folder).parts or (folder.resolve().name,)
     name = NOT_IN_NAMES.sub("_", "_".join(inside)).strip("._-")
-    if not name or tells_of_patient(name, group.first):
+    if not name or reveals_patient(name, group.first):
         return "ct_" + hashlib.sha256(str(group.first.get("SeriesInstanceUID", "")).encode()).hexdigest()[:10]
     return name

@@ -12,12 +12,11 @@ from pydicom.tag import Tag
 from arena_pipeline.errors import ImageError
 from arena_pipeline.io.dicom.bridging import bridge_
 from arena_pipeline.io.dicom.contours import fill
-from arena_pipeline.io.dicom.volume import LPS_TO_RAS
-from arena_pipeline.io.geometry import Geometry
+from arena_pipeline.io.geometry import LPS_TO_RAS, Geometry
 from arena_pipeline.words import pluralize
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-OFF_PLANE_VOXELS = 0.1  # that a contour may lie beside its slice
+OFF_PLANE_VOXELS = 0.1  # how far a contour may lie from its slice
 LEAST_POINTS = 3
 CONTOUR_DATA = Tag("ContourData")
 
@@ -92,7 +91,9 @@ def _points(contour: Dataset) -> np.ndarray:
     """(points, 3) mm, LPS. pydicom's own numbers take ten times as long, and there may be hundreds of thousands."""
     stored: object = contour.get_item(CONTOUR_DATA).value
     points = np.array(stored.split(b"\\") if isinstance(stored, bytes) else stored, float).reshape(-1, 3)
-    said = int(contour.get("NumberOfContourPoints") or len(points))
-    if len(points) != said or not np.isfinite(points).all():
-        raise ImageError(f"a contour of {len(points)} points that should have {said}, or one with what is no number")
+    expected = int(contour.get("NumberOfContourPoints") or len(points))
+    if len(points) != expected:
+        raise ImageError(f"a contour of {len(points)} points, expected {expected}")
+    if not np.isfinite(points).all():
+        raise ImageError("a contour with a coordinate that is NaN or infinity")
     return points

@@ -19,15 +19,14 @@ from arena_pipeline.errors import ImageError
 from arena_pipeline.io.dicom.decoders import decoded
 from arena_pipeline.io.dicom.headers import read_header
 from arena_pipeline.io.dicom.series import CTSeries
-from arena_pipeline.io.geometry import Geometry, Image, check_geometry, check_memory
+from arena_pipeline.io.geometry import LPS_TO_RAS, Geometry, Image, check_geometry, check_memory
 from arena_pipeline.words import listed
 
 AIR_HU = -1024
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 NEEDED = ("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "BitsAllocated", "PixelRepresentation")
 PHASE_TAGS = ("AcquisitionNumber", "TemporalPositionIdentifier")
 HEADER_TAGS = ["SOPClassUID", *NEEDED, "RescaleSlope", "RescaleIntercept", "RescaleType", *PHASE_TAGS]
-STEP_TOLERANCE = 0.02  # of the slice distance, on top of what headers round
+STEP_TOLERANCE = 0.02  # of the slice distance, besides what headers round
 ROUNDING_MM = 0.02
 SPACING_TOLERANCE = 1e-4  # of PixelSpacing, which headers round
 SIDEWAYS_DEGREES = 0.5  # from one slice to the next, where that is more than ROUNDING_MM
@@ -171,7 +170,7 @@ def _step(series: CTSeries, files: Sequence[Path], headers: Sequence[Dataset], p
 
 
 def _refuse_tilt(positions: np.ndarray, normal: np.ndarray, step: float, pixel: float) -> None:
-    """Little from slice to slice is much over hundreds of them, so both are judged: on a straight grid, the last slice would lie elsewhere."""
+    """A small shift from slice to slice adds up over hundreds of them, so both are checked: each step, and the place of the last slice."""
     sideways = positions - positions[0]
     sideways -= np.outer(sideways @ normal, normal)
     each, total = np.linalg.norm(np.diff(sideways, axis=0), axis=1).max(), np.linalg.norm(sideways, axis=1).max()
@@ -230,7 +229,7 @@ def _slice_hu(path: Path, shape: tuple[int, int]) -> np.ndarray:
     with np.errstate(over="ignore"):
         hu = (stored * np.float64(slope) + intercept).astype(np.float32)
     if not np.isfinite(hu).all():
-        raise ImageError(f"values that no HU have, with slope {slope:g} and intercept {intercept:g}", file=path, advice="export the series again")
+        raise ImageError(f"values that can't be HU, with slope {slope:g} and intercept {intercept:g}", file=path, advice="export the series again")
     hu[_is_padding(stored, dataset)] = AIR_HU
     return np.maximum(hu, AIR_HU, out=hu)
 

@@ -1,4 +1,4 @@
-"""Layers of the network that keep channels last where PyTorch's answer channels first and make every layer after them copy again.
+"""Layers of the network that keep channels last; PyTorch's return channels first here, and every layer after them copies again.
 
 On the CPU PyTorch's instance norm is also wrong in one case (seen with 2.13): its gradient for a single image, where the
 gradient that comes in is channels last.

@@ -20,7 +20,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from arena_pipeline.errors import NoTargetLayers
 from arena_pipeline.model.architectures.faster_layers import gives_the_same
 
-ALIGNMENT = 16  # numbers in a row of a bias: what the fast kernels on a GPU ask for, and else copy the bias for at every call
+ALIGNMENT = 16  # rows of a bias are padded to a multiple of this, else the fast kernels on a GPU copy it at every call
 HEAD_MULTIPLE = 8  # likewise of a head's dimension in 16 bits
 
 

@@ -19,7 +19,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
     return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
-def interval(mean: float, low: float, high: float) -> str:
+def mean_with_interval(mean: float, low: float, high: float) -> str:
     """0.812 [0.790, 0.830]; the mean alone without an interval."""
     if pd.isna(mean):
         return NONE
@@ -47,14 +47,14 @@ def _dice_cell(row: object) -> str:
     mean, low, high, published = (getattr(row, name) for name in ("Dice", "Dice_low", "Dice_high", "published_Dice"))
     failed, fits = (int(getattr(row, name)) for name in ("failed_fits", "fits"))
     lost = f"; {failed} of {fits} failed" if failed else ""
-    return interval(mean, low, high) + ("" if pd.isna(published) else f" ({published:.3f})") + lost
+    return mean_with_interval(mean, low, high) + ("" if pd.isna(published) else f" ({published:.3f})") + lost
 
 
 def contrasts_markdown(tests: pd.DataFrame) -> str:
     """ARENA against each method."""
     rows = [
         [r.shots, r.structure if r.structure != "average" else f"{r.kind} average", r.method, r.cases, r.folds,
-         interval(r.difference, r.difference_low, r.difference_high), _p(r.p), _p(r.holm_p), r.verdict]
+         mean_with_interval(r.difference, r.difference_low, r.difference_high), _p(r.p), _p(r.holm_p), r.verdict]
         for r in tests.itertuples()
     ]  # fmt: skip
     header = ["shots", "structure", "method", "cases", "folds", f"Dice of {REFERENCE} minus method's", "p", "p (Holm)", "verdict"]
@@ -70,8 +70,8 @@ def contrasts_markdown(tests: pd.DataFrame) -> str:
 def ranks_markdown(ranks: pd.DataFrame) -> str:
     """Dice against the initial rank."""
     rows = [
-        [r.shots, r.structure if r.structure != "average" else f"{r.kind} average", r.method, r.rank, interval(r.Dice, r.Dice_low, r.Dice_high),
-         f"{r.effective_rank:.1f} of {r.allocated_rank:.0f}", f"{r.trained_parameters:,.0f}"]
+        [r.shots, r.structure if r.structure != "average" else f"{r.kind} average", r.method, r.rank,
+         mean_with_interval(r.Dice, r.Dice_low, r.Dice_high), f"{r.effective_rank:.1f} of {r.allocated_rank:.0f}", f"{r.trained_parameters:,.0f}"]
         for r in ranks.itertuples()
     ]  # fmt: skip
     header = ["shots", "structure", "method", "rank", "Dice", "effective rank, sum over the layers", "trained parameters"]
@@ -82,7 +82,7 @@ def ranks_markdown(ranks: pd.DataFrame) -> str:
 def efficiency_markdown(efficiency: pd.DataFrame) -> str:
     """Dice beside its cost."""
     rows = [
-        [r.shots, r.structure if r.structure != "average" else f"{r.kind} average", r.method, interval(r.Dice, r.Dice_low, r.Dice_high),
+        [r.shots, r.structure if r.structure != "average" else f"{r.kind} average", r.method, mean_with_interval(r.Dice, r.Dice_low, r.Dice_high),
          _number(r.trained_parameters), _number(r.seconds), _number(r.epochs), _number(r.peak_memory_mib)]
         for r in efficiency.itertuples()
     ]  # fmt: skip

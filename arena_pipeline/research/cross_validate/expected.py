@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from arena_pipeline.model.expected import scan_mean, verdict
+from arena_pipeline.model.expected import scan_mean, zero_shot_verdict
 from arena_pipeline.research.compare.published import ZERO_SHOT
 
 SCAN_COLUMNS = ("structure", "kind", "foundation", "method", "case", "status", "failed", "Dice", "NSD_1mm", "NSD_2mm", "HD95_mm")
@@ -74,4 +74,4 @@ def _spread(row: dict[str, object], name: str, form: str) -> str:
 def _against_zero_shot(adapted: pd.Series, zero_shot: pd.Series) -> dict[str, object]:
     found = scan_mean(adapted - zero_shot.reindex(adapted.index))
     row: dict[str, object] = {"zero_shot_Dice": zero_shot.reindex(adapted.index).mean(), "difference": found.mean}
-    return row | {"difference_low": found.low, "difference_high": found.high, "verdict": verdict(found)}
+    return row | {"difference_low": found.low, "difference_high": found.high, "verdict": zero_shot_verdict(found)}

@@ -21,8 +21,8 @@ from arena_pipeline.io.images import write_image, write_segmentation
 from arena_pipeline.research.phantoms.field_of_view import FieldOfView
 from arena_pipeline.research.phantoms.phantom import Phantom, make_phantom
 
-Layout = Literal["totalsegmentator", "flare22"]
-LAYOUTS: tuple[Layout, ...] = ("totalsegmentator", "flare22")
+LayoutName = Literal["totalsegmentator", "flare22"]
+LAYOUTS: tuple[LayoutName, ...] = ("totalsegmentator", "flare22")
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPS", "LAI", "PIR")
 META_COLUMNS = ("image_id", "age", "gender", "institute", "study_type", "split")
 
@@ -42,7 +42,7 @@ class PhantomCase:
     """
 
     folder: Path
-    layout: Layout
+    layout: LayoutName
     index: int
     seed: int
     test: bool = False
@@ -90,7 +90,7 @@ def write_phantom_case(case: PhantomCase) -> None:
     write_image(case.image_path, phantom.image)
 
 
-def draw_spacing(rng: np.random.Generator, layout: Layout) -> tuple[float, float, float]:
+def draw_spacing(rng: np.random.Generator, layout: LayoutName) -> tuple[float, float, float]:
     """TotalSegmentator is mostly resampled to 1.5 mm; other scans have 0.7-1 mm pixels and slices of 1.5-5 mm."""
     uniform, in_plane = rng.random(), round(float(rng.uniform(0.7, 1.0)), 3)
     slices = float(rng.choice([1.5, 2.0, 2.5, 3.0, 5.0]))

@@ -16,7 +16,7 @@ from arena_pipeline.io.lock import locked
 from arena_pipeline.io.parallel import Needs, map_jobs
 from arena_pipeline.records import stage
 from arena_pipeline.research.phantoms.field_of_view import RANGES
-from arena_pipeline.research.phantoms.layouts import LAYOUTS, Layout, PhantomCase, write_meta, write_phantom_case
+from arena_pipeline.research.phantoms.layouts import LAYOUTS, LayoutName, PhantomCase, write_meta, write_phantom_case
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ RECORD = "phantoms.json"
 def make_phantoms(
     output: Path,
     number: int,
-    layout: Layout,
+    layout: LayoutName,
     *,
     seed: int = 0,
     test: int = 0,

@@ -171,7 +171,7 @@ def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, fold
     run.micro_batch.size = max(1, min(fitting, len(steps.places)))
     logger.info("%d of %d patches of a step at once", run.micro_batch.size, len(steps.places))
     bar = tqdm(total=settings.steps, initial=run.done, desc=preset.name, unit="step", disable=None if run.processes.is_first else True)
-    write = training_log(folder / "training_log.csv", run)
+    write = step_log(folder / "training_log.csv", run)
     with bar:
         for batch in loader:
             pending.append(run.step(batch, loss))
@@ -208,7 +208,7 @@ def _save(run: Pretraining, checkpoint: Path) -> None:
             torch.save(run.state_dict(), temporary)
 
 
-def training_log(path: Path, run: Pretraining) -> Callable[[Sequence[float]], None]:
+def step_log(path: Path, run: Pretraining) -> Callable[[Sequence[float]], None]:
     """What writes the rows of the last steps, after dropping those behind the checkpoint, whose steps run again. Nothing but in the first process."""
     if not run.processes.is_first:
         return lambda _: None

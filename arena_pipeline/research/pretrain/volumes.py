@@ -24,7 +24,7 @@ from arena_pipeline.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 VARIATION = (0.1, 0.8)  # of the tissues' HU: from nearly real to stronger than real
-SHOWN = 5
+NAMES_SHOWN = 5
 
 Volumes = list[PretrainingVolume]
 
@@ -41,7 +41,7 @@ def store_phantoms(folder: Path, preset: FoundationPreset, indices: range, seed:
     jobs = {_name(index): index for index in missing}
     results = map_jobs(partial(store_phantom, folder, preset.scheme, seed), jobs, Needs("phantoms", workers, unit="phantom", folders=[folder]))
     if faults := [str(error) for _, error in results if error is not None]:
-        raise FoundationError(f"{len(faults)} of {len(jobs)} phantoms are not made: {'; '.join(faults[:SHOWN])}")
+        raise FoundationError(f"{len(faults)} of {len(jobs)} phantoms are not made: {'; '.join(faults[:NAMES_SHOWN])}")
 
 
 def phantom_volumes(folder: Path, preset: FoundationPreset, indices: range) -> Volumes:

@@ -156,4 +156,4 @@ def test_wide_table_and_markdown(runs: pd.DataFrame) -> None:
 
 def test_markdown_cells() -> None:
     assert markdown.markdown_table(["a|b", "c"], [[1, "x|y"]]) == "| a\\|b | c |\n| --- | --- |\n| 1 | x\\|y |\n"
-    assert markdown.interval(0.5, math.nan, math.nan) == "0.500" and markdown.interval(math.nan, 0, 1) == "-"
+    assert markdown.mean_with_interval(0.5, math.nan, math.nan) == "0.500" and markdown.mean_with_interval(math.nan, 0, 1) == "-"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from arena_pipeline.model.expected import ScanMean, verdict
+from arena_pipeline.model.expected import ScanMean, zero_shot_verdict
 from arena_pipeline.research.cross_validate.expected import caveats, expected_table, summary_sentences
 from arena_pipeline.research.cross_validate.picture import write_picture
 
@@ -60,7 +60,7 @@ def test_the_difference_is_paired() -> None:
 
 def test_verdict_at_its_thresholds() -> None:
     def of(low: float, high: float, scans: int = 5) -> str:
-        return verdict(ScanMean((low + high) / 2, low, high, scans))
+        return zero_shot_verdict(ScanMean((low + high) / 2, low, high, scans))
 
     assert of(0.001, 0.1) == "better than zero-shot"
     assert of(0.0, 0.1) == "can't tell from five scans"

@@ -15,7 +15,7 @@ from arena_pipeline.foundations import load_preset, weights_file
 from arena_pipeline.io.filestate import file_sha256
 from arena_pipeline.io.images import read_segmentation
 from arena_pipeline.model.adapter import Adapter, AdapterRecord, write_adapter
-from arena_pipeline.model.task_head import head, pretrained_head
+from arena_pipeline.model.task_head import head_module, pretrained_head
 from arena_pipeline.model.weights import load_foundation_network
 from arena_pipeline.planning import InferencePlan, Plans, TaskPlan, WorkersPlan
 from arena_pipeline.settings import AdaptationSettings
@@ -103,8 +103,8 @@ def _lively_foundation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
     network = load_preset(FOUNDATION).architecture.build()
     with torch.no_grad():
-        head(network, load_preset(FOUNDATION).architecture).weight.mul_(20)
-        head(network, load_preset(FOUNDATION).architecture).bias.zero_()
+        head_module(network, load_preset(FOUNDATION).architecture).weight.mul_(20)
+        head_module(network, load_preset(FOUNDATION).architecture).bias.zero_()
     save_file(network.state_dict(), folder / "arena_mini.safetensors")
     monkeypatch.setattr(foundations, "preset_folder", lambda: folder)
 
