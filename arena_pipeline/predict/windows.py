@@ -182,7 +182,8 @@ def _finished_logits(network: Network, volume: Tensor, windows: Windows, along: 
     for first, following in itertools.pairwise([*starts[along], volume.shape[along]]):
         layer = volume.narrow(along, first, patch[along])
         for boxes in _batches([_box(start, patch) for start in itertools.product(*across)], windows.batch.size or 1):
-            outputs = _run(network, _on(windows.device, torch.stack([layer[box] for box in boxes])[:, None]), windows) * importances
+            outputs = _run(network, _on(windows.device, torch.stack([layer[box] for box in boxes])[:, None]), windows)
+            outputs *= importances
             if not sums.ndim:
                 home = _room_for(outputs.shape[1] * int(np.prod(depth)) * 4, windows.device)
                 sums, weights = torch.zeros((outputs.shape[1], *depth), device=home), torch.zeros(depth, device=home)
@@ -197,8 +198,13 @@ def _finished_logits(network: Network, volume: Tensor, windows: Windows, along: 
 
 def _run(network: Network, inputs: Tensor, windows: Windows) -> Tensor:
     """The network on all inputs, as many at once as the device has room for; logits in float32."""
+
+    def run(size: int) -> Tensor:
+        parts = [network(part).float() for part in inputs.split(size)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
     with (windows.precision or Precision(windows.device)).autocast():
-        return windows.batch.run(lambda size: torch.cat([network(part).float() for part in inputs.split(size)]))
+        return windows.batch.run(run)
 
 
 def _on(device: torch.device, patches: Tensor) -> Tensor:
