@@ -94,7 +94,7 @@ def _measured(image: Image, segmentation: np.ndarray, label: int, box: tuple[sli
     if box is None:
         return 0.0, math.nan, math.nan, 0, False
     mask = segmentation[box] == label
-    values = image.array[box].T[mask.T]  # nibabel's arrays lie in the order z, y, x: so they are read as they lie
+    values = image.array[box].T[mask.T]  # nibabel's arrays are in Fortran order: read along memory, several times faster
     pieces = int(cc3d.connected_components(mask, connectivity=26).max())
     border = any(part.start == 0 or part.stop == length for part, length in zip(box, segmentation.shape, strict=True))
     return len(values) * image.geometry.voxel_volume_ml, float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)), pieces, border
