@@ -1,7 +1,7 @@
 """make audit: asks PyPI for known vulnerabilities of every version in constraints.txt. Sends names and versions of packages, nothing else.
 
-Ends with 1 where one is known that pyproject.toml does not list under [tool.audit.accepted] with a reason. Where the service can't be
-asked, or does not know the packages, as a mirror without its database, it says so and ends with 0: then nothing was found out.
+Ends with 1 if there is one that pyproject.toml does not list, with a reason, under [tool.audit.accepted]. If the service can't be reached, or
+knows none of the packages (a mirror without the database), it says so and ends with 0: nothing was checked then.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def report(dependencies: list[dict[str, Any]], accepted: dict[str, str]) -> int:
-    """Prints what was found out and returns the exit status; `accepted`: id of a vulnerability -> why it does not matter here."""
+    """Prints the findings and returns the exit status; `accepted`: id of a vulnerability -> why it does not matter here."""
     asked = [entry for entry in dependencies if "skip_reason" not in entry]
     found = [(entry, fault) for entry in asked for fault in entry["vulns"]]
     open_ones = [(entry, fault) for entry, fault in found if not {fault["id"], *fault["aliases"]} & accepted.keys()]

@@ -1,6 +1,6 @@
 """All measurements, one after the other: python -m benchmarks ["NAME [OPTION ...]" ...]; each alone: python -m benchmarks.NAME.
 
---repeat 3 runs them in three rounds, and prints each one's table at the end with the range of every ratio; other cells are the last round's.
+--repeat 3 runs them in three rounds. At the end it prints each table with the range of every ratio; its other cells are those of the last round.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RATIO = re.compile(r"([\d.]+)(?: to ([\d.]+))? x(?![\w ]*\d)")  # 1.5 x, 1.4 to 
 def main() -> int:
     """Returns 0 if every measurement ran to its end, else 1."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    options.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all), with its options in quotes")
+    options.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)} (default: all); in quotes with its options")
     options.add_argument("--repeat", type=int, default=1)
     args = options.parse_args()
     commands = args.names or list(BENCHMARKS)
@@ -47,7 +47,7 @@ def ranges(texts: list[str]) -> list[str]:
     tables = [[line for line in text.splitlines() if line.startswith("|")] for text in texts]
     lines = []
     for line, *same in zip(tables[-1], *tables, strict=True):
-        found = [RATIO.findall(each) for each in same]  # of each round, the (low, high) of each ratio
+        found = [RATIO.findall(each) for each in same]  # per round, the (low, high) of each ratio
         both = iter([sorted((end for ends in ratio for end in ends if end), key=float) for ratio in zip(*found, strict=True)])
         lines.append(RATIO.sub(lambda _, both=both: f"{(ends := next(both))[0]} to {ends[-1]} x", line))  # type: ignore[misc]
     return lines

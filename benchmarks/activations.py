@@ -1,4 +1,4 @@
-"""What the network's activations take, which arena_pipeline/model/architectures/swin_unetr.py plans with: python -m benchmarks.activations.
+"""The memory of the network's activations, with which arena_pipeline/model/architectures/swin_unetr.py plans: python -m benchmarks.activations.
 
 Peak memory of this package's network in float32 for one patch, above that of the ready network and of its weights' gradients, per voxel of the
 patch and unit of feature_size: forward and backward with all weights trained, the same with activations computed again, and forward alone.

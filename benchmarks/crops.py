@@ -5,8 +5,8 @@ Compared on one CT of 0.8 x 0.8 x 2.5 mm and its segmentation, both .nii.gz:
     chain anew        MONAI's chain from the file on, run anew for every iteration, as FSEFT does
     CacheDataset      MONAI's CacheDataset: the chain's fixed part kept in memory, RandCropByPosNegLabel per iteration
     CacheDataset + indices   the same, with the voxels to centre on computed once (FgBgToIndices)
-    batchgenerators   its random crop of the preprocessed case, which lies unpacked in memory: none is centred on the structure
-Also printed: what making it ready takes once, libraries loaded on the way included.
+    batchgenerators   its random crop of the preprocessed case, which is in memory uncompressed; its crops are not centred on the structure
+Also printed: the seconds that each needs once to get ready, the import of its libraries included.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def batchgenerators(files: dict[str, str], folder: Path) -> Callable[[], Any]:
 
     from arena_pipeline.preprocess.store import StoredCase
 
-    case = StoredCase.open(folder, "case")  # of `stored`
+    case = StoredCase.open(folder, "case")  # written by `stored`
     image, label = (np.ascontiguousarray(part)[None] for part in (case.image(), case.segmentation() == STRUCTURE))
     return lambda: crop([image] * CROPS, [label] * CROPS, PATCH, crop_type="random")
 
@@ -102,7 +102,7 @@ def cache_dataset_indices(files: dict[str, str], folder: Path) -> Callable[[], A
     return cache_dataset(files, folder, with_indices=True)
 
 
-METHODS: dict[str, tuple[Callable[[dict[str, str], Path], Callable[[], Any]], int]] = {  # and iterations per measured round
+METHODS: dict[str, tuple[Callable[[dict[str, str], Path], Callable[[], Any]], int]] = {  # what prepares it, and iterations per measured round
     "stored": (stored, 10),
     "chain anew": (chain_anew, 1),
     "CacheDataset": (cache_dataset, 3),
@@ -112,7 +112,7 @@ METHODS: dict[str, tuple[Callable[[dict[str, str], Path], Callable[[], Any]], in
 
 
 def run(shape: tuple[int, int, int], rounds: int) -> str:
-    """A markdown table. The methods take turns, so that whatever else the machine does falls on all of them."""
+    """A markdown table. The methods take turns, so that other work of the machine slows down all of them alike."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -147,8 +147,8 @@ def take_turns(draws: dict[str, Callable[[], Any]], rounds: int) -> dict[str, fl
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    options.add_argument("--shape", type=int, nargs=3, default=SHAPE, help="of the CT (default: 512 512 200)")
-    options.add_argument("--rounds", type=int, default=3, help="of which the best counts (default: 3)")
+    options.add_argument("--shape", type=int, nargs=3, default=SHAPE, help="shape of the CT (default: 512 512 200)")
+    options.add_argument("--rounds", type=int, default=3, help="number of rounds, of which the best counts (default: 3)")
     args = options.parse_args()
     print(run(tuple(args.shape), args.rounds))
 

@@ -4,10 +4,10 @@ Fourteen structures of a torso (organs, lungs, and a rib cage around all of them
 be labelled on a 0.8 x 0.8 x 2.5 mm grid. Compared with `RunningMaximum`:
     all_maps   every map to the native grid by the same interpolation, then argmax: labels must be identical
     interpolate   the same by torch's interpolate(mode="trilinear"), all maps at once
-    nnunet, nnunet_torch   the logits by nnU-Net's functions of that purpose, then argmax, as it does (after `make nnunet_env`)
+    nnunet, nnunet_torch   the logits by nnU-Net's two functions for this, then argmax, as nnU-Net does (after `make nnunet_env`)
     scipy      every map by scipy.ndimage.affine_transform (order 1), then argmax: an interpolation written by others
-The middle three lay their voxels between the volume's outer edges, so that labels at borders differ. All have --threads.
-Each runs in a process of its own; memory is what it needs beyond the maps, its result included.
+The middle three align the volume's outer edges, not the voxel centres, so that labels at borders differ. All use --threads threads.
+Each runs in a process of its own; the memory is that beyond the maps, with the result.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def run(shape: tuple[int, int, int], repeats: int, methods: list[str], threads: 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     options.add_argument("--shape", type=int, nargs=3, default=(512, 512, 200), help="native grid (default: 512 512 200)")
-    options.add_argument("--repeats", type=int, default=3, help="of which the best counts (default: 3)")
+    options.add_argument("--repeats", type=int, default=3, help="number of repeats, of which the best counts (default: 3)")
     options.add_argument("--without_scipy", action="store_true", help="leave out the slow comparison")
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = options.parse_args()

@@ -1,9 +1,9 @@
-"""Three seeds of all scans, or folds that leave scans out: which predicts new scans better where there are exactly K, and is the expected Dice right?
+"""Exactly K scans: do three seeds of all of them predict new scans better, or folds that leave scans out? And is the expected Dice right?
 
     python -m benchmarks.folds_of_all -o FOLDER -raw DATASET -s NAME ... [-shots 5] [--pools 3] [-queries 15]
 
-From the training cases of DATASET: `pools` people with K scans each, none in two pools, and `queries` other scans. Both ensembles of each pool
-predict the queries. Typed again, it goes on where it stopped. The outputs, FOLDER/out/POOL/seeds and leave_one_out, have a review.csv each:
+From the training cases of DATASET: --pools pools of K scans each, as K scans that one user has, and -queries other scans. Both ensembles of each
+pool predict the queries. The same command goes on where an earlier one stopped. FOLDER/out/POOL/seeds and leave_one_out have a review.csv each:
 python -m benchmarks.review_flags DATASET/labelsTr FOLDER/out/*/seeds
 """
 
@@ -30,7 +30,7 @@ from arena_pipeline.stages.plan_and_preprocess import plan_and_preprocess
 from arena_pipeline.stages.predict import predict
 from arena_pipeline.workspace import Workspace
 
-FIRST = 901
+FIRST_DATASET_ID = 901
 MODES = ("seeds", "leave_one_out")
 
 
@@ -51,13 +51,13 @@ def main() -> None:
     rows = []
     for pool in range(args.pools):
         scans = [source.training[name] for name in rest[pool * args.shots : (pool + 1) * args.shots]]
-        rows += of_pool(pool, scans, source, [source.training[name] for name in queries], args)
+        rows += rows_of_pool(pool, scans, source, [source.training[name] for name in queries], args)
         print(report(pd.DataFrame(rows)), flush=True)
 
 
-def of_pool(pool: int, scans: Sequence[Case], source: RawDataset, queries: Sequence[Case], args: argparse.Namespace) -> list[dict[str, object]]:
-    """A row per way, structure and query, with the Dice that was expected."""
-    rows, number = [], FIRST + pool
+def rows_of_pool(pool: int, scans: Sequence[Case], source: RawDataset, queries: Sequence[Case], args: argparse.Namespace) -> list[dict[str, object]]:
+    """A row per mode, structure and query, with the expected Dice."""
+    rows, number = [], FIRST_DATASET_ID + pool
     name = f"Dataset{number}_Pool"
     for mode in MODES:
         workspace = Workspace(args.output / mode)
@@ -88,7 +88,7 @@ def of_pool(pool: int, scans: Sequence[Case], source: RawDataset, queries: Seque
 
 
 def make_dataset(folder: Path, scans: Sequence[Case], source: RawDataset) -> None:
-    """Links to these scans, and a dataset.json of them alone."""
+    """A raw dataset of these scans alone: links to their files, and a dataset.json."""
     ending = source.json.file_ending
     for sub in ("imagesTr", "labelsTr"):
         (folder / sub).mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""Zero-shot Dice of a packaged foundation, per structure: on unseen phantoms and, where it is given, on a real TotalSegmentator CT.
+"""Zero-shot Dice of a packaged foundation, per structure: on unseen phantoms and, if one is given, on a real TotalSegmentator CT.
 
     python -m benchmarks.foundation --phantoms 20 --subject TOTALSEGMENTATOR/s9001
 
 Scores are on the preprocessed grid (the network's own), argmax over all of its channels. Columns, per set of volumes:
     Dice      mean over the volumes that show the structure, however little of it
-    in        how many these are
-    invented  volumes that do not show it, and where it is predicted all the same
+    in        the number of these volumes
+    invented  number of volumes that do not show it, but in which it is predicted
     all       mean over all volumes in which it is shown or predicted; an invented one counts 0
 """
 
@@ -31,7 +31,7 @@ from arena_pipeline.preprocess.case import preprocess_image, preprocess_segmenta
 from arena_pipeline.research.phantoms import PHANTOM_STRUCTURES, make_phantom
 
 UNSEEN_SEED = 10_000
-# v1 names that together are one structure of the foundation
+# names of TotalSegmentator v1 that together are one structure of the foundation
 BONES = ("vertebrae_*", "rib_*", "hip_*", "femur_*", "sacrum", "humerus_*", "scapula_*", "clavicula_*")
 UNIONS = {"lung_right": ("lung_*_right",), "lung_left": ("lung_*_left",), "bone": BONES}
 
@@ -64,7 +64,7 @@ def phantom_cases(preset: FoundationPreset, count: int) -> Iterator[tuple[np.nda
 
 
 def real_case(preset: FoundationPreset, subject: Path) -> tuple[np.ndarray, Reference]:
-    """A TotalSegmentator v1 subject; structures of whose masks any is not there are left out."""
+    """A TotalSegmentator v1 subject; structures of which a mask is missing are left out."""
     volume, grid = preprocess_image(read_image(subject / "ct.nii.gz"), preset.scheme)
     masks = {}
     for name in preset.structures:

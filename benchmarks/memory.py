@@ -1,11 +1,11 @@
-"""What arena_predict takes in main memory for a whole-body CT: python -m benchmarks.memory [--shape 512 512 1000].
+"""The main memory that arena_predict takes for a whole-body CT: python -m benchmarks.memory [--shape 512 512 1000].
 
 Two runs, each in a process of its own, on a made-up body of 0.8 x 0.8 x 1.0 mm with 14 structures as one multi-class task:
     arena_mini     the command as it is typed, zero-shot with the embedded foundation (4 mm)
     1.5 mm         three folds at the published foundations' 1.5 mm and 96^3, with post-processing and preview. The network is one
-                   convolution that tells intensities apart, so its structures are as ragged as noise makes them, and what is measured is
-                   what is beside a network
-"Peak" is that of the process, Python and its libraries included; "before" is what it had when the network was loaded.
+                   convolution that tells intensities apart: its structures are as ragged as the noise, and what is measured is the
+                   memory of everything but a network
+"Peak" is that of the process, with Python and its libraries; "before" is what it had when the network had been loaded.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ LEAST_SLICES = 100
 GIB = 2**30
 
 
-class Said(logging.Handler):
-    """Keeps what the run said it would take, and what it had in memory at that moment."""
+class EstimateHandler(logging.Handler):
+    """Keeps the memory that the run says it will take, and the memory that it has at that moment."""
 
     estimate = ""
     before = 0
@@ -64,7 +64,7 @@ def fine(ct: Path, output: Path, save_probabilities: bool) -> None:
     labels = {f"structure_{number}": number for number in range(1, STRUCTURES + 1)}
     network = torch.nn.Conv3d(1, STRUCTURES + 1, 1).requires_grad_(False)
     levels = torch.linspace(0, 1, STRUCTURES + 1)
-    network.weight.copy_((400 * levels)[:, None, None, None, None])  # -200 (x - level)^2, without what all have in common
+    network.weight.copy_((400 * levels)[:, None, None, None, None])  # -200 (x - level)^2 without the term that all channels share
     network.bias.copy_(-200 * levels**2)
     task = PredictionTask("multiclass", labels, labels, "softmax", (lambda: network,) * 3)
     scheme = Scheme(spacing_mm=(1.5, 1.5, 1.5), window_hu=(-175, 250), patch_size_voxels=(96, 96, 96))
@@ -77,18 +77,18 @@ RUNS = {"arena_mini": arena_mini, "1.5 mm": fine}
 
 
 def measure(name: str, ct: Path, output: Path, save_probabilities: bool) -> tuple[str, int, int, float]:
-    """What the run said it would take, bytes before, peak bytes, seconds."""
-    said = Said()
-    logging.getLogger("arena_pipeline").addHandler(said)
+    """The memory that the run said it would take, bytes before, peak bytes, seconds."""
+    handler = EstimateHandler()
+    logging.getLogger("arena_pipeline").addHandler(handler)
     logging.getLogger("arena_pipeline").setLevel(logging.DEBUG)
     started = time.perf_counter()
     RUNS[name](ct, output, save_probabilities)
-    return said.estimate, said.before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.perf_counter() - started
+    return handler.estimate, handler.before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.perf_counter() - started
 
 
 def write_ct(path: Path, shape: tuple[int, int, int]) -> None:
-    """The made-up body, as often one after the other as the length asks for, in an image of which nothing can be cropped: two of its
-    corners are tissue. Uncompressed: packing is not what is measured."""
+    """Writes the made-up body, repeated along z to the length asked for. Two corners are tissue, so that nothing can be cropped.
+    Uncompressed, so that unpacking is not measured."""
     import nibabel
 
     part, _ = torso((shape[0], shape[1], min(LEAST_SLICES, shape[2])))
@@ -115,7 +115,7 @@ def run(shape: tuple[int, int, int], names: list[str], save_probabilities: bool)
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    options.add_argument("--shape", type=int, nargs=3, default=(512, 512, 1000), help="of the CT (default: 512 512 1000)")
+    options.add_argument("--shape", type=int, nargs=3, default=(512, 512, 1000), help="shape of the CT (default: 512 512 1000)")
     options.add_argument("--run", choices=tuple(RUNS), nargs="+", default=list(RUNS), help="which (default: both)")
     options.add_argument("--save_probabilities", action="store_true", help="with arena_predict --save_probabilities")
     args = options.parse_args()

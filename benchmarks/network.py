@@ -1,11 +1,12 @@
-"""The network against MONAI's own SwinUNETR, in one run: python -m benchmarks.network [--rounds 5] [--skip_memory] [-device cuda].
+"""The network against MONAI's own SwinUNETR, in one run: python -m benchmarks.network [--rounds 5] [--skip_memory].
 
     forward time      feature_size 12, window 4, patches of 64^3 in the batches that adaptation and prediction use
     step time         forward and backward of an adaptation (update and decoder trained), likewise
     peak memory       one step of an adaptation (update and decoder trained, one 96^3 patch) at feature_size 48, window 7:
                       resident memory above that of the ready network, each in a process of its own
-MONAI's network is measured as it comes, channels first, and channels last as ours is; the ratios are to the better of the two. All have the
-same weights and take turns, so that whatever else the machine does falls on all; their largest difference is printed. A GPU: benchmarks.step.
+MONAI's network is measured as MONAI builds it, channels first, and channels last as ours is; the ratios are to the better of the two. All have
+the same weights and take turns, so that other work of the machine slows down all alike; the largest difference of their outputs is printed.
+For a GPU there is benchmarks.step.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ FULL = SwinUnetr(feature_size=48, window_size_voxels=(7, 7, 7), out_channels=1, 
 CPU = torch.device("cpu")
 
 
-def monais_channels_last(architecture: SwinUnetr) -> nn.Module:
+def monai_channels_last(architecture: SwinUnetr) -> nn.Module:
     size, window = architecture.feature_size, architecture.window_size_voxels
     return to_device(SwinUNETR(1, architecture.out_channels, feature_size=size, window_size=window, use_v2=False), CPU)
 
 
-def monais(architecture: SwinUnetr) -> nn.Module:
-    """As it comes. A step hands images over channels last, which its convolutions would pass on from layer to layer."""
-    network = monais_channels_last(architecture).to(memory_format=torch.contiguous_format)
+def monai_as_built(architecture: SwinUnetr) -> nn.Module:
+    """As MONAI builds it. A step's images are channels last, which its convolutions would keep from layer to layer: they are made channels first."""
+    network = monai_channels_last(architecture).to(memory_format=torch.contiguous_format)
     network.register_forward_pre_hook(lambda _, images: (images[0].clone(memory_format=torch.contiguous_format),))
     return network
 
@@ -58,8 +59,8 @@ def ours_recomputing(architecture: SwinUnetr) -> nn.Module:
 
 
 NETWORKS: dict[str, Callable[[SwinUnetr], nn.Module]] = {
-    "MONAI": monais,
-    "MONAI, channels last": monais_channels_last,
+    "MONAI": monai_as_built,
+    "MONAI, channels last": monai_channels_last,
     "ours": ours,
     "ours, recomputing": ours_recomputing,
 }
@@ -71,7 +72,7 @@ def ready(name: str, architecture: SwinUnetr) -> nn.Module:
 
 
 def compare_forward(rounds: int) -> str:
-    """Best of the rounds."""
+    """A markdown table of the best round each."""
     keep_freed_memory()
     names = ("MONAI", "MONAI, channels last", "ours")
     networks = {name: ready(name, SMALL) for name in names}
@@ -108,7 +109,7 @@ def _row(what: str, seconds: dict[str, float], *more: str) -> str:
 
 
 def _take_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of the best round each, after one to warm up."""
+    """Each one's seconds in its best round, after one to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():

@@ -1,16 +1,16 @@
-"""Models of nnU-Net as ARENA and as nnU-Net's own predictor run them: segmentations, seconds and peak memory, in one run.
+"""Models of nnU-Net run by ARENA and by nnU-Net's own predictor: segmentations, seconds and peak memory, in one run.
 
     make nnunet_env
     python -m benchmarks.nnunet [CT.nii.gz ...] [--python .venv-nnunet/bin/python] [--models plain] [--folds 0 1 2] [--speed 512 512 200]
 
-Per model and CT the share of voxels in which both say the same, and of those that either calls a structure. The models:
-    plain, residual      the tiny ones of tests/fixtures/nnunet, trained for so few steps that they find background alone: the mean of each
-                         logit is taken off, so that structures appear, with more borders than in any real model
+Printed per model and CT: the share of equal voxels, among all and among those that either calls a structure. The models:
+    plain, residual      the tiny ones of tests/fixtures/nnunet, trained for so few steps that they predict background everywhere: each logit's
+                         mean is subtracted, so that structures appear, with more borders than in any real model
     ... adapted, N folds each adapted by ARENA to two structures on made-up scans, as arena_export_model --nnunet writes it, one per task:
                          arena_predict with the adapters against nnU-Net on the exported folder
-Without a CT their own case. --speed: the plain network with random weights, 26 channels, patches of 128^3 of 1.5 mm, on a made-up CT of that shape
-and 0.8 x 0.8 x 1.5 mm; at --width 32 it has TotalSegmentator's 31 M parameters. Every prediction has a process of its own; peaks are whole
-processes', Python and its libraries included.
+Without a CT, their own case is predicted. --speed: the plain network with random weights, 26 channels, patches of 128^3 of 1.5 mm, on a made-up CT
+of that shape and 0.8 x 0.8 x 1.5 mm; at --width 32 it has TotalSegmentator's 31 M parameters. Every prediction has a process of its own; peaks are
+those of whole processes, with Python and its libraries.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from benchmarks.volumes import torso
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures" / "nnunet"
 TRAINED = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 KINDS = {"plain": (7.0, 7.0, 9.0), "residual": (6.0, 7.0, 20.0)}  # spacing of the made-up scans, mm
-LABELS = {"background": 0, "cyst": 1, "liver": 2}  # novel to the models, and among their structures
+LABELS = {"background": 0, "cyst": 1, "liver": 2}  # one novel to the models, and one of their structures
 GIB = 2**30
 CHANNELS, PATCH = 26, (128, 128, 128)
-WIDTHS = (1, 2, 4, 8, 10, 10)  # of the stages, in those of the first
+WIDTHS = (1, 2, 4, 8, 10, 10)  # channels of each stage, as a multiple of the first one's
 Row = dict[str, float]
 
 
@@ -48,7 +48,7 @@ def theirs(python: Path, folder: Path, pairs: list[tuple[Path, Path]]) -> Row:
 
 
 def ours(folder: Path | None, root: Path, pairs: list[tuple[Path, Path]], structures: list[str] | None = None) -> Row:
-    """ARENA's: of a model folder as a foundation, or (None) of the adapters in the workspace `root`; run in a process of its own."""
+    """ARENA's segmentations, by a model folder as a foundation or (None) by the adapters in the workspace `root`. For a process of its own."""
     from arena_pipeline.stages.install_foundation import install_model_folder
     from arena_pipeline.stages.predict import predict
     from arena_pipeline.workspace import Workspace
@@ -60,7 +60,7 @@ def ours(folder: Path | None, root: Path, pairs: list[tuple[Path, Path]], struct
     seconds = 0.0
     for ct, output in pairs:
         started = time.perf_counter()
-        folder_of_ct = output.with_name(output.name.removesuffix(".nii.gz"))  # one each: CTs of several datasets may have one name
+        folder_of_ct = output.with_name(output.name.removesuffix(".nii.gz"))  # a folder each: CTs of several datasets may have the same name
         made = predict(ct, folder_of_ct, workspace, device="cpu", no_postprocessing=True, no_previews=True, **options)  # type: ignore[arg-type]
         seconds += time.perf_counter() - started
         next(iter(made.written.values())).rename(output)
@@ -73,14 +73,14 @@ def in_a_process(*arguments: object) -> Row:
 
 
 def agreement(first: Path, second: Path) -> tuple[float, float]:
-    """Share of equal voxels: of all, and of those that either calls a structure."""
+    """Share of equal voxels: among all, and among those that either calls a structure."""
     a, b = (np.asarray(nibabel.load(path).dataobj) for path in (first, second))
     either = (a > 0) | (b > 0)
     return float((a == b).mean()), float((a == b)[either].mean()) if either.any() else float("nan")
 
 
 def fixture(kind: str, root: Path) -> Path:
-    """The tiny model with the means of its logits taken off, and with a reader that takes CTs whose header has an intercept of NaN too."""
+    """The tiny model with the means of its logits subtracted, and with a reader that takes CTs with an intercept of NaN in the header."""
     import torch
 
     folder = root / f"Dataset901_{kind}" / TRAINED
@@ -173,7 +173,7 @@ def compare(name: str, python: Path, folder: Path, cts: list[Path], root: Path, 
     other = theirs(python, folder, list(zip(cts, (pair[1] for pair in outputs), strict=True)))
     asked = (None, root, *([list(zip(cts, (pair[0] for pair in outputs), strict=True))]), [adapter_of])
     own = in_a_process(*asked) if adapter_of else in_a_process(folder, root / "workspace", asked[2])
-    if adapter_of:  # nnU-Net's labels follow each other: the structure is 1 there, and what else the folder has is the foundation's
+    if adapter_of:  # nnU-Net's labels are consecutive: there the structure is 1, and all others are the foundation's
         for mine, their in outputs:
             for path in (mine, their):
                 image = nibabel.load(path)
@@ -185,10 +185,10 @@ def compare(name: str, python: Path, folder: Path, cts: list[Path], root: Path, 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     options.add_argument("cts", type=Path, nargs="*", metavar="CT.nii.gz")
-    options.add_argument("--python", type=Path, default=Path(".venv-nnunet/bin/python"), help="with nnunetv2 (default: that of make nnunet_env)")
-    options.add_argument("--folds", type=int, nargs="*", default=[0], help="of the adapted models (default: 0); none: none are adapted")
-    options.add_argument("--epochs", type=int, default=40, help="of the adapted models (default: 40)")
-    options.add_argument("--models", nargs="*", choices=tuple(KINDS), default=list(KINDS), help="of the tiny ones (default: both)")
+    options.add_argument("--python", type=Path, default=Path(".venv-nnunet/bin/python"), help="one with nnunetv2 (default: that of make nnunet_env)")
+    options.add_argument("--folds", type=int, nargs="*", default=[0], help="of the adapted models (default: 0); no number: none are adapted")
+    options.add_argument("--epochs", type=int, default=40, help="epochs of the adapted models (default: 40)")
+    options.add_argument("--models", nargs="*", choices=tuple(KINDS), default=list(KINDS), help="which of the tiny ones (default: both)")
     options.add_argument("--speed", type=int, nargs=3, metavar="VOXELS", help="also an untrained network on a made-up CT of this shape")
     options.add_argument("--width", type=int, default=32, help="channels of its first stage (default: 32)")
     args = options.parse_args()

@@ -1,12 +1,13 @@
-"""nnU-Net v2 itself on the support sets and queries of arena_compare: what an outside peer makes of the same few scans.
+"""nnU-Net v2 itself on the support sets and queries of arena_compare, to compare with another program on the same few scans.
 
     make nnunet_env
     python -m benchmarks.nnunet_few_shot -w WORKSPACE -d 201 -shots 5 -f 0 1 2 -s spinal_cord [-queries 36] [--iterations 500]
 
-Its own planner, preprocessing, augmentation, network and inference (with mirroring), on all scans of the support set; one structure is one training,
-as an adaptation is. nnU-Net's schedule is 250,000 iterations, for a GPU. On a CPU the budget has to be smaller: --iterations (default 500, in its own
-falling rate) and --memory_gb, the memory that its planner plans for (default 2 instead of 8: a smaller patch). Both are printed with the scores: a
-Dice from here says what nnU-Net does within that budget, and no more. Predictions are scored on the CT's own grid, as those of arena_compare are.
+Its own planner, preprocessing, augmentation, network and inference (with mirroring), on all scans of the support set; each structure has a training
+of its own, as with adaptations. nnU-Net's schedule is 250,000 iterations, for a GPU. On a CPU the budget has to be smaller: --iterations (default
+500, with nnU-Net's falling rate) and --memory_gb, the memory that its planner plans for (default 2 instead of 8: a smaller patch). Both are printed
+with the scores: a Dice from here says what nnU-Net does within that budget, and no more. Predictions are scored on the CT's own grid, as those of
+arena_compare are.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from arena_pipeline.io.images import read_image, read_segmentation, write_image,
 from arena_pipeline.research.compare.queries import Query, queries_of
 from arena_pipeline.workspace import Workspace
 
-NUMBER = 900
+DATASET_ID = 900
 MEASURES = ("Dice", "NSD_2mm", "HD95_mm")
 
 
@@ -50,15 +51,15 @@ def write_raw(folder: Path, job: FoldJob, raw: RawDataset, queries: tuple[Query,
 
 
 def run(job: FoldJob, raw: RawDataset, queries: tuple[Query, ...], args: argparse.Namespace) -> tuple[list[dict[str, object]], dict[str, object]]:
-    """The scores of the queries, and what nnU-Net planned and took."""
+    """The scores of the queries, and nnU-Net's plan and training time."""
     (label,) = job.task.structures.values()
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         for name in ("imagesTr", "labelsTr", "imagesTs"):
-            (folder / "raw" / f"Dataset{NUMBER}_FewShot" / name).mkdir(parents=True)
-        write_raw(folder / "raw" / f"Dataset{NUMBER}_FewShot", job, raw, queries)
+            (folder / "raw" / f"Dataset{DATASET_ID}_FewShot" / name).mkdir(parents=True)
+        write_raw(folder / "raw" / f"Dataset{DATASET_ID}_FewShot", job, raw, queries)
         side = str(Path(__file__).with_name("nnunet_run.py"))
-        budget = [str(NUMBER), str(args.iterations), str(args.memory_gb), args.device]
+        budget = [str(DATASET_ID), str(args.iterations), str(args.memory_gb), args.device]
         subprocess.run([str(args.python), side, work, *budget], check=True, stdout=sys.stderr)
         rows = []
         for query in queries:
@@ -78,11 +79,11 @@ def main() -> int:
     add("-shots", type=int, required=True, metavar="K")
     add("-f", dest="folds", type=int, nargs="+", default=[0, 1, 2], metavar="FOLD")
     add("-s", dest="structures", nargs="+", required=True, metavar="NAME")
-    add("-queries", type=int, metavar="N", help="only the first so many, as arena_compare -queries")
+    add("-queries", type=int, metavar="N", help="only the first N, as arena_compare -queries")
     add("--iterations", type=int, default=500, metavar="N")
-    add("--memory_gb", type=float, default=2, metavar="GB", help="that nnU-Net plans for")
+    add("--memory_gb", type=float, default=2, metavar="GB", help="the memory that nnU-Net plans for")
     add("-device", default="cpu")
-    add("--python", type=Path, default=Path(".venv-nnunet/bin/python"), help="of the environment with nnunetv2")
+    add("--python", type=Path, default=Path(".venv-nnunet/bin/python"), help="that of the environment with nnunetv2")
     add("-o", dest="output", type=Path, default=Path("nnunet_few_shot.csv"), help="a row per structure, fold and query case")
     args = options.parse_args()
     planned = read_planned_dataset(args.dataset_id, args.workspace, None)

@@ -1,4 +1,4 @@
-"""nnU-Net in the Python that runs the other side: its packages of `make nnunet_env`, behind those of this environment, so both have one torch."""
+"""nnU-Net in this Python process: the packages of `make nnunet_env` are found after those of this environment, so that both sides have one torch."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ from tests.view.browser import Browser
 
 SPACING_MM = (0.8, 0.8, 2.0, 1.0)
 NOISE_HU = 12
-DRAWN = "nv.gl.readPixels(0, 0, 1, 1, nv.gl.RGBA, nv.gl.UNSIGNED_BYTE, new Uint8Array(4))"  # returns once all that was asked for is drawn
+DRAWN = "nv.gl.readPixels(0, 0, 1, 1, nv.gl.RGBA, nv.gl.UNSIGNED_BYTE, new Uint8Array(4))"  # returns when everything has been drawn
 KINDS = {"--type=renderer": "the page", "--type=gpu-process": "drawing"}
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    options.add_argument("-o", dest="output", type=Path, help="where the CT and its page go (default: nowhere that stays)")
+    options.add_argument("-o", dest="output", type=Path, help="where the CT and its page go (default: a temporary folder)")
     options.add_argument("--shape", type=int, nargs=3, default=[512, 512, 200], metavar="N")
     args = options.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:

@@ -1,9 +1,9 @@
-"""A whole arena_predict and where its seconds go: python -m benchmarks.predict [--shape 512 512 200] [--cases 1] [--runs 3].
+"""A whole arena_predict, and where its time goes: python -m benchmarks.predict [--shape 512 512 200] [--cases 1] [--runs 3].
 
-The packaged foundation on a made-up CT, zero-shot, as a command of its own from start to end, its files and pictures written. Beside it what
-importing alone takes. Seconds on the clock, which what else the machine does makes longer, and seconds of the processors, which it hardly does.
-With several cases, reading, exporting and drawing go on while the network is busy with another one. --elsewhere SECONDS puts a sleep of so many
-seconds per CT, with boxes as its result, in the place of the network: as it would be on a device of its own, which takes no cores.
+The packaged foundation on a made-up CT, zero-shot, as a command of its own from start to end, with its files and pictures. Beside it the time
+of the imports alone. Each in seconds on the clock, which other work of the machine makes longer, and in CPU seconds, which that hardly changes.
+With several cases, reading, exporting and drawing go on while the network is busy with another one. --elsewhere SECONDS replaces the network by
+a sleep of that length per CT, with boxes as its result: as if it ran on a device of its own and took no cores.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ case._means_over_folds = network
 
 
 def timed(*command: str) -> tuple[float, float]:
-    """Seconds on the clock and of the processors, of a process from start to end."""
+    """Seconds on the clock and CPU seconds of a process from start to end."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-c", *command], check=True, capture_output=True)
     after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - started
@@ -49,7 +49,7 @@ def timed(*command: str) -> tuple[float, float]:
 
 
 def run(shape: tuple[int, int, int], cases: int, runs: int, device: str, elsewhere: float | None = None) -> str:
-    """A markdown table: imports, the command, the command beside imports, and its stages, each in every run."""
+    """A markdown table: imports, the command, the command without its imports, and its stages, each in every run."""
     rows: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -66,7 +66,7 @@ def run(shape: tuple[int, int, int], cases: int, runs: int, device: str, elsewhe
             command = COMMAND if elsewhere is None else ELSEWHERE.format(seconds=elsewhere) + COMMAND
             whole = timed(command, *options, "-foundation", "arena_mini", "--zero_shot", *STRUCTURES)
             if not number:
-                continue  # the files of the packages were not in memory yet
+                continue  # warm-up: the packages' files were not in memory yet
             beside = tuple(all_of - of_them for all_of, of_them in zip(whole, imports, strict=True))
             for what, (clock, processors) in {"imports": imports, "command": whole, "command beside imports": beside}.items():
                 rows.setdefault(what, []).append(f"{clock:.2f} ({processors:.2f})")

@@ -1,18 +1,18 @@
-"""Resampling a CT to 1.5 mm beside others, in one run: python -m benchmarks.resample [--shape 512 512 200] [--threads 1 2].
+"""Resampling a CT to 1.5 mm, compared with other libraries in one run: python -m benchmarks.resample [--shape 512 512 200] [--threads 1 2].
 
-The volume is 0.8 x 0.8 x 2.5 mm, float32, already in memory for all. Each other library at its best setting that gives a float32 volume by linear
-interpolation, and with the same number of threads:
+The volume is 0.8 x 0.8 x 2.5 mm, float32, already in memory for all. Each other library has its best setting that gives a float32 volume by
+linear interpolation, and the same number of threads:
     ours               resample_linear
-    MONAI, float64     Spacing as it is by default; the others are compared with its values
+    MONAI, float64     Spacing with its defaults; the values of the others are compared with these
     MONAI, float32     Spacing(dtype=float32)
     F.interpolate      torch.nn.functional.interpolate(mode="trilinear", align_corners=True), which stretches the last voxel onto the volume's end:
                        its values are not compared
     SimpleITK          ResampleImageFilter, linear
     TorchIO            Resample, linear, where it is installed (pip install -c constraints.txt -e .[benchmarks]); its grid is its own
     nnU-Net            resample_data_or_seg_to_shape(order=1), after `make nnunet_env`;
-    nnU-Net, torch     its resample_torch_fornnunet(mode="linear"); of both, the voxels lie between the outer edges, so that values are not compared
-Each runs in fresh processes, in turn, as many times as --rounds says; memory is the process's peak beyond its libraries, so the input and the
-result count.
+    nnU-Net, torch     its resample_torch_fornnunet(mode="linear"); both align the outer edges, so that values are not compared
+Each runs in fresh processes, in turn, as many times as --rounds says; memory is the process's peak without its libraries, but with the input
+and the result.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def new_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(round((n - 1) * old / new) + 1 for n, old, new in zip(shape, SPACING_MM, NEW_MM, strict=True))
 
 
-def there() -> list[str]:
+def available_methods() -> list[str]:
     """The methods whose packages are installed."""
     lacking = {"TorchIO": find_spec("torchio") is None, "nnU-Net": PACKAGES is None, "nnU-Net, torch": PACKAGES is None}
     return [name for name in METHODS if not lacking.get(name)]
@@ -146,10 +146,10 @@ def status_bytes(field: str) -> int:
 
 
 def measure(method: str, folder: Path, threads: int) -> None:
-    """Prints the better time of two in seconds and the peak in bytes beyond the libraries; leaves the result in a file."""
+    """Prints the better of two times in seconds, and the peak in bytes without the libraries; leaves the result in a file."""
     warnings.simplefilter("ignore")
     resample = METHODS[method](threads)
-    resample(np.zeros((8, 9, 10), np.float32))  # whatever is loaded on first use
+    resample(np.zeros((8, 9, 10), np.float32))  # loads what is loaded on first use
     before = status_bytes("VmRSS")
     volume, seconds, result = np.load(folder / "volume.npy"), [], None
     for _ in range(2):
@@ -164,7 +164,7 @@ def measure(method: str, folder: Path, threads: int) -> None:
 
 def run(shape: tuple[int, int, int], threads: int, rounds: int) -> str:
     """A markdown table."""
-    found: dict[str, list[tuple[float, int]]] = {name: [] for name in there()}
+    found: dict[str, list[tuple[float, int]]] = {name: [] for name in available_methods()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.save(folder / "volume.npy", np.ascontiguousarray(torso(shape)[0].astype(np.float32)))

@@ -4,7 +4,7 @@
 
 REFERENCES: a labelsTs; PREDICTIONS: outputs of arena_predict with their review.csv. For each column, as a suspicion (more is worse): Spearman's rank
 correlation with the true Dice over the cases, and the area under the risk-coverage curve: the mean 1 - Dice of the i least suspicious cases, averaged
-over all i; beside it that of no flag (any order) and of the best order. Both are of each structure and output, and then averaged.
+over all i; beside it those of any order (no flag) and of the best order. Both are computed per structure and output, then averaged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from arena_pipeline.io.images import read_geometry, read_segmentation
 from arena_pipeline.io.segmentations import aligned
 from arena_pipeline.predict.labels import LabelMap
 
-WORST = math.inf  # of what was not found
+WORST = math.inf  # the suspicion of a structure that was not found
 
 
 def number(row: dict[str, str], name: str) -> float:
@@ -33,7 +33,7 @@ def number(row: dict[str, str], name: str) -> float:
 
 
 def outside_support(row: dict[str, str]) -> float:
-    """How far the volume is outside the support's range, as a factor's logarithm; 0 inside."""
+    """The logarithm of the factor by which the volume lies outside the support's range; 0 inside."""
     volume, low, high = (number(row, name) for name in ("volume_ml", "support_min_ml", "support_max_ml"))
     return WORST if volume == 0 else max(0.0, math.log(volume / high), math.log(low / volume))
 
@@ -51,7 +51,7 @@ SUSPICIONS: dict[str, Callable[[dict[str, str]], float]] = {
 
 
 def risk_coverage(suspicion: np.ndarray, dice: np.ndarray) -> float:
-    """Area under the curve, cases of equal suspicion in any order: each has the mean risk of its equals."""
+    """Area under the curve; cases of equal suspicion have no order, so each counts with their mean risk."""
     risk = 1 - dice
     equals = np.array([risk[suspicion == value].mean() for value in suspicion])
     ordered = equals[np.argsort(suspicion, kind="stable")]

@@ -1,10 +1,11 @@
-"""What correcting two scans is worth: predict, correct the two that review.csv puts first, adapt again, score scans that nobody has touched.
+"""What correcting two scans is worth: predict, correct the two that review.csv puts first, adapt again, score other scans.
 
     python -m benchmarks.review_loop -raw DATASET -o FOLDER --structures mandible [--draws 0 1 2] [--shots 3]
 
-For each draw and structure: `shots` annotated scans of imagesTr are the support set, ten others are predicted. The person is played by the labels
-that the dataset has of those: they go through the server of arena_review, as its page sends them. Queries are those of imagesTs with labels. One
-fold, since with exactly K scans all folds share their support set. Typed again, finished draws are read from FOLDER/loop.csv.
+For each draw and structure: `shots` annotated scans of imagesTr are the support set, ten others are predicted. The labels
+that the dataset has of those stand in for a person's corrections: they are sent to the server of arena_review as its page sends them. Queries are
+the annotated cases of imagesTs. One fold, since with exactly K scans all folds share their support set. When the command is run again, finished
+draws are read from FOLDER/loop.csv.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from arena_pipeline.view.server import ReviewServer
 from arena_pipeline.view.volumes import ShownGrid
 from arena_pipeline.workspace import Workspace
 
-POOL, CORRECTED, DATASET = 10, 2, 901
+PREDICTED, CORRECTED, DATASET_ID = 10, 2, 901
 
 
 def main() -> None:
@@ -43,8 +44,8 @@ def main() -> None:
     options.add_argument("--structures", nargs="+", required=True)
     options.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--shots", type=int, default=3)
-    options.add_argument("--queries", type=int, default=36, help="at most so many, by name")
-    options.add_argument("--max_epochs", type=int, help="of both adaptations (default: the preset's)")
+    options.add_argument("--queries", type=int, default=36, help="the most queries, taken in the order of their names")
+    options.add_argument("--max_epochs", type=int, help="epochs of both adaptations (default: the preset's)")
     args = options.parse_args()
     table = args.output / "loop.csv"
     args.output.mkdir(parents=True, exist_ok=True)
@@ -62,17 +63,17 @@ def main() -> None:
 
 
 def _loop(source: RawDataset, structure: str, draw: int, shots: int, limits: tuple[int, int | None], folder: Path) -> pd.DataFrame:
-    """A row per query: its Dice before and after. `limits`: queries, and epochs or None."""
+    """A row per query: its Dice before and after. `limits`: the most queries, and epochs or None."""
     most_queries, epochs = limits
     cases = [case for name, case in source.training.items() if source.json.is_annotated(name, structure)]
     random.Random(draw).shuffle(cases)
     shutil.rmtree(folder, ignore_errors=True)
     workspace = Workspace(folder)
-    raw = workspace.raw_dataset(f"Dataset{DATASET}_Loop")
+    raw = workspace.raw_dataset(f"Dataset{DATASET_ID}_Loop")
     label = source.json.structures[structure]
     for case in cases[:shots]:
         _copy_case(case, raw, label, source.json.file_ending)
-    for case in cases[shots : shots + POOL]:
+    for case in cases[shots : shots + PREDICTED]:
         _copy_image(case, folder / "pool", source.json.file_ending)
     queries = [case for name, case in source.queries.items() if case.segmentation is not None and source.json.is_annotated(name, structure)]
     for case in queries[:most_queries]:
@@ -81,9 +82,9 @@ def _loop(source: RawDataset, structure: str, draw: int, shots: int, limits: tup
     description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, structure: 1}, "numTraining": shots, "objective": "binary"}
     DatasetJson(**description, file_ending=source.json.file_ending).write(raw / "dataset.json")  # type: ignore[arg-type]
     before = _adapt_and_score(workspace, shots, raw, epochs)
-    predicted = predict(folder / "pool", folder / "predicted", workspace, dataset_id=DATASET, shots=shots, no_previews=True)
+    predicted = predict(folder / "pool", folder / "predicted", workspace, dataset_id=DATASET_ID, shots=shots, no_previews=True)
     first = list(dict.fromkeys(line.case for line in predicted.review))[:CORRECTED]
-    with review(folder / "predicted", DATASET, workspace) as server:
+    with review(folder / "predicted", DATASET_ID, workspace) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for name in first:
             _correct(server, name, source.training[name], structure, label)
@@ -93,10 +94,10 @@ def _loop(source: RawDataset, structure: str, draw: int, shots: int, limits: tup
 
 
 def _adapt_and_score(workspace: Workspace, shots: int, raw: Path, epochs: int | None) -> dict[str, float]:
-    plan_and_preprocess([DATASET], workspace, workers=0, fingerprint_workers=0)
-    adapt_dataset(DATASET, shots, workspace, folds=[0], max_epochs=epochs)
+    plan_and_preprocess([DATASET_ID], workspace, workers=0, fingerprint_workers=0)
+    adapt_dataset(DATASET_ID, shots, workspace, folds=[0], max_epochs=epochs)
     out = workspace.root / f"out_{shots}"
-    predict(workspace.root / "queries", out, workspace, dataset_id=DATASET, shots=shots, no_previews=True)
+    predict(workspace.root / "queries", out, workspace, dataset_id=DATASET_ID, shots=shots, no_previews=True)
     scores = evaluate(workspace.root / "references", out, dataset_json=raw / "dataset.json", workers=0).scores
     return {score.case: score.metrics["Dice"] for score in scores}
 

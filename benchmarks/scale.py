@@ -1,7 +1,7 @@
-"""Jobs on several workers against one after the other in one process: python -m benchmarks.scale [--cases 40] [--ray].
+"""Jobs on several workers, compared with one after the other in one process: python -m benchmarks.scale [--cases 40] [--ray].
 
-overhead       a job that does nothing, in this process and in a worker: what handing it over and taking its result takes
-prediction     the same small CTs by arena_predict with 1 and with 2 workers (cores and threads of each: one), and whether the files are the same
+overhead       a job that does nothing, in this process and in a worker: the time to hand it over and to take its result
+prediction     the same small CTs by arena_predict with 1 and with 2 workers (each with one core and one thread), and whether the files are the same
 simulation     10,000 CTs on 1, 8 and 64 GPUs that share one file server. Assumed, not measured: --seconds and --megabytes per CT, the server's
                --megabytes_per_second, --start seconds until a worker has loaded the network; times of a CT spread log-normally (sigma 0.3).
                Measured: the overhead per job above
@@ -43,8 +43,8 @@ def overhead(workers: int) -> float:
 
 def predicted(scans: Path, workspace: Workspace, out: Path, workers: int, by: EngineName) -> tuple[float, dict[str, bytes]]:
     """Seconds, and the segmentations."""
-    os.environ["OMP_NUM_THREADS"] = str(workers)  # cores of all workers together: each has one, and so many has the Ray that is started here
-    with engine(by):  # its start is not measured, that of the workers is
+    os.environ["OMP_NUM_THREADS"] = str(workers)  # one core per worker; a Ray that is started here gets this number of cores
+    with engine(by):  # the engine's start is not measured, that of its workers is
         began = time.perf_counter()
         predict(scans, out, workspace, zero_shot=["liver", "spleen"], no_previews=True, device="cpu", workers=workers)
         seconds = time.perf_counter() - began
@@ -60,13 +60,11 @@ def measure(args: argparse.Namespace, by: EngineName, folder: Path) -> None:
     alone, expected = predicted(scans, workspace, folder / "alone", 1, by)
     two, found = predicted(scans, workspace, folder / "two", 2, by)
     same = "the same" if found == expected else "DIFFERENT"
-    print(
-        f"{args.cases} CTs of {args.size}^3: {alone:.1f} s with one worker, {two:.1f} s with two, {alone / two:.2f}x (asked for: 1.7), files {same}"
-    )
+    print(f"{args.cases} CTs of {args.size}^3: {alone:.1f} s with one worker, {two:.1f} s with two, {alone / two:.2f}x (goal: 1.7), files {same}")
 
 
 def simulate(cases: int, gpus: int, args: argparse.Namespace, overhead_seconds: float) -> tuple[float, float]:
-    """Hours until all are done, and the share of them that the file server is busy. A CT is read, one at a time, then predicted."""
+    """Hours until all are done, and the share of that time in which the file server is busy. A CT is read, one at a time, then predicted."""
     rng = np.random.default_rng(0)
     seconds = args.seconds * rng.lognormal(-(0.3**2) / 2, 0.3, cases)
     reading = args.megabytes / args.megabytes_per_second
@@ -82,12 +80,12 @@ def simulate(cases: int, gpus: int, args: argparse.Namespace, overhead_seconds: 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     options.add_argument("--cases", type=int, default=40, help="CTs predicted; 0: none (default: %(default)s)")
-    options.add_argument("--size", type=int, default=96, help="voxels of 3 mm along each of their axes (default: %(default)s)")
-    options.add_argument("--ray", action="store_true", help="by Ray on this machine instead of processes")
+    options.add_argument("--size", type=int, default=96, help="voxels of 3 mm along each axis of a CT (default: %(default)s)")
+    options.add_argument("--ray", action="store_true", help="use Ray on this machine instead of processes")
     options.add_argument("--seconds", type=float, default=30.0, help="per CT on one GPU (default: %(default)s)")
-    options.add_argument("--megabytes", type=float, default=150.0, help="of a CT's file (default: %(default)s)")
+    options.add_argument("--megabytes", type=float, default=150.0, help="size of a CT's file (default: %(default)s)")
     options.add_argument(
-        "--megabytes_per_second", type=float, default=200.0, help="that the file server gives to all together (default: %(default)s)"
+        "--megabytes_per_second", type=float, default=200.0, help="what the file server gives to all together (default: %(default)s)"
     )
     options.add_argument("--start", type=float, default=60.0, help="seconds until a worker has loaded the network (default: %(default)s)")
     args = options.parse_args()
@@ -95,7 +93,7 @@ def main() -> None:
     with engine(by):
         per_job = overhead(2)
         who = "Ray" if args.ray else "processes"
-        print(f"overhead: {1000 * per_job:.2f} ms per job by {who}, {1000 * overhead(0):.3f} ms in this process (asked for: 50)")
+        print(f"overhead: {1000 * per_job:.2f} ms per job by {who}, {1000 * overhead(0):.3f} ms in this process (goal: 50)")
     if args.cases:
         with tempfile.TemporaryDirectory() as name:
             measure(args, by, Path(name))

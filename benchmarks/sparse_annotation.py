@@ -1,10 +1,10 @@
-"""What annotating every fifth slice alone costs in Dice, the rest having nnU-Net's `ignore` label: paired with full annotation, same scans and folds.
+"""The Dice that annotating only every fifth slice costs (the rest is nnU-Net's `ignore`): paired with full annotation of the same scans and folds.
 
     python -m benchmarks.sparse_annotation -o FOLDER [-raw DATASET] [--structures NAME ...] [-f 0 1 2] [--one_scan] [--max_epochs N]
 
-Without -raw on phantoms of small children that it makes. Every fourth annotated case is a query, annotated in full, and in no support set. With
---one_scan, one scan in full stands beside them: the effort of five on every fifth slice. Typed again, it goes on where it stopped, and counts what is
-there of other folds and structures too.
+Without -raw it makes phantoms of small children. Every fourth annotated case is a query, annotated in full, and in no support set. --one_scan adds
+one scan annotated in full, which is as much work as five on every fifth slice. The same command goes on where an earlier one stopped, and also
+counts the finished runs of other folds and structures.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _phantoms(folder: Path) -> Path:
-    """The standard layout's folder of phantoms made in `folder`."""
+    """Makes phantoms in `folder`; returns them as a dataset in the standard layout."""
     make_phantoms(
         folder / "phantoms", PHANTOMS, "totalsegmentator", seed=SEED, spacing_mm=(3.0, 3.0, 3.0), field_of_view="chest_abdomen", size=0.6, workers=0
     )
@@ -65,7 +65,7 @@ def _phantoms(folder: Path) -> Path:
 
 
 def _make_dataset(source: RawDataset, folder: Path, queries: Sequence[str], every: int) -> None:
-    """`source` with `queries` split off; in all others `ignore` but on every `every`-th axial slice, begun at another one in each case."""
+    """`source` with a split that holds `queries` back. Other cases keep every `every`-th axial slice (first ones differ); the rest is `ignore`."""
     labels, ending = source.json.labels | ({IGNORE: max(source.json.labels.values()) + 1} if every > 1 else {}), source.json.file_ending
     support = tuple(case for case in source.training if case not in queries)
     for name in ("imagesTr", "labelsTr"):

@@ -1,18 +1,18 @@
-"""An iteration of an adaptation and a volume's windows, before and after: python -m benchmarks.step [-device cuda] [--rounds 5].
+"""An iteration of an adaptation and a volume's windows, with and without our speed-ups: python -m benchmarks.step [-device cuda] [--rounds 5].
 
 Whole iterations, as arena_adapt runs them: patches drawn from a stored volume, forward, backward, the optimizer's step and ARENA's; then windows as
-arena_predict runs them, one to eight at once. All in turn, in one run, of one network:
+arena_predict runs them, one to eight at once. All variants of one network take turns in one run:
 
     MONAI            MONAI's own network, channels last, in float32 (TF32 on a GPU)
     before           ours in float32, torch's own instance norms
     float32          the same with norms that stay channels last
     bfloat16         autocast; torch's norms
     now              autocast, and norms that stay channels last: what every command does on such a GPU
-    compiled         `now` under torch.compile, which no command uses unless this says that it helps
+    compiled         `now` under torch.compile, which no command uses: this is to see whether it would help
 
-The columns on the right say what a step's gradients (cosine) and logits (largest difference) lose against float32. On a GPU feature_size 48 and six
-patches of 96^3; else feature_size 12 and two of 64^3, and the first three alone: a processor without instructions for bfloat16 is 50 times as slow
-in it (--variants for others).
+The last two columns compare a step's gradients (cosine) and the logits (largest difference) with those in float32. On a GPU feature_size is 48, with
+six patches of 96^3; else it is 12, with two of 64^3, and only the first three variants run: a processor without instructions for bfloat16 is 50
+times as slow in it (--variants names others).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from arena_pipeline.planning import TaskPlan
 from arena_pipeline.preprocess.store import StoredCase, write_case
 from arena_pipeline.settings import AdaptationSettings, PrecisionName
 from benchmarks.export import make_grid
-from benchmarks.network import FULL, SMALL, monais_channels_last, patches_of
+from benchmarks.network import FULL, SMALL, monai_channels_last, patches_of
 
 NOVEL = TaskPlan(
     name="new", structures={"new": 1}, kind="novel", train_decoder=True, head="new", keep_largest={"new": True}, candidates=("a",), max_shots=1
@@ -55,16 +55,16 @@ VARIANTS: dict[str, tuple[PrecisionName, bool, bool]] = {  # precision, norms th
     "now": ("bf16", True, False),
     "compiled": ("bf16", True, True),
 }
-Call = tuple[str, int]  # a variant's step (0), or its windows so many at once
+Call = tuple[str, int]  # (variant, 0): a step; (variant, n): windows, n at once
 WINDOWS_AT_ONCE = (1, 2, 4, 8)
-ITERATIONS = 4  # of an epoch, after which the device is waited for
+ITERATIONS = 4  # per epoch; only after an epoch is the device waited for
 
 
 def variant(name: str, preset: FoundationPreset, device: torch.device, patches: int) -> tuple[nn.Module, AdaptationSettings]:
     precision, channels_last, compiled = VARIANTS[name]
     torch.manual_seed(0)
     architecture = cast(SwinUnetr, preset.architecture)
-    network = to_device(monais_channels_last(architecture) if name == "MONAI" else architecture.build(), device)
+    network = to_device(monai_channels_last(architecture) if name == "MONAI" else architecture.build(), device)
     for module in network.modules():
         if isinstance(module, ChannelsLastInstanceNorm) and not channels_last:
             module.__class__ = nn.InstanceNorm3d
@@ -142,7 +142,7 @@ def compare(device: torch.device, rounds: int, architecture: SwinUnetr, patches:
 
 
 def in_turn(calls: dict[Call, Callable[[], object]], rounds: int, peaks: dict[str, float], device: torch.device) -> dict[Call, float]:
-    """Seconds of the best round of each after one to warm up, and the GiB that steps take at their peak."""
+    """Each call's seconds in its best round, after one to warm up; puts the GiB that steps take at their peak into `peaks`."""
     seconds: dict[Call, float] = {}
     for number in range(rounds + 1):
         for (name, count), call in calls.items():

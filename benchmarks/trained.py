@@ -1,4 +1,4 @@
-"""How many numbers each method trains in the encoder of each family, at the sizes that people have: python -m benchmarks.trained."""
+"""How many numbers each method trains in the encoder of each family, at common sizes: python -m benchmarks.trained."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NETWORKS_ON_META = {architecture.family: architecture.build().to("meta") for arc
 
 
 def trained(architecture: Architecture, method: MethodName) -> int:
-    """The count, on a network that has shapes alone."""
+    """The count, on a network that has shapes but no values."""
     network = deepcopy(NETWORKS_ON_META[architecture.family])
     trainable = METHODS[method].build(network, architecture, method_settings(AdaptationSettings(), method), torch.Generator().manual_seed(0), 1000)
     return sum({id(tensor): tensor.numel() for tensor in (*trainable.own, *trainable.gates)}.values())  # gates that AdamW moves are in both

@@ -1,10 +1,10 @@
-"""How often a comparison says "better" where nothing is, and how often its 95 % interval holds the truth, by simulation.
+"""How often a comparison says "better" where there is no difference, and how often its 95 % interval holds the truth, by simulation.
 
     python -m benchmarks.verdicts
 
 Each comparison is thirty query cases and some folds. What differs between two equally good methods: support sets (every case of a fold moves),
 cases (every fold of a case moves), both, or support sets whose differences are skewed (most small, few large). A percentile bootstrap over folds
-and cases, and one over cases alone as earlier versions had, stand beside it.
+and cases, and one over cases alone, which earlier versions had, are shown beside it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The sliding window beside MONAI's, in one run: python -m benchmarks.windows [--size 160] [--rounds 3] [-device cuda].
+"""The sliding window compared with MONAI's in one run: python -m benchmarks.windows [--size 160] [--rounds 3] [-device cuda].
 
 The packaged foundation over a volume of noise, windows of 64^3 that overlap by a quarter, the same number at once for both:
     one network       probability_slabs against monai.inferers.sliding_window_inference with its gaussian, and against nnU-Net's predictor
-                      (after `make nnunet_env`; one window at a time; its sums in half precision are off in the
-                      corners, where the gaussian is all but zero), each with a softmax after it
-    three adapters    their mean, all seeing a window together, against one after the other and against three times MONAI's
-Probabilities are compared: with an edge of 160 voxels all three lay the same 27 windows. Ratios pair by pair, the methods taking turns.
+                      (after `make nnunet_env`; one window at a time; its sums in half precision are inexact in the
+                      corners, where the gaussian is almost zero), each with a softmax after it
+    three adapters    their mean: all on a window at once, against one after the other, and against MONAI's three times
+Probabilities are compared: with an edge of 160 voxels all three use the same 27 windows. The methods take turns; ratios are those of each turn.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def together(network: AdaptedNetwork, networks: list[Callable[[], Network]], vol
 
 
 def adapters(network: AdaptedNetwork) -> list[Callable[[], Network]]:
-    """As many that differ in a projection of every Swin block, put on as those of a model folder are."""
+    """ADAPTERS adapters that differ in a projection of every Swin block, put onto the network like those of a model folder."""
     made = []
     for number in range(ADAPTERS):
         values = {n: p + 0.01 * number * torch.randn_like(p) for n, p in network.network.named_parameters() if n.endswith(".attn.qkv.weight")}

@@ -1,4 +1,4 @@
-"""One case of a conversion: its job, files and record, which is all that a worker process needs."""
+"""One case of a conversion: its job, files and record. A worker process needs no more."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ConversionJob(Frozen):
         return [self.image]
 
     def copied_bytes(self, device: int) -> int:
-        """What has to be written of the CT on that device (its st_dev): nothing where the raw file can be linked there."""
+        """How many bytes of the CT have to be copied to that device (its st_dev): none if the raw file can be linked there."""
         state = self.image.stat() if self.image.is_file() else None
         return state.st_size if state is not None and state.st_dev != device else 0
 
@@ -84,8 +84,8 @@ class CaseReport(StoredModel):
     """conversion/CASE.json.
 
     Attributes:
-        outputs: file relative to the dataset folder -> as it was written; without the files that somebody has changed since.
-        voxels: of every annotated structure in the segmentation, 0 where it is absent; None without a segmentation.
+        outputs: file relative to the dataset folder -> its state as written; without the files that somebody has changed since.
+        voxels: how many every annotated structure has, 0 where it is absent; None without a segmentation.
         ignored: raw masks that were not used, and other things worth knowing.
         labels: the job's; None in records of older versions.
     """
@@ -101,13 +101,13 @@ class CaseReport(StoredModel):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What the case consists of, whoever wrote it."""
+        """The files that the case consists of, whoever wrote them."""
         image = f"images{self.part}/{self.identifier}{CHANNEL_SUFFIX}{ENDING}"
         return (image,) if self.voxels is None else (image, f"labels{self.part}/{self.identifier}{ENDING}")
 
 
 def place_image(job: ConversionJob, image: Image) -> None:
-    """Puts the CT in place: the raw file itself (linked where the disk allows it, else copied) unless other readers would refuse it."""
+    """Puts the CT in place: the raw file itself (linked where the disk allows it, else copied), or, if other readers would refuse it, a new one."""
     if job.is_kept(job.image_out):
         return
     if not _opens_everywhere(job.image, image.geometry):
@@ -138,7 +138,7 @@ def save_report(job: ConversionJob, **facts: object) -> CaseReport:
 
 
 def _opens_everywhere(path: Path, geometry: Geometry) -> bool:
-    """Whether nibabel and SimpleITK both open the file: really gzip, a scaling that is a number, right angles in sform or qform."""
+    """Whether nibabel and SimpleITK both open the file: it is really gzip, its scaling is a number, and sform or qform has right angles."""
     header = geometry.header
     if not is_gzip(path) or header is None:
         return False

@@ -34,7 +34,7 @@ from dataset_conversion.target import convert_cases, dataset_folder, describe, f
 logger = logging.getLogger(__name__)
 
 BRIDGE_MM = 10.0
-Annotated = Mapping[str, tuple[CTSeries, Sequence[Annotation]]]  # case -> its CT and the files that are of it
+Annotated = Mapping[str, tuple[CTSeries, Sequence[Annotation]]]  # case -> its CT and its annotation files
 
 
 class DicomJob(ConversionJob):
@@ -59,7 +59,7 @@ class DicomJob(ConversionJob):
 
     @property
     def structures(self) -> tuple[str, ...]:
-        """Those annotated here."""
+        """The structures annotated in this case."""
         return tuple(dict.fromkeys(structure for names in self.regions.values() for structure in names.values()))
 
 
@@ -82,10 +82,10 @@ def convert_dicom(
 
     Args:
         source: a folder of DICOM files, with folders inside.
-        names: the table name -> structure; default: roi_names.csv in the dataset's folder. Written, or completed, where names are missing.
+        names: the table name -> structure; default: roi_names.csv in the dataset's folder. Missing names are added to it.
         queries: cases that become queries, not training cases.
         exclude: cases to leave out.
-        bridge_mm: slices without contours are filled in between drawn ones that overlap and are at most so far apart; 0: none.
+        bridge_mm: slices without contours are filled in between drawn ones that overlap and are at most this far apart; 0: none.
         workers: processes; default: by cores and memory.
         overwrite: replace a dataset of other structures under this number, and files changed by hand since an earlier conversion.
 
@@ -93,7 +93,7 @@ def convert_dicom(
         the dataset's folder, raw/DatasetXXX_NAME.
 
     Raises:
-        UndecidedNames: the table wants to be filled in; nothing was converted.
+        UndecidedNames: the table has to be filled in; nothing was converted.
         DatasetError: as the message says; nothing half-written is left.
     """
     folder = dataset_folder(workspace, dataset_id, name)
@@ -146,12 +146,12 @@ def convert_case(job: DicomJob) -> CaseReport:
 
 
 def _source(folder: Path) -> str:
-    """A dataset is of one folder: the next one would replace its cases. By a digest, since a folder may bear a patient's name."""
+    """Identifies the folder: the cases of another one would replace this one's. A digest, since a folder may bear a patient's name."""
     return f"DICOM (folder {hashlib.sha256(str(folder).encode()).hexdigest()[:8]})"
 
 
 def _annotated_cases(source: Path) -> tuple[dict[str, tuple[CTSeries, list[Annotation]]], list[ImageError]]:
-    """The CTs with their annotation files, by case, and what is wrong with other such files. What else is left out is logged.
+    """The CTs with their annotation files, by case, and the faults of annotation files that can't be used. Other files left out are logged.
 
     Raises:
         DatasetError: no CT.
@@ -212,7 +212,7 @@ def _jobs(
 
 
 def _summary(meaning: Mapping[str, str], cases: Annotated, reports: Mapping[str, CaseReport], exclude: Sequence[str]) -> dict[str, object]:
-    """conversion_report.json, and the log lines that a person should not miss."""
+    """What conversion_report.json says of names and overlaps; logs what a person should not miss."""
     not_drawn = {case: empty for case, (_, files) in cases.items() if (empty := [name for file in files for name in file.empty])}
     for case, regions in not_drawn.items():
         logger.info("%s: named, but not drawn: %s", case, ", ".join(regions))

@@ -18,7 +18,7 @@ NAMES_SHOWN = 10
 
 
 class ConversionSettings(StoredModel):
-    """conversion_settings.json: what makes a dataset another one, written before its first case.
+    """conversion_settings.json: what tells one dataset from another, written before its first case.
 
     Attributes:
         source: the raw dataset, as in dataset.json.
@@ -42,7 +42,7 @@ class ConversionSettings(StoredModel):
 def check_settings(folder: Path, settings: ConversionSettings) -> None:
     """Raises DatasetError where the folder holds a dataset made by other settings, which this conversion would replace."""
     if not (folder / "dataset.json").is_file() and not any((folder / "conversion").glob("*.json")):
-        return  # settings without a converted case
+        return  # no case was converted with them
     earlier = _read_settings(folder)
     if earlier is not None and not settings.continues(earlier):
         raise DatasetError(
@@ -53,7 +53,7 @@ def check_settings(folder: Path, settings: ConversionSettings) -> None:
 
 
 def _read_settings(folder: Path) -> ConversionSettings | None:
-    """Of the conversion that made the folder; from dataset.json where an older version made it; None where neither can be read."""
+    """The settings of the conversion that made the folder; from dataset.json if an older version made it; None if neither can be read."""
     if (settings := ConversionSettings.read_if_valid(folder / SETTINGS_FILE)) is not None:
         return settings
     try:
@@ -72,7 +72,7 @@ class EarlierCase:
     Attributes:
         report: its record, None without a readable one.
         changed: its files, below the dataset's folder, that can be read to their end but are not what was written.
-        faults: in words, what keeps its files from being used.
+        faults: why its files can't be used, in words.
     """
 
     report: CaseReport | None
@@ -101,7 +101,7 @@ class EarlierCase:
 
 
 def _is_linked_image(path: Path) -> bool:
-    """Whether it is the raw CT itself, by a link: what is done to that one is no change of this dataset."""
+    """Whether it is a link to the raw CT itself: a change of that one is not a correction in this dataset."""
     return path.parent.name.startswith("images") and path.is_file() and path.stat().st_nlink > 1
 
 
@@ -116,7 +116,7 @@ def _fault(path: Path) -> str | None:
 
 
 def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, EarlierCase], stale: Sequence[str]) -> None:
-    """Raises DatasetError for changed files that can't stay: of cases that go or move, and of labels that get other numbers."""
+    """Raises DatasetError for changed files that would be lost: of cases that are removed or moved, and segmentations that are renumbered."""
     planned = {job.identifier: job for job in jobs if job.identifier not in stale}
     lost = []
     for case, earlier in found.items():
@@ -131,7 +131,7 @@ def refuse_losses(jobs: Sequence[ConversionJob], found: dict[str, EarlierCase], 
 
 
 def stale_cases(folder: Path, jobs: Sequence[ConversionJob]) -> list[str]:
-    """Cases of an earlier conversion that this one has in the other part or not at all, sorted.
+    """Cases of an earlier conversion that this one puts into the other part (training, queries) or leaves out, sorted.
 
     Raises:
         DatasetError: the folder holds files that no conversion wrote.
@@ -149,7 +149,7 @@ def stale_cases(folder: Path, jobs: Sequence[ConversionJob]) -> list[str]:
 
 
 def remove_converted(folder: Path, case: str) -> None:
-    """Its record and all its files."""
+    """Removes the case's record and all its files."""
     (folder / "conversion" / f"{case}.json").unlink(missing_ok=True)
     for part in FOLDERS:
         (folder / part / (f"{case}{CHANNEL_SUFFIX}{ENDING}" if part.startswith("images") else f"{case}{ENDING}")).unlink(missing_ok=True)

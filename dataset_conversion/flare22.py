@@ -66,7 +66,7 @@ def convert_flare22(
     """Converts a raw folder; what is converted already and unchanged is kept.
 
     FLARE22_Tr_* are the training cases, FLARETs_* (tuning) the queries. The published split (50 to draw from, 22 queries) is
-    written to dataset.json with the cases that are here. Cases that fail are named in the error at the end, after all others.
+    written to dataset.json with the cases that are here. Cases that fail are named in an error at the end, after all others.
 
     Args:
         source: the folder that has images/ and labels/, or train/ and tuning/ with them.
@@ -123,7 +123,7 @@ def convert_case(job: FlareJob) -> CaseReport:
 
 
 def _choose_structures(names: Sequence[str] | None) -> list[str]:
-    """The chosen ones: the paper's nine first, then the others, each group in the order of facts/structures.json."""
+    """The chosen structures: those of the paper's nine first, then the others, both in the order of facts/structures.json."""
     facts = load_fact("structures")
     paper, known = facts["paper_tasks"]["base"], facts["flare22_labels"]
     if names is None:
@@ -184,7 +184,7 @@ def _split(reports: dict[str, CaseReport]) -> StructureSplit:
     missing = [case for case in (*published.train, *published.test) if case not in reports]
     if missing:
         number = len(published.train) + len(published.test)
-        level = logging.WARNING if len(missing) <= number / 2 else logging.INFO  # nobody expects the published figures of a few of the cases
+        level = logging.WARNING if len(missing) <= number / 2 else logging.INFO  # of a few cases nobody expects the published figures
         text = "%d of the published split's %d cases are here: support sets and figures differ from the published ones (missing: %s)"
         logger.log(level, text, number - len(missing), number, listed(missing, 5))
     return published.only(reports)

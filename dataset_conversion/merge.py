@@ -10,7 +10,7 @@ OVERLAP_RULE = "where masks overlap, the structure with fewer voxels in that cas
 
 
 def voxel_indices(mask: np.ndarray) -> np.ndarray:
-    """Of the voxels (x, y, z) that are not 0, in Fortran order. A boolean array is searched three times as fast as one of numbers."""
+    """Indices of the voxels (x, y, z) that are not 0, in Fortran order. In a boolean array they are found three times as fast as in numbers."""
     flat = mask.ravel(order="F")
     return np.flatnonzero(flat).astype(np.uint32 if flat.size < 2**32 else np.uint64)
 
@@ -23,7 +23,7 @@ def merge_masks(indices: dict[str, np.ndarray], labels: dict[str, int], shape: t
         labels: structure -> integer.
 
     Returns:
-        the (x, y, z) label map, and who lost how many voxels to whom.
+        the (x, y, z) label map, and which structure lost how many voxels to which.
     """
     merged = np.zeros(int(np.prod(shape)), np.uint8 if max(labels.values()) <= 255 else np.uint16)
     names = {label: structure for structure, label in labels.items()}

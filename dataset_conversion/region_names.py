@@ -1,4 +1,4 @@
-"""roi_names.csv: which structure is meant by each name that regions have in planning systems and viewers. The program proposes, a person decides.
+"""roi_names.csv: the structure that each region's name in a planning system or viewer stands for. The program proposes, a person decides.
 
 name,structure,cases,suggestions
 Kidney_L,kidney_left,12,
@@ -25,13 +25,13 @@ COLUMNS = ("name", "structure", "cases", "suggestions")
 UNDECIDED = "?"
 SIDES = {"l": "left", "lt": "left", "left": "left", "r": "right", "rt": "right", "right": "right"}
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-SHORTEST_BEGINNING = 3  # letters of a word that can stand for all of it
+SHORTEST_BEGINNING = 3  # letters of a word that can stand for the whole word
 SUGGESTED = 3
 
 
 @dataclass(frozen=True)
 class Row:
-    """One name. `structure`: UNDECIDED, or "" where it is left out."""
+    """One name of a region and its structure: UNDECIDED while nobody has chosen, "" where the name is left out."""
 
     name: str
     structure: str
@@ -44,17 +44,17 @@ class Row:
 
 
 class UndecidedNames(DatasetError):
-    """The table has names that have no structure yet. `rows`: the whole table."""
+    """Some names of the table have no structure yet. `rows`: the whole table."""
 
     rows: Sequence[Row] = ()
 
 
 def decide_names(table: Path, cases_by_name: Mapping[str, int]) -> dict[str, str]:
-    """Name -> structure ("" where it is left out) from the table, which gets the names that it lacks.
+    """Name -> structure ("" where it is left out), from the table. Names that it lacks are added to it.
 
     Raises:
         UndecidedNames: some have no structure yet.
-        DatasetError: the table can't be read, or names what can't be a structure.
+        DatasetError: the table can't be read, or has a name that no structure can have.
     """
     rows = _read(table) if table.is_file() else {}
     if new := [name for name in cases_by_name if name not in rows]:
@@ -102,7 +102,7 @@ def _write(table: Path, rows: Sequence[Row]) -> None:
 
 
 def _proposal(name: str, cases: int) -> Row:
-    """The structure of this name, whatever its upper case, signs, order of words, and L or R; else those whose names are similar."""
+    """The structure of this name, whatever the case, signs and order of its words, L or R for the side; else an undecided row with similar names."""
     words = [SIDES.get(word.lower(), word.lower()) for word in WORD.findall(name)]
     for structure, parts in _known().items():
         if _letters(name) == _letters(structure) or sorted(words) == sorted(parts) or "".join(words) == _letters(structure):
@@ -114,7 +114,7 @@ def _proposal(name: str, cases: int) -> Row:
 
 
 def _likeness(words: Sequence[str], parts: Sequence[str]) -> float:
-    """The share of a structure's parts that the words name, whole or by their beginning; 0 where that is only its side, or the sides differ."""
+    """The share of a structure's parts that the words name, whole or by their beginning; 0 where only the side fits, or the sides differ."""
     sides = {word for word in words if word in SIDES}, {part for part in parts if part in SIDES}
     if sides[1] and sides[0] != sides[1] and (sides[0] or "_".join(part for part in parts if part not in SIDES) in _known()):
         return 0.0
@@ -133,7 +133,7 @@ def _letters(name: str) -> str:
 
 @cache
 def _known() -> dict[str, list[str]]:
-    """Every structure that has a name here -> its parts; paired ones with their side."""
+    """Every structure name that the facts have -> its parts; names with a code also with a side."""
     classes = load_fact("totalsegmentator_classes")
     names = [*classes["v2"], *classes["v1"], *load_fact("structures")["fseft_pretraining_structures"]]
     for name in load_fact("snomed_codes")["codes"]:

@@ -3,7 +3,7 @@
 raw/DatasetXXX_NAME/
   imagesTr labelsTr imagesTs labelsTs dataset.json     the standard layout
   conversion/CASE.json                                 what was converted from which files; a later run keeps what is still right
-  conversion_settings.json                             the source and structures; a run with others does not touch the folder
+  conversion_settings.json                             the source and structures; a run with others is refused
   conversion_report.json                               everything a person should know: overlaps, left-out cases, failures
 """
 
@@ -35,13 +35,13 @@ from dataset_conversion.earlier import (
 logger = logging.getLogger(__name__)
 
 NAMED_FAILURES = 10
-BYTES_PER_WORKER = 2 * 1024**3  # a whole-body CT with a hundred masks stays below
+BYTES_PER_WORKER = 2 * 1024**3  # a whole-body CT with a hundred masks takes less
 
 AnyJob = TypeVar("AnyJob", bound=ConversionJob)
 
 
 def dataset_folder(workspace: Workspace, dataset_id: int, name: str) -> Path:
-    """raw/DatasetXXX_NAME, not yet made.
+    """The path raw/DatasetXXX_NAME; the folder is not made.
 
     Raises:
         DatasetError: the number or name can't be used, or another dataset has the number.
@@ -58,7 +58,7 @@ def dataset_folder(workspace: Workspace, dataset_id: int, name: str) -> Path:
 
 
 def unknown_structures(unknown: Sequence[str], known: Sequence[str], where: str) -> UnknownStructure:
-    """The error for names that are none of `known`: what was probably meant, and `where` the known ones are."""
+    """The error for names that are not `known`: says what was probably meant, and `where` the known ones are."""
     meant = dict.fromkeys(close for name in unknown if (close := similar(name, known)) is not None)
     question = f", did you mean {', '.join(meant)}?" if meant else ";"
     return UnknownStructure(f"unknown structure {', '.join(unknown)}{question} {where}")
@@ -82,9 +82,9 @@ def convert_cases(
     settings: ConversionSettings,
     overwrite: bool,
 ) -> tuple[dict[str, CaseReport], dict[str, str]]:
-    """Converts what is not there yet, and removes what an earlier conversion left and this one doesn't have.
+    """Converts the cases that are not there yet, and removes those of an earlier conversion that this one doesn't have.
 
-    A file that is damaged is made again; one that is whole, but not what was written, somebody has corrected: it is kept.
+    A damaged file is made again. A whole one that differs from what was written has been corrected by somebody: it is kept.
 
     Args:
         overwrite: replace a dataset of other settings, and files that somebody has changed.
@@ -94,7 +94,7 @@ def convert_cases(
 
     Raises:
         DatasetError: the folder holds files that no conversion wrote, or, without `overwrite`, a dataset of other settings, or changed files
-            that can't stay. Nothing was written then.
+            that would be lost. Nothing was written then.
         NoSpace: the disk has too little free space for what is copied, or is full.
     """
     found = _clear(folder, jobs, settings, overwrite)
@@ -168,7 +168,7 @@ def finish_dataset(
 
 
 def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSettings, overwrite: bool) -> dict[str, EarlierCase]:
-    """Removes what belongs to no case of this conversion, and returns what is there of each."""
+    """Removes what belongs to no case of this conversion, and returns what is there of each case."""
     if not overwrite:
         check_settings(folder, settings)
     stale = stale_cases(folder, jobs)
@@ -176,7 +176,7 @@ def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSett
     if not overwrite:
         refuse_losses(jobs, found, stale)
         if changed := [name for earlier in found.values() for name in earlier.changed]:
-            text = "%s: changed since the conversion, kept so; to get the converted file back, delete it and run this again"
+            text = "%s: changed since the conversion, kept as it is; to get the converted file back, delete it and run this again"
             logger.warning(text, listed(changed, NAMED_FAILURES))
     for part in (*FOLDERS, "conversion"):
         for path in remove_unfinished(folder / part):
@@ -187,7 +187,7 @@ def _clear(folder: Path, jobs: Sequence[ConversionJob], settings: ConversionSett
     if stale:
         (folder / "dataset.json").unlink(missing_ok=True)
         cases = pluralize(len(stale), "case")
-        logger.info("removed %s of an earlier conversion that this one has elsewhere or not at all: %s", cases, listed(stale, NAMED_FAILURES))
+        logger.info("removed %s of an earlier conversion that this one puts elsewhere or leaves out: %s", cases, listed(stale, NAMED_FAILURES))
     return found
 
 

@@ -32,7 +32,7 @@ LICENCE = "CC BY 4.0 (TotalSegmentator dataset, https://zenodo.org/records/68026
 
 
 class TotalSegmentatorJob(ConversionJob):
-    """One subject; `masks` are those of the chosen structures that have a file."""
+    """One subject; `masks`: chosen structure -> its mask file, where there is one."""
 
     masks: dict[str, Path]
     ignored: tuple[str, ...] = ()
@@ -160,8 +160,8 @@ def _published_splits(raw: RawTotalSegmentator, chosen: Sequence[str], left_out:
 
 
 def _parts_of_published(splits: dict[str, StructureSplit]) -> dict[str, Literal["Tr", "Ts"]]:
-    """A case that is drawn from for any structure is a training case. (In the published lists none of those is a query of
-    another structure; if one were, dataset.json's split would still name it as that structure's query.)"""
+    """A case that support sets of any structure are drawn from is a training case. (In the published lists none of those is a
+    query of another structure; if one were, dataset.json's split would still name it as that structure's query.)"""
     parts: dict[str, Literal["Tr", "Ts"]] = {case: "Ts" for split in splits.values() for case in split.test}
     parts.update({case: "Tr" for split in splits.values() for case in split.train})
     return parts
@@ -212,7 +212,7 @@ def _ignored(raw: RawTotalSegmentator, subject: RawSubject) -> tuple[str, ...]:
 
 
 def _summary(raw: RawTotalSegmentator, reports: dict[str, CaseReport], left_out: dict[str, str]) -> dict[str, object]:
-    """conversion_report.json, and the log lines that a person should not miss."""
+    """What conversion_report.json says besides cases and failures; logs what a person should not miss."""
     overlapping = {case: [o.model_dump() for o in report.overlaps] for case, report in reports.items() if report.overlaps}
     total = sum(overlap.voxels for report in reports.values() for overlap in report.overlaps)
     if overlapping:

@@ -28,7 +28,7 @@ class RawSubject:
     """One sXXXX folder.
 
     Attributes:
-        masks: structure -> file, whatever its name; a structure without a file is not annotated.
+        masks: name -> file, also of names that no release has; a structure without a file is not annotated.
     """
 
     identifier: str
@@ -41,8 +41,8 @@ class RawTotalSegmentator:
     """The folder.
 
     Attributes:
-        version: whose list of classes holds; masks of the other release are not mixed in.
-        version_reason: what it was recognised by.
+        version: the release whose list of classes is used; masks of the other release are not mixed in.
+        version_reason: what the version was recognised by.
         split: subject -> train, val or test, from meta.csv; None without meta.csv.
     """
 
@@ -70,7 +70,7 @@ class RawTotalSegmentator:
 
         Args:
             names: those asked for; None means all that have a mask file.
-            among: the default is restricted to these.
+            among: where `names` is None, only these.
 
         Raises:
             UnknownStructure: a name the release doesn't have, with the list of those it has.
@@ -95,7 +95,7 @@ class RawTotalSegmentator:
         return [name for name in self.classes if name in names]
 
     def belongs_to_other_version(self, subject: RawSubject) -> list[str]:
-        """Masks that show a subject to be of the other release: it has such, and none of this release's own."""
+        """Masks that show a subject to be of the other release: names that only that one has, where it has none that only this one has."""
         own, other = _masks_only_in(subject, self.version), _masks_only_in(subject, _other(self.version))
         return other if other and not own else []
 

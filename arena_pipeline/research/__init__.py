@@ -1,1 +1,1 @@
-"""What a person who studies methods needs and a clinic does not: phantoms, pre-training, comparisons. Imports the rest; only cli/ imports it."""
+"""For people who study methods, not needed in a clinic: phantoms, pre-training, comparisons. It imports the other packages; only cli/ imports it."""

@@ -136,7 +136,7 @@ def test_it_goes_on_and_a_corrected_label_stays(tmp_path: Path, patient: Any, wo
     convert_dicom(tmp_path / "in", workspace, 7, workers=0, queries=["p2_ct"])
     assert image.stat().st_mtime_ns == made
     assert not np.any(nibabel.load(label).dataobj)
-    assert "labelsTr/p1_ct.nii.gz: changed since the conversion, kept so" in caplog.text
+    assert "labelsTr/p1_ct.nii.gz: changed since the conversion, kept as it is" in caplog.text
     dataset = RawDataset.open(folder)
     assert (list(dataset.training), list(dataset.queries)) == (["p1_ct"], ["p2_ct"])
     with pytest.raises(DatasetError, match="there is a dataset with liver, spleen of DICOM"):  # another folder would take these cases away

@@ -75,7 +75,7 @@ def test_a_corrected_label_is_kept_and_said_until_it_is_deleted(v1_root: Path, w
     converted, content = label.read_bytes(), corrected(label)
     convert_totalsegmentator(v1_root, workspace, 101, workers=0)
     assert label.read_bytes() == content
-    assert "labelsTr/s0001.nii.gz: changed since the conversion, kept so; to get the converted file back, delete it" in caplog.text
+    assert "labelsTr/s0001.nii.gz: changed since the conversion, kept as it is; to get the converted file back, delete it" in caplog.text
     image.unlink()  # only this one is made again, also where the raw files have changed
     (v1_root / "s0001" / "segmentations" / "liver.nii.gz").touch()
     convert_totalsegmentator(v1_root, workspace, 101, workers=0)

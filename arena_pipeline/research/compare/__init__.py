@@ -1,1 +1,1 @@
-"""From the runs of a comparison to its statistics and tables: values to values, no files but the report's."""
+"""arena_compare: the runs of a comparison, their statistics, tables and report."""

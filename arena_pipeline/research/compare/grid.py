@@ -31,7 +31,7 @@ SWEPT_METHODS = ("lora", REFERENCE)
 
 
 def installed_methods() -> tuple[str, ...]:
-    """All methods but those that need a package which is not installed, which is said."""
+    """All methods but those that need a package that is not installed; these are logged."""
     lacking = {name: method.package for name, method in METHODS.items() if method.package is not None and find_spec(method.package) is None}
     for name, package in lacking.items():
         logger.warning("%s is left out: it needs the package %s; pip install 'arena-pipeline[baselines]'", name, package)
@@ -64,7 +64,7 @@ class RunGrid:
     """Builds the runs of one comparison."""
 
     planned: PlannedDataset
-    asked: ComparisonRequest
+    request: ComparisonRequest
     folder: ComparisonFolder
     raw: RawDataset
     _settings: dict[tuple[str, int | None], AdaptationSettings] = field(default_factory=dict)
@@ -73,12 +73,12 @@ class RunGrid:
 
     @cached_property
     def jobs(self) -> list[FoldJob]:
-        """Every support set of every task, by the plans' own method.
+        """A job for every support set of every task, with the method of the plans.
 
         Raises:
-            ArenaError: a task or a support set is not there.
+            ArenaError: there is no such task or support set.
         """
-        return [job for shots in self.asked.shots for job in self._jobs(shots, self.asked.folds, self.asked.structures)]
+        return [job for shots in self.request.shots for job in self._jobs(shots, self.request.folds, self.request.structures)]
 
     def query_cases(self) -> list[str]:
         """The cases that have to be preprocessed before `runs` is asked for. DatasetError where a task has no query."""
@@ -86,22 +86,22 @@ class RunGrid:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """All that was asked for, in the order in which they are done: a whole fold of all methods before the next."""
+        """The runs asked for, in the order in which they are made: a fold of all methods before the next fold."""
         found: dict[Path, Run] = {}
         jobs = self.jobs
-        for job in sorted(jobs, key=lambda one: self.asked.folds.index(one.fold)):
-            for method in self.asked.methods:
+        for job in sorted(jobs, key=lambda one: self.request.folds.index(one.fold)):
+            for method in self.request.methods:
                 if (run := self._zero_shot(job.task) if method == ZERO_SHOT else self._run(job, method, None)) is not None:
                     found.setdefault(run.record, run)
         for job in jobs:
-            for method in [name for name in SWEPT_METHODS if name in self.asked.methods]:
-                for rank in self.asked.ranks:
+            for method in [name for name in SWEPT_METHODS if name in self.request.methods]:
+                for rank in self.request.ranks:
                     run = self._run(job, method, rank)
                     found.setdefault(run.record, run)
         return list(found.values())
 
     def finished_elsewhere(self) -> list[Run]:
-        """Finished runs of earlier commands, other methods, structures, folds or shots, made as this command would make them."""
+        """Finished runs of earlier commands (other methods, structures, folds or shots), made as this command would make them."""
         asked, found, others = {run.record for run in self.runs}, [], 0
         for path in sorted(self.folder.finished_runs()):
             if path in asked:
@@ -118,10 +118,10 @@ class RunGrid:
         return found
 
     def notes(self) -> list[str]:
-        """What a reader of the tables must know: tasks without a zero-shot row, and a query set that is not whole."""
-        found, preset, most = [], self.planned.preset, self.asked.most_queries
+        """What a reader of the tables must know: tasks without a zero-shot row, queries left out, and rates that are not the published ones."""
+        found, preset, most = [], self.planned.preset, self.request.most_queries
         unknown = list(dict.fromkeys(job.task.name for job in self.jobs if not preset.segments(job.task.structures)))
-        if unknown and ZERO_SHOT in self.asked.methods:
+        if unknown and ZERO_SHOT in self.request.methods:
             reason = "has no head of its own" if preset.head == "none" else "was not pre-trained on it"
             found.append(f"No zero-shot row for {', '.join(unknown)}: {preset.name} {reason}.")
         if most is not None and any(len(queries_of(job.task, self.raw, None)) > most for job in self.jobs):
@@ -135,22 +135,22 @@ class RunGrid:
         return found
 
     def _jobs(self, shots: int, folds: Sequence[int], structures: Sequence[str] | None) -> list[FoldJob]:
-        return self.planned.jobs(shots, folds, structures, {"max_epochs": self.asked.max_epochs})
+        return self.planned.jobs(shots, folds, structures, {"max_epochs": self.request.max_epochs})
 
     def _run(self, job: FoldJob, method: str, rank: int | None) -> Run:
-        """The run of `method` on the task and support set of `job`; with a rank of its own if that is not the method's default."""
+        """The run of `method` on the task and support set of `job`; `rank`: None for the method's default, whose adapter other commands use too."""
         settings, plans = self._method_settings(method, rank), self.planned.plans
         default = settings == self._method_settings(method, None)
         name = f"{method}_{job.shots}shots" if default else f"{method}_rank{rank}_{job.shots}shots"
         model = self.planned.workspace.model(plans.dataset_name, self.planned.preset.name, method, job.shots) if default else self.folder.model(name)
         own = replace(job, settings=settings, folder=fold_folder(model, job.task.name, job.fold))
-        kept = default and (method == REFERENCE or job.fold == self.asked.folds[0])
-        return self._made(name, job.task, own, default, kept)
+        kept = default and (method == REFERENCE or job.fold == self.request.folds[0])
+        return self._build(name, job.task, own, default, kept)
 
     def _zero_shot(self, task: TaskPlan) -> Run | None:
-        return self._made(f"{ZERO_SHOT}_0shots", task, None, True, True) if self.planned.preset.segments(task.structures) else None
+        return self._build(f"{ZERO_SHOT}_0shots", task, None, True, True) if self.planned.preset.segments(task.structures) else None
 
-    def _made(self, name: str, task: TaskPlan, job: FoldJob | None, default_rank: bool, kept: bool) -> Run:
+    def _build(self, name: str, task: TaskPlan, job: FoldJob | None, default_rank: bool, kept: bool) -> Run:
         queries, fold = self._queries_of(task), 0 if job is None else job.fold
         if task.name not in self._query_files:
             self._query_files[task.name] = {query.case: query.files(self.planned.cases) for query in queries}
@@ -163,25 +163,25 @@ class RunGrid:
             default_rank=default_rank,
             queries=queries,
             query_files=self._query_files[task.name],
-            protocol=self.asked.protocol,
+            protocol=self.request.protocol,
             record=self.folder.finished_run(name, task.name, fold),
             predictions=self.folder.predictions(name, task.name, fold) if kept else None,
-            device=self.asked.device,
+            device=self.request.device,
         )
 
     def _queries_of(self, task: TaskPlan) -> tuple[Query, ...]:
         if task.name not in self._queries:
-            self._queries[task.name] = queries_of(task, self.raw, self.asked.most_queries)
+            self._queries[task.name] = queries_of(task, self.raw, self.request.most_queries)
         return self._queries[task.name]
 
     def _method_settings(self, method: str, rank: int | None) -> AdaptationSettings:
         if (method, rank) not in self._settings:
-            changes: dict[str, Any] = {"method": method, "rank": self.asked.rank if rank is None else rank, "max_epochs": self.asked.max_epochs}
+            changes: dict[str, Any] = {"method": method, "rank": self.request.rank if rank is None else rank, "max_epochs": self.request.max_epochs}
             self._settings[method, rank] = self.planned.settings(changes)
         return self._settings[method, rank]
 
     def _run_of(self, path: Path) -> Run | None:
-        """The run that a record says it is of, made anew from the plans; None where that is impossible."""
+        """Builds from the plans the run that a record belongs to; None where that is impossible."""
         finished = FinishedRun.read_if_valid(path)
         if finished is None:
             return None

@@ -37,7 +37,7 @@ def dice_markdown(summary: pd.DataFrame, shots: int, source: str) -> str:
     meaning = interval_meaning(fewest_folds(here.loc[here["method"] != ZERO_SHOT, "folds"]))
     notes = f"Mean Dice over the folds and query cases, with its 95 % interval {meaning}. An average is over the structures of its kind.\n"
     if here["failed_fits"].any():
-        notes += "Adaptations that failed are counted beside the Dice, which is of the others.\n"
+        notes += "Adaptations that failed are counted beside the Dice, which is that of the others.\n"
     if here["published_Dice"].notna().any():
         notes += f"In brackets: the published figure ({source}).\n"
     return f"# Dice, {shots} shots\n\n{markdown_table(['method', *columns], rows)}\n{notes}"
@@ -60,9 +60,9 @@ def contrasts_markdown(tests: pd.DataFrame) -> str:
     header = ["shots", "structure", "method", "cases", "folds", f"Dice of {REFERENCE} minus method's", "p", "p (Holm)", "verdict"]
     meaning = interval_meaning(fewest_folds(tests["folds"]))
     notes = (
-        f"Differences are paired by fold and case, with their 95 % interval {meaning}. p: two-sided, of the same\n"
+        f"Differences are paired by fold and case, with their 95 % interval {meaning}. p: two-sided, from the same\n"
         "t statistic; Holm's correction is over the methods of a row's shots and structure. A verdict needs the corrected p below 0.05, at least\n"
-        f"{FEWEST_FOLDS} folds and {FEWEST_CASES} cases; it is of fits that did not fail.\n"
+        f"{FEWEST_FOLDS} folds and {FEWEST_CASES} cases; it is about fits that did not fail.\n"
     )
     return f"# {REFERENCE} against the others\n\n{markdown_table(header, rows)}\n{notes}"
 

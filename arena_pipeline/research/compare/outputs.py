@@ -30,15 +30,15 @@ PROTOCOLS = {
 
 
 @dataclass(frozen=True)
-class Finished:
+class RunWithRecord:
     """A run and its record."""
 
     run: Run
     record: FinishedRun
 
 
-def gather(found: Sequence[Finished], command: str, notes: Sequence[str]) -> ReportData:
-    """All tables and facts, values alone."""
+def make_report_data(found: Sequence[RunWithRecord], command: str, notes: Sequence[str]) -> ReportData:
+    """All tables and facts of a comparison; writes nothing."""
     ordered = sorted(found, key=lambda one: (TABLE_ORDER.index(one.run.method), one.run.shots, one.run.fold))
     planned = ordered[0].run.planned
     results = planned.workspace.results
@@ -72,7 +72,7 @@ def gather(found: Sequence[Finished], command: str, notes: Sequence[str]) -> Rep
 
 
 def write_outputs(folder: ComparisonFolder, data: ReportData) -> None:
-    """Every table as CSV, those for people as Markdown too, and comparison.json. Tables of an earlier comparison that this one lacks are removed."""
+    """Writes every table as CSV, some as Markdown too, and comparison.json. Tables of an earlier comparison that this one lacks are removed."""
     for path in (*folder.root.glob("dice_*shots.*"), *(place(name) for name in ("ranks", "tests") for place in (folder.table, folder.markdown))):
         path.unlink(missing_ok=True)
     named = {"runs": data.runs, "summary": data.summary, "tests": data.tests, "differences": data.differences, "efficiency": data.efficiency}
@@ -95,11 +95,11 @@ def _write_csv(path: Path, table: pd.DataFrame, index: bool) -> None:
 
 
 def _comparable(runs: pd.DataFrame, objective: Any) -> set[str]:
-    """The structures whose queries here are the published ones."""
+    """The structures that have exactly the published query cases here."""
     return {str(name) for name, rows in runs.groupby("structure") if is_published_query_set(objective, str(name), set(rows["case"]))}
 
 
-def _facts(found: Sequence[Finished], runs: pd.DataFrame, has_published: bool) -> dict[str, Any]:
+def _facts(found: Sequence[RunWithRecord], runs: pd.DataFrame, has_published: bool) -> dict[str, Any]:
     run = found[0].run
     plans, preset = run.planned.plans, run.planned.preset
     return {
@@ -127,7 +127,7 @@ def _facts(found: Sequence[Finished], runs: pd.DataFrame, has_published: bool) -
     }
 
 
-def _training_logs(found: Sequence[Finished]) -> list[TrainingLogFile]:
+def _training_logs(found: Sequence[RunWithRecord]) -> list[TrainingLogFile]:
     logs = []
     for run in (one.run for one in found):
         if run.job is not None and run.job.is_recorded() and (path := run.job.folder / TRAINING_LOG).is_file():
@@ -135,7 +135,7 @@ def _training_logs(found: Sequence[Finished]) -> list[TrainingLogFile]:
     return logs
 
 
-def _examples(found: Sequence[Finished], runs: pd.DataFrame) -> list[Example]:
+def _examples(found: Sequence[RunWithRecord], runs: pd.DataFrame) -> list[Example]:
     """ARENA's best, median and worst query of every structure and number of shots, in the first fold whose segmentations are kept."""
     examples: list[Example] = []
     of_default_rank = [one for one in found if one.run.method == tables.REFERENCE and one.run.default_rank]
@@ -153,7 +153,7 @@ def _examples(found: Sequence[Finished], runs: pd.DataFrame) -> list[Example]:
     return examples
 
 
-def _example(one: Finished, which: Literal["best", "median", "worst"], structure: str, row: pd.Series) -> Example | None:
+def _example(one: RunWithRecord, which: Literal["best", "median", "worst"], structure: str, row: pd.Series) -> Example | None:
     run = one.run
     query = next(query for query in run.queries if query.case == row["case"])
     prediction = None if run.predictions is None else run.predictions / f"{query.case}.nii.gz"

@@ -1,4 +1,4 @@
-"""The published figures, for queries that are the published ones."""
+"""The published figures, which are shown beside results on the same query cases."""
 
 from __future__ import annotations
 

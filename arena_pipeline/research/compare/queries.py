@@ -14,7 +14,12 @@ from arena_pipeline.preprocess.store import read_case_record
 
 @dataclass(frozen=True)
 class Query:
-    """One annotated case; `structures`: those of the task that it is a query of and annotated in; `ignore_label`: of unlabelled voxels."""
+    """One annotated case.
+
+    Attributes:
+        structures: those of the task that are annotated in it and that it is a query for.
+        ignore_label: the value of voxels that nobody annotated; None: there are none.
+    """
 
     case: str
     image: Path
@@ -33,14 +38,14 @@ class Query:
 def queries_of(task: TaskPlan, raw: RawDataset, most: int | None) -> tuple[Query, ...]:
     """The test cases of the split in dataset.json where it has any, else all of imagesTs; sorted, the first `most` of them.
 
-    A case counts for a structure that somebody annotated in it.
+    A case counts for the structures that are annotated in it.
 
     Raises:
-        DatasetError: there is none.
+        DatasetError: there is no query.
     """
     found = []
     for name, case in sorted((raw.training | raw.queries).items()):
-        structures = tuple(one for one in task.structures if _asked_for(raw.json, name, one, name in raw.queries))
+        structures = tuple(one for one in task.structures if _is_scored(raw.json, name, one, name in raw.queries))
         if structures and case.segmentation is not None and name not in task.candidates:
             found.append(Query(name, case.image, case.segmentation, structures, raw.json.ignore_label))
     if not found:
@@ -51,7 +56,7 @@ def queries_of(task: TaskPlan, raw: RawDataset, most: int | None) -> tuple[Query
     return tuple(found[:most])
 
 
-def _asked_for(description: DatasetJson, case: str, structure: str, in_test_folder: bool) -> bool:
+def _is_scored(description: DatasetJson, case: str, structure: str, in_test_folder: bool) -> bool:
     split = description.split.get(structure) or description.split.get("*")
     listed = split is not None and bool(split.test)
     return (in_test_folder or listed) and is_query(description, case, structure) and description.is_annotated(case, structure)

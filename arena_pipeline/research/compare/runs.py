@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 MEASURES = ("Dice", "NSD_1mm", "NSD_2mm", "HD95_mm")
 ADAPTER_FACTS = {"epochs", "stop_reason", "final_loss", "seconds", "peak_memory_mib", "trained_parameters", "effective_rank"}
 FAILED = "fit failed"
-"""The status in runs.csv of what a fit that did not learn has no score of."""
+"""The status in runs.csv of queries that have no score because the fit did not learn."""
 
 
 class CaseScore(Frozen):
@@ -58,10 +58,13 @@ class CaseScore(Frozen):
 
 
 class FinishedRun(StoredModel):
-    """The record of a run. `identity`: all that its scores depend on; a run with another one has to be made again.
+    """The record of a run.
 
-    `adapter` is what adapter.json says of the adaptation; empty for zero-shot, and of one that failed only that it did, without scores.
-    `predictions`: the segmentations that were kept, by their names; empty where none were, and in earlier records.
+    Attributes:
+        identity: all that its scores depend on; a run whose identity differs has to be made again.
+        adapter: facts of adapter.json; empty for zero-shot; of a fit that failed only that it did.
+        scores: empty for a fit that failed.
+        predictions: the segmentations that were kept, by file name; empty where none were, and in older records.
     """
 
     identity: dict[str, Any]
@@ -73,14 +76,14 @@ class FinishedRun(StoredModel):
 
 @dataclass(frozen=True)
 class Run:
-    """One run to do; crosses to a worker process.
+    """One run to do; it is sent to a worker process.
 
     Attributes:
-        name: of its folders: method, shots and, in the rank sweep, rank.
+        name: that of its folders: method, shots and, in the rank sweep, rank.
         job: its adaptation; None for zero-shot.
-        default_rank: False for what only the rank sweep needs.
-        query_files: what tells whether the queries are still the same.
-        record: the file that makes it finished.
+        default_rank: False for runs that only the rank sweep needs.
+        query_files: checksums and structures, to tell whether the queries are still the same.
+        record: the file that is written last, and makes the run finished.
         predictions: where its segmentations are kept; None: not kept.
     """
 
@@ -106,7 +109,7 @@ class Run:
         return 0 if self.job is None else self.job.shots
 
     def identity(self) -> dict[str, Any]:
-        """In values that JSON has."""
+        """All that its scores depend on, in types that JSON has."""
         own: dict[str, Any] = {"task": self.task.name, "foundation_sha256": self.planned.plans.foundation_sha256, "scheme": self.planned.plans.scheme}
         if self.job is not None:
             own = self.job.identity()
@@ -120,12 +123,12 @@ class Run:
         return plain
 
     def finished(self) -> FinishedRun | None:
-        """Its record, where that is whole and of this identity."""
+        """Its record, if there is a valid one of this identity."""
         found = FinishedRun.read_if_valid(self.record)
         return found if found is not None and found.identity == self.identity() else None
 
     def is_whole(self) -> bool:
-        """Whether it is finished and the segmentations that it keeps are what was written."""
+        """Whether it is finished and the segmentations that it keeps are undamaged."""
         found = self.finished()
         if found is None:
             return False
@@ -135,15 +138,15 @@ class Run:
         return not damaged
 
     def damaged(self, found: FinishedRun) -> list[str]:
-        """Names of the segmentations in `predictions` that are gone, or not what was written; its scores hold without them."""
+        """Names of the segmentations in `predictions` that are gone or were changed; the scores are valid without them."""
         folder = self.predictions
         return [] if folder is None else [name for name, file in found.predictions.items() if not file.is_still(folder / name, self.record)]
 
 
 def execute(run: Run) -> None:
     """Adapts (unless that is done), predicts, scores and writes the run's record, which makes it finished. Runs in worker processes."""
-    identity = run.identity()  # now: a support case that is preprocessed again meanwhile makes another run
-    if in_worker():  # it is ours alone; the process of a caller of the Python API is not
+    identity = run.identity()  # taken now: if a support case is preprocessed again meanwhile, the record must not fit
+    if in_worker():  # a worker process is ours; that of a caller of the Python API is not
         keep_freed_memory()
     device = pick_device(run.device)
     adapter: AdapterRecord | None = None
@@ -179,7 +182,7 @@ def _write_failed(run: Run, identity: dict[str, Any], error: NotLearned) -> None
 
 
 def _can_go_on(job: FoldJob) -> bool:
-    """Whether there is a checkpoint, or an attempt that failed, of this very run: after a change of the plans nobody asks for the old one."""
+    """Whether there is a checkpoint, or a failed attempt, of exactly this run; one of earlier plans is not wanted any more, and no error."""
     path = job.folder / CHECKPOINT
     if not path.is_file():
         return bool(job.failed_attempts())
@@ -219,7 +222,7 @@ def _plain(values: dict[str, float]) -> dict[str, float | None]:
 
 
 def row_values(run: Run, finished: FinishedRun, folder: str) -> list[dict[str, object]]:
-    """The rows of runs.csv; `folder`: of the adapter, as it is written there."""
+    """The rows of runs.csv; `folder`: the text of its last column, where the adapter is."""
     settings, ranks = None if run.job is None else run.job.settings, finished.adapter.get("effective_rank", {})
     of_run: dict[str, object] = {
         "method": run.method,

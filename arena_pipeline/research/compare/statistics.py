@@ -2,7 +2,8 @@
 
 Scores come as an array (structures, folds, cases) that is NaN where a case has no score of a structure in a fold. Both a fold (its support set and
 seed) and a query case are draws that many scores share, so both are resampled: each fold and each case is left out in turn (a two-way jackknife).
-Not a percentile bootstrap: that of three folds never reaches beyond the best and the worst of them, and so covers three means in four at most.
+A percentile bootstrap is not used: with three folds its interval lies between the best and the worst of them, and holds the true mean at most
+three times in four.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CONFIDENCE, SIGNIFICANCE = 0.95, 0.05
 FEWEST_FOLDS = 3
 FEWEST_CASES = 6
 SMALLEST_DIFFERENCE = 1e-12
-"""Below it a mean is rounding, and no difference."""
+"""A mean below this is rounding, not a difference."""
 STRUCTURES, FOLDS, CASES = range(3)
 
 Verdict = Literal["better", "worse", "no clear difference", "too few folds", "too few cases"]
@@ -27,7 +28,7 @@ Verdict = Literal["better", "worse", "no clear difference", "too few folds", "to
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval, NaN ends where nothing leaves one, and the two-sided p of a mean of 0.
+    """A mean with its 95 % interval and the two-sided p for a true mean of 0; NaN where there are too few scores for them.
 
     With one fold both are over the query cases alone.
     """
@@ -41,7 +42,7 @@ class Estimate:
 
 
 def overall_mean(scores: np.ndarray) -> float:
-    """The mean over structures of their means over cases of the means over folds, of what is not NaN; a structure without any score is left out."""
+    """The mean over folds, then over cases, then over structures, without NaN; a structure without any score is left out."""
     of_structures = _structure_means(scores)
     return float(np.nanmean(of_structures)) if not np.isnan(of_structures).all() else math.nan
 
@@ -49,8 +50,8 @@ def overall_mean(scores: np.ndarray) -> float:
 def estimate(scores: np.ndarray) -> Estimate:
     """The mean of (structures, folds, cases) with its t-interval.
 
-    Its variance is the sum of the jackknife's variances over folds and over cases, which errs on the wide side: what varies with neither alone
-    counts twice. Its degrees of freedom are those of the fewer of the two, mostly the folds: three of them tell little, however many the cases.
+    Its variance is the sum of the jackknife's variances over folds and over cases. This makes the interval rather too wide: what varies with fold
+    and case together counts twice. Its degrees of freedom are those of the fewer of the two, mostly folds; three folds tell little.
     """
     for axis in (STRUCTURES, FOLDS, CASES):
         others = tuple(other for other in range(3) if other != axis)
@@ -72,7 +73,7 @@ def estimate(scores: np.ndarray) -> Estimate:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: the k-th smallest of m values times m - k + 1, never less than the one before it. NaN is no test and stays."""
+    """Holm's step-down correction: the k-th smallest of m values times m - k + 1, never less than the one before it. NaN (no test) stays NaN."""
     values = np.asarray(p_values, dtype=float)
     tests = np.flatnonzero(~np.isnan(values))
     order = tests[np.argsort(values[tests], kind="stable")]
@@ -85,7 +86,7 @@ def verdict(difference: Estimate, holm_p: float) -> Verdict:
     """Better or worse only from three folds and six cases, where the corrected p is below 0.05 (the interval, not corrected, then leaves out 0)."""
     if difference.folds < FEWEST_FOLDS:
         return "too few folds"
-    if difference.cases < FEWEST_CASES or math.isnan(holm_p):  # NaN: a structure has too few of them for any test
+    if difference.cases < FEWEST_CASES or math.isnan(holm_p):  # NaN: a structure has too few cases for any test
         return "too few cases"
     if not holm_p < SIGNIFICANCE:
         return "no clear difference"
@@ -93,7 +94,7 @@ def verdict(difference: Estimate, holm_p: float) -> Verdict:
 
 
 def fewest_folds(folds: Iterable[int]) -> int:
-    """Of the rows of a table; one without any fold, as of a method whose fits all failed, has no interval that could mean anything."""
+    """The smallest number of folds in a table's rows. Rows without any fold, whose fits all failed, have no interval and are left out."""
     return min((int(count) for count in folds if count > 0), default=FEWEST_FOLDS)
 
 
@@ -105,7 +106,7 @@ def interval_meaning(folds: int) -> str:
 
 
 def _jackknife_variance(scores: np.ndarray, axis: int) -> float:
-    """(n - 1) / n times the sum of squares of the n means without one, about their own mean; NaN where a structure would be without a score."""
+    """(n - 1) / n times the squared deviations, summed, of the n leave-one-out means from their mean; NaN where one leaves a structure no score."""
     count = scores.shape[axis]
     means = np.array([_structure_means(np.delete(scores, left_out, axis)).mean() for left_out in range(count)])
     return float((count - 1) / count * ((means - means.mean()) ** 2).sum())
@@ -117,7 +118,7 @@ def _structure_means(scores: np.ndarray) -> np.ndarray:
 
 
 def _known_mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of what is not NaN; NaN (without a warning) where nothing is."""
+    """The mean of what is not NaN; NaN (without a warning) where all is."""
     known = ~np.isnan(values)
     count = known.sum(axis=axis)
     total = np.where(known, values, 0.0).sum(axis=axis)

@@ -50,13 +50,13 @@ class Group:
 
 
 def runs_table(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
-    """The runs as a table with the right types, in the order given; a run that does not say so did not fail."""
+    """The runs as a table with the right types, in the order given; a row without `failed` did not fail."""
     table = pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype(dict.fromkeys(WHOLE_NUMBERS, "Int64"))
     return table.assign(failed=table["failed"].astype("boolean").fillna(False).astype(bool))
 
 
 def groups(runs: pd.DataFrame) -> list[Group]:
-    """Every structure, base ones first, and after those of a kind their average where there are several."""
+    """Every structure, base ones first; after several structures of a kind their average."""
     found = []
     for kind in ("base", "novel"):
         members = tuple(runs.loc[runs["kind"] == kind, "structure"].unique())
@@ -75,7 +75,7 @@ def shots_of(runs: pd.DataFrame) -> list[int]:
 def summary_table(runs: pd.DataFrame, published: Published) -> pd.DataFrame:
     """Mean Dice with its interval per shots, method and structure; an average only where the method has all its structures.
 
-    Scores are those of the fits that succeeded; how many failed stands beside them. Where all of a structure's failed there is no score.
+    Scores are those of the fits that succeeded; a column counts those that failed. Where all fits of a structure failed there is no score.
     """
     rows = []
     for shots, method, group, cells in _cells(runs):
@@ -127,7 +127,7 @@ def contrast_table(differences: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFram
 def rank_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Dice and effective rank against the initial rank, for the methods and structures that a rank sweep was run on.
 
-    Of every structure only the folds that all ranks have: other support sets would be compared, not other ranks.
+    Only the folds of a structure that all its ranks have are used: else support sets would be compared, not ranks.
     """
     rows = []
     swept = runs[~runs["default_rank"]]
@@ -175,7 +175,7 @@ def column_names(summary: pd.DataFrame) -> pd.Series:
 def score_array(cells: pd.DataFrame, group: Group, measure: str) -> np.ndarray:
     """(structures of the group, folds, cases) of the fits that did not fail; NaN where a case has no score.
 
-    Where all fits of one structure failed, all is NaN: an average over the others would hide it.
+    Where all fits of one structure failed, everything is NaN: an average over the others would hide that.
     """
     fitted = cells[~cells["failed"]] if "failed" in cells else cells
     if set(fitted["structure"]) != set(group.members):
@@ -199,7 +199,7 @@ def _cells(runs: pd.DataFrame) -> Iterator[tuple[int, str, Group, pd.DataFrame]]
 
 
 def _of_group(cells: pd.DataFrame, group: Group) -> pd.DataFrame | None:
-    """The rows of the group's structures; None where one of them has none, for an average over fewer is no comparison."""
+    """The rows of the group's structures; None where one of them has no row, since averages over fewer structures can't be compared."""
     found = cells[(cells["kind"] == group.kind) & cells["structure"].isin(group.members)]
     return found if set(found["structure"]) == set(group.members) else None
 
@@ -216,7 +216,7 @@ def _per_run(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _named(measure: str, found: Estimate) -> dict[str, object]:
-    """Its columns; the ends of a score's interval stay between 0 and 1, where scores are."""
+    """The columns of an estimate; the interval of a Dice is cut off at 0 and 1."""
     ends = np.array([found.low, found.high])
     low, high = ends.clip(0, 1) if measure == "Dice" else ends
     return {measure: found.mean, f"{measure}_low": low, f"{measure}_high": high, "cases": found.cases, "folds": found.folds}

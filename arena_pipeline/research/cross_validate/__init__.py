@@ -1,1 +1,1 @@
-"""arena_cross_validate: what Dice to expect, from the scans that the model is adapted to, each left out once."""
+"""arena_cross_validate: the Dice to expect on new scans, estimated by leaving out each support scan once."""

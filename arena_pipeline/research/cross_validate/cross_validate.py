@@ -1,4 +1,4 @@
-"""arena_cross_validate: K adaptations, each scored on the scan it did not see, the expected Dice from them, and what is best."""
+"""arena_cross_validate: K adaptations, each scored on the scan it did not see; from these the expected Dice, and a ranking of methods."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from arena_pipeline.research.compare.execution import execute_all, run_needs
 from arena_pipeline.research.compare.published import ZERO_SHOT
 from arena_pipeline.research.compare.runs import FinishedRun, Run, row_values
 from arena_pipeline.research.cross_validate.expected import SCAN_COLUMNS, caveats, expected_table
-from arena_pipeline.research.cross_validate.leave_one_out import SUPPORT_SET, LeaveOneOut
+from arena_pipeline.research.cross_validate.leave_one_out import SUPPORT_SET_FOLD, LeaveOneOut
 from arena_pipeline.research.cross_validate.picture import write_picture
 from arena_pipeline.research.cross_validate.ranking import ranking
 from arena_pipeline.words import pluralize
@@ -53,7 +53,7 @@ class CrossValidation:
 
 @dataclass(frozen=True)
 class ScansLeftOut:
-    """The runs without each scan of the support set of `job`, and zero-shot's where there is one."""
+    """The runs of `job` with one scan of its support set left out each, and the zero-shot run where there is one."""
 
     job: FoldJob
     runs: list[Run]
@@ -75,17 +75,17 @@ def cross_validate(
 ) -> CrossValidation:
     """Makes the runs that are not finished and writes scans.csv, summary.csv, ranking.csv, cross_validation.json and cross_validation.png.
 
-    A run that was made with the same plans, settings, weights and files is never repeated, whichever command made it. The tables hold such runs of
-    earlier commands too, of other structures and methods; the ranking is by the structures of this one.
+    A run that was made with the same plans, settings, weights and files is never repeated, whichever command made it. The tables also have such runs
+    of earlier commands, of other structures and methods; the ranking uses the structures of this command alone.
 
     Args:
         shots: K, the scans of the support set of fold 0; each is left out once.
-        methods: of the adaptation; None: the planned one. Zero-shot stands beside them for base structures.
+        methods: of adaptation; None: the one in the plans. Zero-shot is added for base structures.
         foundation: several are tried one after the other, with tables of all in results/DATASET/cross_validation; None: the most preferred one.
         workers: runs at once; 0 and 1: one after the other in this process; None: by cores and memory.
 
     Raises:
-        ArenaError: something is missing, or another command is at work here, before the first run; or runs failed, told after the others.
+        ArenaError: before the first run, something is missing or another command is at work here; after the last one, runs have failed.
     """
     names = [foundation] if foundation is None or isinstance(foundation, str) else list(dict.fromkeys(foundation))
     foundations = [read_planned_dataset(dataset_id, workspace, name) for name in names]
@@ -97,7 +97,7 @@ def cross_validate(
     with all_locked(list(dict.fromkeys(folder.root for folder in (*folders, together)))):
         builds = [LeaveOneOut(planned, raw, folder, device) for planned, folder in zip(foundations, folders, strict=True)]
         sets = [[ScansLeftOut(job, build.runs([job])) for job in own] for build, own in zip(builds, jobs, strict=True)]
-        runs = [_different(own) for own in sets]
+        runs = [_distinct_runs(own) for own in sets]
         executed, failed = 0, list[ArenaError]()
         for planned, own in zip(foundations, runs, strict=True):
             todo = [run for run in own if not run.is_whole()]
@@ -112,8 +112,8 @@ def cross_validate(
         with stage("tables"):
             asked = {name for run in every for name in run.task.structures}
             sets = [own + _finished_elsewhere(build, shots, own, max_epochs) for build, own in zip(builds, sets, strict=True)]
-            found = [_written(folder, own, asked, executed, command) for folder, own in zip(folders, sets, strict=True)]
-            return found[0] if len(found) == 1 else _written(together, [one for own in sets for one in own], asked, executed, command)
+            found = [_write_tables(folder, own, asked, executed, command) for folder, own in zip(folders, sets, strict=True)]
+            return found[0] if len(found) == 1 else _write_tables(together, [one for own in sets for one in own], asked, executed, command)
 
 
 def _jobs(
@@ -121,18 +121,18 @@ def _jobs(
 ) -> list[FoldJob]:
     chosen = list(dict.fromkeys(methods or [planned.plans.adaptation.method]))
     if ZERO_SHOT in chosen:
-        raise PlansError(f"{ZERO_SHOT} adapts nothing", advice="leave it out of -methods: it stands beside the others wherever it can")
+        raise PlansError(f"{ZERO_SHOT} adapts nothing", advice="leave it out of -methods: it is added wherever it is possible")
     changes = [{"method": method, "max_epochs": max_epochs} for method in chosen]
-    return [job for change in changes for job in planned.jobs(shots, [SUPPORT_SET], structures, change, whole=True)]
+    return [job for change in changes for job in planned.jobs(shots, [SUPPORT_SET_FOLD], structures, change, whole=True)]
 
 
-def _different(sets: Sequence[ScansLeftOut]) -> list[Run]:
-    """Their runs; methods share that of zero-shot."""
+def _distinct_runs(sets: Sequence[ScansLeftOut]) -> list[Run]:
+    """The runs of all sets, each once: methods share the zero-shot run."""
     return list({run.record: run for one in sets for run in one.runs}.values())
 
 
 def _finished_elsewhere(build: LeaveOneOut, shots: int, asked: Sequence[ScansLeftOut], max_epochs: int | None) -> list[ScansLeftOut]:
-    """Of other structures and methods, from earlier commands: those finished on every scan, made as this command would make them."""
+    """Earlier commands' runs of other structures and methods: those finished on every scan and made as this command would make them."""
     seen, found = {(one.job.task.name, one.job.settings.method) for one in asked}, list[ScansLeftOut]()
     for path in sorted(build.folder.finished_runs()):
         record = FinishedRun.read_if_valid(path)
@@ -153,9 +153,9 @@ def _finished_elsewhere(build: LeaveOneOut, shots: int, asked: Sequence[ScansLef
     return found
 
 
-def _written(folder: ComparisonFolder, sets: Sequence[ScansLeftOut], asked: Collection[str], executed: int, command: str) -> CrossValidation:
-    """`asked`: the structures of this command, by which methods are ranked."""
-    runs = _different(sets)
+def _write_tables(folder: ComparisonFolder, sets: Sequence[ScansLeftOut], asked: Collection[str], executed: int, command: str) -> CrossValidation:
+    """Writes the tables of `sets`; methods are ranked by `asked`, the structures of this command."""
+    runs = _distinct_runs(sets)
     finished = [(run, record) for run in runs if (record := run.finished()) is not None]
     rows = [row | {"foundation": run.planned.preset.name} for run, record in finished for row in row_values(run, record, "")]
     scans = pd.DataFrame(rows, columns=list(SCAN_COLUMNS)).sort_values(["kind", "structure"], kind="stable", ignore_index=True)

@@ -1,4 +1,4 @@
-"""What K scans say: the expected Dice with its interval, the difference to zero-shot, the scan that fits worst, and what they can't say."""
+"""What K scans tell (expected Dice with its interval, difference to zero-shot, the scan that fits worst) and what they can't tell."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def expected_table(scans: pd.DataFrame) -> pd.DataFrame:
 
 
 def caveats(scans: int, methods: int) -> list[str]:
-    """What the numbers can't say, a sentence each."""
+    """What the numbers can't tell, a sentence each."""
     share = 100 * scans / (scans + 1)
     found = [
-        f"The interval is that of the mean over scans like these {scans}. It says nothing of another scanner, hospital, age or disease.",
+        f"The interval is that of the mean over scans like these {scans}. It says nothing about another scanner, hospital, age or disease.",
         f"A single new scan may be worse than the interval: from {scans} scans no bound can be promised for more than {share:.0f} % of new ones.",
         f"Each model was adapted to {scans - 1} scans, one less than arena_adapt -shots {scans} uses; with all {scans} it should be no worse.",
     ]
@@ -56,7 +56,7 @@ def summary_sentences(summary: pd.DataFrame) -> list[str]:
 
 def _sentence(row: dict[str, object], several: bool) -> str:
     name, failed = f"{row['structure']}, {row['method']}" + (f" on {row['foundation']}" if several else ""), int(str(row["failed_fits"]))
-    lost = f" {failed} of {failed + int(str(row['scans']))} fits did not learn and are not in it." if failed else ""
+    lost = f" {failed} of {failed + int(str(row['scans']))} fits did not learn and are left out." if failed else ""
     if pd.isna(row["Dice"]):
         return f"{name}: no Dice.{lost}"
     text = f"{name}: expected Dice {row['Dice']:.3f}{_spread(row, 'Dice', '.3f')}.{lost}"
@@ -66,7 +66,7 @@ def _sentence(row: dict[str, object], several: bool) -> str:
 
 
 def _spread(row: dict[str, object], name: str, form: str) -> str:
-    """The interval; nothing where one scan leaves none."""
+    """The interval in brackets; empty where there is a single scan, which gives none."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return "" if pd.isna(low) else f" [{low:{form}}, {high:{form}}]"
 

@@ -20,13 +20,13 @@ from arena_pipeline.research.compare.queries import Query
 from arena_pipeline.research.compare.runs import Run
 from arena_pipeline.workspace import ComparisonFolder, fold_folder
 
-SUPPORT_SET = 0
-"""The fold of arena_adapt whose support set is taken; with exactly K annotated scans all folds have the same."""
+SUPPORT_SET_FOLD = 0
+"""The fold of arena_adapt that gives the support set; with exactly K annotated scans all folds have the same."""
 
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Builds the runs of one dataset as it is planned, below `folder`."""
+    """Builds the runs of a planned dataset; their files go below `folder`."""
 
     planned: PlannedDataset
     raw: RawDataset
@@ -37,7 +37,7 @@ class LeaveOneOut:
         """For every job the runs without each of its scans, and zero-shot on the same scans where the foundation knows the structures.
 
         Args:
-            jobs: a task, method and support set of K each.
+            jobs: each has a task, a method and a support set of K scans.
 
         Raises:
             SupportSetError: fewer than FEWEST_SCANS different scans: with two, one is left to adapt to and the interval spans everything.
@@ -45,22 +45,21 @@ class LeaveOneOut:
         """
         found: dict[Path, Run] = {}
         for job in jobs:
-            scans = list(dict.fromkeys(job.support_ids))  # a published list has a case twice: it must leave as a whole
+            scans = list(dict.fromkeys(job.support_ids))  # a published list names a case twice: both must be left out
             if len(scans) < FEWEST_SCANS:
                 few = f"{job.task.name}: {len(scans)} different scans, and leave-one-out needs {FEWEST_SCANS}"
                 raise SupportSetError(few, advice="ask for more -shots, or annotate more")
             queries = [self._query(job.task, scan) for scan in scans]
-            blind = [without_scans(job.task, [scan], self._fingerprint) for scan in scans]
+            tasks = [without_scans(job.task, [scan], self._fingerprint) for scan in scans]
             runs = [
-                self._without(replace(job, task=task), left_out, query) for left_out, (task, query) in enumerate(zip(blind, queries, strict=True))
+                self._without(replace(job, task=task), left_out, query) for left_out, (task, query) in enumerate(zip(tasks, queries, strict=True))
             ]
-            if self.planned.preset.segments(
-                job.task.structures
-            ):  # most often one run: the tasks differ where a scan alone decided on its post-processing
-                kinds = [task for place, task in enumerate(blind) if task not in blind[:place]]
-                of_kinds = [[query for query, own in zip(queries, blind, strict=True) if own == task] for task in kinds]
-                alike = enumerate(zip(kinds, of_kinds, strict=True))
-                runs = [*(self._run(task, f"{ZERO_SHOT}_0shots", fold, own, None) for fold, (task, own) in alike), *runs]
+            if self.planned.preset.segments(job.task.structures):
+                # one zero-shot run per distinct task; mostly a single one, since tasks differ only where one scan decides on the post-processing
+                distinct = [task for place, task in enumerate(tasks) if task not in tasks[:place]]
+                their_queries = [[query for query, own in zip(queries, tasks, strict=True) if own == task] for task in distinct]
+                numbered = enumerate(zip(distinct, their_queries, strict=True))
+                runs = [*(self._run(task, f"{ZERO_SHOT}_0shots", fold, own, None) for fold, (task, own) in numbered), *runs]
             for run in runs:
                 found.setdefault(run.record, run)
         return list(found.values())

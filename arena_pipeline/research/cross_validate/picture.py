@@ -1,4 +1,4 @@
-"""The picture of a leave-one-out: a point per scan, the mean with its interval beside them."""
+"""The picture of a leave-one-out: a point per scan, and below the points their mean with its interval."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_picture(path: Path, scans: pd.DataFrame, summary: pd.DataFrame) -> Non
             axes.text(row.worst_Dice, place - 0.12, row.worst_scan, fontsize=6, ha="center", va="bottom", parse_math=False)
     names = [f"{row.structure}, {row.method}" + (f" on {row.foundation}" if several else "") for row in summary.itertuples()]
     axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.4, -0.6), xlabel="Dice of the scan that was left out; mean with 95 % interval of it below")
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.4, -0.6), xlabel="Dice of each left-out scan; below, the mean with its 95 % interval")
     axes.grid(axis="x", linewidth=0.4)
     with replace_when_done(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

@@ -1,4 +1,4 @@
-"""Which foundation and method to take, by a person's own scans: ranked by leave-one-out, with whether the differences mean anything."""
+"""Ranks foundations and methods by leave-one-out on a person's own scans, and tells which differences mean anything."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ FIRST, WORSE = "first", "worse than the first"
 def ranking(scans: pd.DataFrame) -> pd.DataFrame:
     """A row per foundation and method, highest mean Dice first, from a row per structure, foundation, method and left-out scan.
 
-    `behind` is what the first has more: the mean over scans of the paired differences, with its 95 % interval, p and p corrected by Holm. A fit that
-    failed counts as a Dice of 0, which is what it gave; an option that was not tried on every structure has no row.
+    `behind`: how much higher the first one's Dice is, the mean over scans of the paired differences, with its 95 % interval, p, and p corrected by
+    Holm. A fit that failed counts as a Dice of 0. A foundation and method that were not tried on every structure have no row.
     """
     cells = scans.assign(Dice=scans["Dice"].astype(float).mask(scans["failed"].astype(bool), 0.0))
     tables = {
@@ -64,5 +64,5 @@ def _against_first(behind: Estimate, holm_p: float) -> dict[str, object]:
 
 
 def _over_scans(table: pd.DataFrame | Sequence[Sequence[float]]) -> Estimate:
-    """Of structures x scans: the scans are the draws."""
+    """The mean over structures and scans with its interval over the scans."""
     return estimate(np.asarray(table, dtype=float)[:, None, :])

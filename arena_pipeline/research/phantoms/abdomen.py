@@ -13,7 +13,7 @@ from arena_pipeline.research.phantoms.structures import PHANTOM_STRUCTURES
 
 
 def paint_liver(scene: Scene, rng: np.random.Generator) -> None:
-    """Everything under the right dome above a slanted visceral surface, with a left lobe that thins out to the left."""
+    """The liver: everything between the right dome of the diaphragm and a slanted lower surface, with a left lobe that thins out to the left."""
     size = float(rng.normal(-10, 9))
     tip, left_reach, left_low = float(rng.normal(0, 16)), float(rng.normal(0, 18)), float(rng.normal(0, 10))
     trees = [_hepatic_branch(rng, kind) for kind in ("hepatic",) * 7 + ("portal",) * 9]
@@ -136,7 +136,7 @@ def paint_pancreas(scene: Scene, rng: np.random.Generator) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Kidney:
-    """One kidney: `axes` rows point along it, away from the spine, and across; `where` is canonical mm."""
+    """One kidney. `where`: its centre in canonical mm; `axes`: rows are directions along it, away from the spine, and across."""
 
     structure: str
     where: np.ndarray
@@ -154,7 +154,7 @@ class _Kidney:
         return -self.axes[1]
 
     def radii(self, growth: float = 0.0) -> tuple[float, float, float]:
-        """Half-lengths along `axes` with `growth` mm of fat around."""
+        """Half-lengths along `axes` in mm, including about `growth` mm of fat around the kidney."""
         return 54 * self.size + 1.2 * growth, 29 * self.size + 0.6 * growth, 25 * self.size + 0.5 * growth
 
 
@@ -179,7 +179,7 @@ def paint_kidneys(scene: Scene, rng: np.random.Generator) -> None:
 
 
 def _paint_perirenal_fat(scene: Scene, kidney: _Kidney, outline: Region, side: int) -> None:
-    """Little in front and beside the kidney, more behind, below and medially."""
+    """Fat around the kidney: little in front and at the side, more behind, below and medially."""
     around = scene.ellipsoid(kidney.where + np.array([-4.0 * side, -12, -10]), kidney.radii(6 + 12 * scene.subject.visceral), kidney.axes)
     for layer in (around, outline.grown(2.0 + 2.0 * scene.subject.visceral)):
         region = scene.clipped(layer, "abdomen")

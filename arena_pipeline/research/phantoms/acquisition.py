@@ -17,11 +17,11 @@ class Acquisition:
     """How the scanner sees the body.
 
     Attributes:
-        noise_hu: standard deviation in soft tissue of 1.5 mm voxels; thinner voxels are noisier, thicker ones less.
+        noise_hu: standard deviation in soft tissue at voxels of 1.5 mm; smaller voxels are noisier.
         kernel_mm: in-plane point spread (standard deviation) of both anatomy and noise.
         streak_hu: strength of horizontal streaks per 100 mm of bone.
         table: a table lies below the patient.
-        padding_hu: outside a circular field of view.
+        padding_hu: value outside a circular field of view.
     """
 
     noise_hu: float
@@ -60,7 +60,7 @@ def acquire(canvas: Canvas, settings: Acquisition, rng: np.random.Generator, cir
 
 
 def _add_noise(image: np.ndarray, spacing: np.ndarray, settings: Acquisition, rng: np.random.Generator) -> None:
-    """White noise that has the wanted strength once the kernel has gone over it."""
+    """Adds white noise, scaled to have the wanted strength after the kernel has smoothed it."""
     level = settings.noise_hu * float(np.clip((3.4 / np.prod(spacing)) ** 0.22, 0.4, 1.5))
     for axis in (0, 1):
         sigma = settings.kernel_mm / spacing[axis]
@@ -73,7 +73,7 @@ def _add_noise(image: np.ndarray, spacing: np.ndarray, settings: Acquisition, rn
 
 
 def _streaks(image: np.ndarray, spacing: np.ndarray, settings: Acquisition, rng: np.random.Generator) -> np.ndarray:
-    """Photon starvation along x: rows that pass much bone get noise that is nearly constant along the row."""
+    """Photon starvation along x: rows that cross much bone get noise that is nearly constant along the row."""
     bone_mm, inside = np.zeros(image.shape[1:], np.float32), np.zeros(image.shape[1:], bool)
     for plane in image:
         bone_mm += plane > 250

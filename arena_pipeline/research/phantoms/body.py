@@ -17,7 +17,7 @@ OUTER = np.array([
     [-60, 143, 128, -96], [0, 148, 134, -96], [60, 155, 135, -98], [120, 158, 129, -108], [180, 160, 120, -120], [240, 168, 106, -126],
     [280, 178, 90, -122], [310, 178, 72, -112], [335, 140, 60, -98], [360, 75, 50, -82], [430, 62, 45, -70],
 ], dtype=float)  # fmt: skip
-# the same for the inner surface of wall and ribs
+# the same for the inner surface of the body wall and ribs
 CAVITY = np.array([
     [-480, 20, 15, -20], [-310, 28, 25, -52], [-280, 44, 46, -82], [-240, 58, 66, -98], [-200, 76, 80, -100], [-160, 108, 94, -82],
     [-110, 128, 106, -62], [-60, 130, 115, -58], [0, 135, 121, -64], [60, 140, 121, -76], [120, 139, 113, -90], [180, 133, 101, -102],
@@ -46,8 +46,8 @@ def spine_y(z: np.ndarray | float) -> np.ndarray:
 def build_fields(canvas: Canvas, frame: Frame, subject: Subject, rng: np.random.Generator) -> None:
     """Fills canvas.fields.
 
-    x, spine, z: canonical x, y relative to the spine, z. skin, outer, cavity, abdomen: signed distances (negative inside).
-    above: height above the diaphragm. bump: distance to spine and the muscles beside it. noise0..2: unit smooth noise.
+    x, y, z: canonical coordinates. spine: y relative to the spine. skin, outer, cavity, thorax, abdomen: signed distances (negative inside).
+    above: height above the diaphragm. bump: distance to the spine and the muscles beside it. noise0..2: smooth noise of unit variance.
     """
     x, y, z = frame.canonical_lattice()
     fields = canvas.fields
@@ -80,7 +80,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...]) -> list[np.ndarray]
 
 
 def _profile_distance(table: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, visceral: float, squareness: float) -> np.ndarray:
-    """Radial distance to a rounded cross-section whose size follows the table, and the belly's fat."""
+    """Radial distance to a rounded cross-section; its size follows the table and grows with the fat inside the belly."""
     belly = (visceral - 0.25) * np.exp(-(((z + 35) / 105) ** 2))
     width = along(table, z, 1) + 30 * belly
     front = along(table, z, 2) + 75 * belly

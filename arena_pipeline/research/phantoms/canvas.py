@@ -90,7 +90,7 @@ class Canvas:
         return Box((slices[0], slices[1], slices[2]), axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :])
 
     def blocks(self, points: np.ndarray | None = None, margin_mm: float = 0.0) -> Iterator[Box]:
-        """The voxels around scanner points (n, 3), or all, in slabs along x small enough for the processor's cache."""
+        """Yields boxes that cover the voxels around scanner points (n, 3), or the whole grid: slabs along x that fit the processor's cache."""
         low, high = (np.full(3, -1e6), np.full(3, 1e6)) if points is None else (points.min(0) - margin_mm, points.max(0) + margin_mm)
         box = self.box(low, high)
         if box is None:
@@ -112,7 +112,7 @@ class Canvas:
         return interpolate(self._tiles[name], (x, y, z))
 
     def paint(self, region: Region, hu: float | np.ndarray, label: int | None = 0) -> None:
-        """Covers a region with `hu`; the label map gets `label` inside (None leaves it)."""
+        """Covers a region with `hu`; the label map gets `label` inside (None: it stays as it is)."""
         inside = self.image[region.box.slices]
         cover = region.distance * np.float32(-1 / self.edge_mm)
         cover += np.float32(0.5)

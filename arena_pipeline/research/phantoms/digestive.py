@@ -1,4 +1,4 @@
-"""Stomach, duodenum, small bowel and colon; and the bladder, which fills the same space."""
+"""Stomach, duodenum, small bowel and colon, and the bladder, which shares their space."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def paint_stomach(scene: Scene, rng: np.random.Generator) -> None:
 
 
 def paint_content(scene: Scene, region: Region, wall_mm: float, level: float, food: float) -> None:
-    """Fluid or food inside a hollow organ with gas above `level` (share of its front-to-back extent filled)."""
+    """Fluid or food inside a hollow organ, and gas in front of it; `level`: the share of the organ's depth without gas."""
     inner = region.grown(-wall_mm)
     fluid = scene.palette["bowel_fluid"] + (25 * food + 30 * food * scene.canvas.texture("coarse", region.box) if food > 0.4 else 0.0)
     scene.canvas.paint(inner, fluid, None)
@@ -92,7 +92,7 @@ def _wander(rng: np.random.Generator, steps: int, centre: np.ndarray, spread: np
 
 
 def _paint_loop(scene: Scene, points: np.ndarray, radii: np.ndarray, content: float) -> None:
-    """`content` 0 to 1: with gas, with fluid, with oral contrast."""
+    """A loop of small bowel. `content` in [0, 1]: gas and fluid below 0.16, oral contrast above 0.96, fluid between."""
     region = scene.clipped(beads(scene.canvas, points, radii, margin_mm=6), "abdomen", 1)
     if region is None:
         return
@@ -131,7 +131,7 @@ def paint_colon(scene: Scene, rng: np.random.Generator) -> None:
 
 
 def _paint_colon_segment(scene: Scene, points: np.ndarray, radii: np.ndarray, content: float) -> None:
-    """`content` 0 to 1: fluid and gas, faeces and gas, faeces."""
+    """A piece of colon. `content` in [0, 1]: fluid and gas up to 0.3, faeces and gas up to 0.5, faeces above."""
     canvas = scene.canvas
     region = scene.clipped(beads(canvas, points, radii, margin_mm=6), "abdomen", 1)
     if region is None:

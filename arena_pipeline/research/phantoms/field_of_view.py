@@ -18,7 +18,7 @@ class FieldOfView:
 
     Attributes:
         z_mm: lower and upper end in canonical mm (0: L1/L2, about -310: ischium, 330: lung apex).
-        margin_mm: room beside the skin in-plane; negative crops into the body.
+        margin_mm: room around the skin in-plane; a negative one cuts into the body.
         circular: everything outside the largest circle in-plane is padded.
         crop_mm: a rectangle (width, depth) inside the body, as in scans reconstructed around one organ; None: the whole section.
         crop_centre_mm: its centre, canonical (x, y).
@@ -36,7 +36,7 @@ class FieldOfView:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> FieldOfView:
-        """Mostly abdomen scans, as the datasets are; some chests, whole torsos and odd blocks."""
+        """Mostly abdominal scans, as in the public datasets; some chests, whole torsos and blocks at any height."""
         name = str(rng.choice(["torso", "abdomen_pelvis", "abdomen", "chest", "chest_abdomen", "block"], p=[0.18, 0.3, 0.22, 0.07, 0.13, 0.1]))
         if name == "block":
             middle, height = rng.uniform(-120, 200), rng.uniform(120, 260)

@@ -5,7 +5,7 @@ canonical: the anatomy is described in it; origin in the middle of the L1/L2 dis
 scanner: the canonical anatomy after scaling, a slight rotation and a smooth random deformation. Voxel grids live in it.
 
 Smooth quantities (the deformation, distances to the body wall) are kept on one lattice that covers the torso, and interpolated
-onto any voxel grid: this is what makes a phantom the same anatomy at every spacing.
+onto any voxel grid: so a phantom has the same anatomy at every spacing.
 """
 
 from __future__ import annotations

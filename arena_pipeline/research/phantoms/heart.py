@@ -36,7 +36,7 @@ class _Heart:
 
 
 def paint_heart(scene: Scene, rng: np.random.Generator) -> None:
-    """Painter's order: pericardial fat, right ventricle and atrium, left atrium, left ventricle's wall, its cavity."""
+    """Later parts cover earlier ones: pericardial fat, right ventricle and atrium, left atrium, left ventricle's wall, its cavity."""
     heart = _Heart.random(rng, scene.subject.breath_mm)
     fat = scene.ellipsoid(heart.at(-26, 44, 144), heart.radii(63, 42, 40), directions((-0.8, 0.35, -0.5), (0.3, 0.3, 1.0)))
     scene.paint(_in_chest(scene, fat, 4), "fat")

@@ -59,7 +59,10 @@ class Palette:
 
     @classmethod
     def random(cls, rng: np.random.Generator, phase: Phase, strength: float) -> Palette:
-        """Means around the table's; `strength` adds an offset of that many times 12 HU to each tissue (domain randomisation)."""
+        """Means drawn around those of TISSUES.
+
+        `strength` adds a random offset to each tissue (domain randomisation): its standard deviation is `strength` times 12 HU, 3 HU for fat and gas.
+        """
         column = PHASES.index(phase)
         enhancement = float(np.clip(rng.normal(1.0, 0.2), 0.55, 1.6))
         hu = {}

@@ -35,8 +35,8 @@ class PhantomCase:
         folder: the raw dataset's root.
         index: number of the case; it and `seed` alone decide what the case looks like.
         test: a query (TotalSegmentator: split "test"; FLARE'22: a tuning case).
-        spacing_mm: (x, y, z) before reorientation; None draws it as scanners vary.
-        field_of_view: a name of field_of_view.RANGES; None draws it.
+        spacing_mm: (x, y, z) before reorientation; None: drawn from what scanners use.
+        field_of_view: a name of field_of_view.RANGES; None: drawn.
         size: of the bodies, as in make_phantom.
         unannotated_share: how often a TotalSegmentator mask file is left out ("not annotated").
     """
@@ -59,7 +59,7 @@ class PhantomCase:
 
     @property
     def image_path(self) -> Path:
-        """The CT; it is written last, so where it is, the case is complete."""
+        """The CT. It is written last: a case that has it is complete."""
         if self.layout == "totalsegmentator":
             return self.folder / self.identifier / "ct.nii.gz"
         return self._part / "images" / f"{self.identifier}_0000.nii.gz"
@@ -77,7 +77,7 @@ class PhantomCase:
 
 
 def write_phantom_case(case: PhantomCase) -> None:
-    """Makes one phantom, turns it into some scanner's orientation, and writes it."""
+    """Makes one phantom, gives it the orientation of some scanner, and writes it."""
     rng = np.random.default_rng([case.seed, case.index])
     spacing = draw_spacing(rng, case.layout)
     view = FieldOfView.named(case.field_of_view) if case.field_of_view else None
@@ -98,7 +98,7 @@ def draw_spacing(rng: np.random.Generator, layout: LayoutName) -> tuple[float, f
 
 
 def _tilt(rng: np.random.Generator) -> np.ndarray:
-    """Mostly none; sometimes the grid stands a few degrees oblique in the scanner. (3, 3) rotation."""
+    """(3, 3) rotation of the grid in the scanner: mostly none, sometimes a few degrees."""
     oblique, angles = rng.random() < 0.2, np.deg2rad(rng.uniform(-8, 8, 2))
     if not oblique:
         return np.eye(3)
@@ -107,7 +107,7 @@ def _tilt(rng: np.random.Generator) -> np.ndarray:
 
 
 def reoriented(phantom: Phantom, axis_codes: str, tilt: np.ndarray) -> Phantom:
-    """The same phantom with array axes along `axis_codes` (e.g. "LPS"), and its whole grid turned by `tilt`."""
+    """The same phantom with array axes along `axis_codes` (e.g. "LPS"), and its grid rotated by `tilt`."""
     affine = phantom.image.geometry.affine
     change = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(axis_codes))
     image, segmentation = (
@@ -128,7 +128,7 @@ def _write_masks(case: PhantomCase, phantom: Phantom, rng: np.random.Generator) 
 
 
 def totalsegmentator_structures(structures: dict[str, int]) -> list[str]:
-    """Those that TotalSegmentator v1 has under one name (it splits lungs and bones into parts, so they get no masks)."""
+    """The structures that TotalSegmentator v1 has too; lungs and bones, which it splits into parts, get no masks."""
     known = set(load_fact("totalsegmentator_classes")["v1"])
     return [name for name in structures if name in known]
 

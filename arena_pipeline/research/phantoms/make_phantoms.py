@@ -1,4 +1,4 @@
-"""arena_make_phantoms: made-up CTs with their truth, as a raw dataset."""
+"""arena_make_phantoms: made-up CTs with exact segmentations, as a raw dataset."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def make_phantoms(
     unannotated_share: float = 0.0,
     workers: int = 1,
 ) -> list[Path]:
-    """Writes `number` phantoms below `output`; those that are there already are kept. Case i looks the same however many are made.
+    """Writes `number` phantoms below `output`; those that are there already are kept. How case i looks does not depend on how many are made.
 
     Args:
         layout: "totalsegmentator" or "flare22".
-        test: how many of them, the last ones, are queries.
+        test: how many of them are queries; these are the last ones.
         start: number of the first case.
-        spacing_mm: (x, y, z) of all; None varies it (0.7-1 mm pixels, 1.5-5 mm slices, 1.5 mm isotropic).
-        field_of_view: name of the part of the body; None varies it.
-        size: of all bodies, from 0.4 to 1.2; 1 is an adult's, 0.6 a small child's. They still vary around it.
+        spacing_mm: (x, y, z) of all; None: it varies (0.7-1 mm pixels and 1.5-5 mm slices, or 1.5 mm isotropic).
+        field_of_view: name of the part of the body; None: it varies.
+        size: body size, from 0.4 to 1.2: 1 is an adult's, 0.6 a small child's. Bodies still vary around it.
         unannotated_share: how often a TotalSegmentator mask file is left out.
 
     Returns:
@@ -61,7 +61,7 @@ def make_phantoms(
     if seed < 0 or not 0 <= unannotated_share <= 1 or (spacing_mm is not None and not all(0 < mm < math.inf for mm in spacing_mm)):
         raise DatasetError(
             f"cannot make phantoms with seed {seed}, spacing {spacing_mm} mm and {unannotated_share} of the masks left out: "
-            f"the seed is at least 0, voxels have a size, and a share lies between 0 and 1"
+            f"the seed must be at least 0, voxel sizes above 0, and the share between 0 and 1"
         )
     looks: dict[str, Any] = {"spacing_mm": spacing_mm, "field_of_view": field_of_view, "size": size, "unannotated_share": unannotated_share}
     cases = [PhantomCase(output, layout, index, seed, index >= start + number - test, **looks) for index in range(start, start + number)]
@@ -89,7 +89,7 @@ def _make_missing(output: Path, cases: list[PhantomCase], workers: int) -> None:
 
 
 def _folders(cases: Iterable[PhantomCase]) -> list[Path]:
-    """Where these cases' files go."""
+    """The folders that these cases' files go into."""
     folders = {folder for case in cases for folder in (case.image_path.parent, case.label_path.parent, case.label_path)}
     return sorted(folder for folder in folders if folder.suffix != ".gz")
 
@@ -104,12 +104,12 @@ def _check(number: int, test: int, start: int, layout: str, field_of_view: str |
 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
-    """Notes the settings in the folder, or compares with those noted there."""
+    """Writes the settings into the folder, or compares them with those that are there."""
     path, wanted = output / RECORD, json.loads(json.dumps(settings))
     if not path.is_file():
         write_json(path, wanted)
         return
-    found = {"size": 1.0} | json.loads(path.read_text(encoding="utf-8"))  # folders of version 0.1 do not name it: all adults
+    found = {"size": 1.0} | json.loads(path.read_text(encoding="utf-8"))  # folders made by version 0.1 do not record it: all were adults
     different = [f"{key} {found.get(key)} (now {wanted[key]})" for key in wanted if found.get(key) != wanted[key]]
     if different:
         raise DatasetError(

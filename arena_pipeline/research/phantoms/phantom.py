@@ -1,4 +1,4 @@
-"""One phantom: a random person painted organ by organ, then seen through a scanner."""
+"""One phantom: a random person painted organ by organ, then imaged by a simulated scanner."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from arena_pipeline.research.phantoms.subject import Subject
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """A made-up CT with its truth.
+    """A made-up CT with its exact segmentation.
 
     Attributes:
         image: int16 HU, (x, y, z), RAS.
@@ -51,26 +51,26 @@ def make_phantom(
         spacing_mm: (x, y, z).
         field_of_view: what the scan covers; random when None.
         phase: contrast phase; random when None.
-        size: of the body, around which it varies; 1 is an adult's, 0.6 a small child's.
-        variation: strength of the random HU offset of each tissue (0: as in real CT only).
+        size: body size, around which it varies; 1 is an adult's, 0.6 a small child's.
+        variation: strength of the random HU offset of each tissue; 0: tissues vary as in real CTs.
     """
-    who, where, what, how = rng.spawn(4)
-    subject = Subject.random(who, phase, size)
-    frame = Frame.random(who, np.array(subject.scale), 1.0)
-    palette = Palette.random(who, subject.phase, variation)
-    view = field_of_view or FieldOfView.random(where)
-    grid = view.grid(where, subject, frame, spacing_mm)
-    canvas = Canvas(grid, what)
+    subject_rng, view_rng, anatomy_rng, scanner_rng = rng.spawn(4)
+    subject = Subject.random(subject_rng, phase, size)
+    frame = Frame.random(subject_rng, np.array(subject.scale), 1.0)
+    palette = Palette.random(subject_rng, subject.phase, variation)
+    view = field_of_view or FieldOfView.random(view_rng)
+    grid = view.grid(view_rng, subject, frame, spacing_mm)
+    canvas = Canvas(grid, anatomy_rng)
     scene = Scene(canvas, frame, subject, palette)
-    paint_anatomy(scene, what)
-    image = acquire(canvas, Acquisition.random(how), how, view.circular)
+    paint_anatomy(scene, anatomy_rng)
+    image = acquire(canvas, Acquisition.random(scanner_rng), scanner_rng, view.circular)
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = grid.origin_mm
     return Phantom(Image(image, Geometry(grid.shape, affine)), canvas.labels, dict(PHANTOM_STRUCTURES))
 
 
 def paint_anatomy(scene: Scene, rng: np.random.Generator) -> None:
-    """Painter's order: what is painted later is in front. Each part has its own random stream, so parts do not shift each other."""
+    """Paints part by part; later ones cover earlier ones. Each has a random stream of its own, so that changing one leaves the others alone."""
     streams = iter(rng.spawn(32))
     body.build_fields(scene.canvas, scene.frame, scene.subject, next(streams))
     body.paint_body(scene.canvas, scene.palette, scene.subject)

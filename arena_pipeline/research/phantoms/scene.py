@@ -48,7 +48,7 @@ class Scene:
         return self.palette[tissue] + self.palette.amplitude(tissue) * (0.8 * fine + 0.6 * coarse)
 
     def paint(self, region: Region | None, tissue: str, structure: str | None = None, gap_mm: float = 0.0) -> None:
-        """Paints a textured tissue; a positive `gap_mm` first lays that much fat around it."""
+        """Paints a textured tissue; a positive `gap_mm` first puts a layer of fat that thick around it."""
         if region is None:
             return
         if gap_mm > 0:

@@ -125,7 +125,7 @@ def paint_shoulders(scene: Scene, rng: np.random.Generator) -> None:
 
 
 def _paint_arm(scene: Scene, points: np.ndarray) -> None:
-    """Skin, fat and muscle of an upper arm, where the torso does not reach."""
+    """Skin, fat and muscle of an upper arm, outside the torso."""
     fat = 2 + 0.3 * scene.subject.fat_mm
     for radius, tissue in ((38 + fat, "skin"), (36 + fat, "fat"), (36, "muscle")):
         arm = scene.tube(points, float(radius))

@@ -20,7 +20,7 @@ class Subject:
         age: 0 young, 1 old: calcified vessels, less dense bone, fatty muscle.
         breath_mm: shift of the diaphragm's domes, positive up.
         arms_down: the upper arms lie beside the body.
-        no_gallbladder, missing_kidney: after an operation ("left", "right" or None).
+        no_gallbladder, missing_kidney: removed by an operation (kidney: "left", "right" or None).
     """
 
     female: bool

@@ -35,13 +35,13 @@ CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_STEPS = 100
 GRADIENT_NORM = 12.0
 
-STEPS_PER_LOOK = 10  # at a GPU's losses, for which it would have to be waited after every step
+STEPS_PER_LOSS_CHECK = 10  # on a GPU: to read a loss is to wait for the device
 
 Loss = Callable[[Tensor, Batch, Total], Tensor]
 
 
 def batch_loss(preset: FoundationPreset, settings: PretrainSettings) -> Loss:
-    """The loss of (logits, batch) for the foundation's head, in which counts are those of the whole batch, by `total`."""
+    """The loss (logits, batch, total) for the foundation's head; `total` makes a count of these patches that of the whole batch."""
     cross_entropy = CROSS_ENTROPY[settings.loss]
     if preset.head == "sigmoid":
         return lambda logits, batch, total: sigmoid_loss(logits, batch.targets, batch.annotated, cross_entropy != "none", total)
@@ -70,7 +70,7 @@ class Pretraining:
         here = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         if self.processes.size == 1:
             part = self.micro_batch.run(lambda size: self._accumulate(here, loss, size))
-        else:  # a process that began anew alone would wait for the others for ever
+        else:  # no retry with fewer patches at once: alone, it would wait for the other processes for ever
             part = self._accumulate(here, loss, self.micro_batch.size)
         self.processes.sum_(parameter.grad for parameter in self.network.parameters() if parameter.grad is not None)  # the parts add up
         self.precision.scaler.unscale_(self.optimizer)
@@ -82,7 +82,7 @@ class Pretraining:
         return self.processes.total(part)
 
     def _accumulate(self, batch: Batch, loss: Loss, size: int) -> Tensor:
-        """The gradients of the batch, `size` patches at a time, which add up: what is counted over a batch is counted first."""
+        """Adds up the gradients of the batch, `size` patches at a time; counts over the whole batch are taken first. Returns the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         parts = [Batch(*tensors) for tensors in zip(*(tensor.split(size) for tensor in batch), strict=True)]
         losses, totals = list[Tensor](), list[Tensor]()
@@ -92,14 +92,14 @@ class Pretraining:
             logits = logits.float() if self.precision.half else logits
             if len(parts) > 1 and not totals:
                 totals = self._totals(parts, loss, logits.detach())
-            value = loss(logits, part, _in_order(totals) if totals else self.processes.total)
+            value = loss(logits, part, _known_totals(totals) if totals else self.processes.total)
             self.precision.scaler.scale(value).backward()
             losses.append(value.detach())
         return torch.stack(losses).sum()
 
     @torch.no_grad()
     def _totals(self, parts: Sequence[Batch], loss: Loss, like: Tensor) -> list[Tensor]:
-        """What the loss asks a total of, in its order, over all parts of all processes; the counts do not depend on the logits."""
+        """The totals over all parts of all processes, in the order in which the loss asks for them; they do not depend on the logits."""
         counts = []
         for part in parts:
             asked = list[Tensor]()
@@ -109,7 +109,7 @@ class Pretraining:
 
     @torch.no_grad()
     def _average_(self) -> None:
-        # the average trusts young weights less: its memory grows to the asked-for length over the first steps
+        # over the first steps the decay grows to the one asked for, so that the initial weights do not stay in the average
         decay = min(self.settings.averaging, self.done / (10 + self.done))
         for name, parameter in self.network.named_parameters():
             self.averaged[name].lerp_(parameter.detach(), 1 - decay)
@@ -121,7 +121,7 @@ class Pretraining:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if state.get("scaler"):  # none, or an empty one, of a run in bf16 or fp32: this one begins with a new one
+        if state.get("scaler"):  # missing or empty after a run in bf16 or fp32: a new scaler then
             self.precision.scaler.load_state_dict(state["scaler"])
         self.averaged = state["averaged"]
         self.done = state["done"]
@@ -131,14 +131,14 @@ class Pretraining:
         return {name: tensor.cpu() for name, tensor in {**self.network.state_dict(), **self.averaged}.items()}
 
 
-def _in_order(totals: Sequence[Tensor]) -> Total:
-    """A total that is known already, whatever is counted here."""
+def _known_totals(totals: Sequence[Tensor]) -> Total:
+    """Gives the known totals one after the other, whatever is counted."""
     counted = iter(totals)
     return lambda count: next(counted)
 
 
 def rate_factor(step: int, settings: PretrainSettings) -> float:
-    """Of the learning rate: a linear warm-up, then a cosine to zero, or one until the cooldown falls linearly to zero."""
+    """The factor on the learning rate: a linear warm-up, then a cosine to 0; or, with a cooldown, 1 and at the end a line to 0."""
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     if settings.cooldown_steps is not None:
@@ -148,10 +148,10 @@ def rate_factor(step: int, settings: PretrainSettings) -> float:
 
 
 def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, folder: Path, workers: int) -> None:
-    """Trains until the settings' last step, from where the checkpoint in `folder` stands; logs a row per step to training_log.csv.
+    """Trains to the settings' last step, from the checkpoint in `folder` if there is one; logs a row per step to training_log.csv.
 
     Raises:
-        ArenaError: the loss is not a number any more, or the checkpoint is damaged.
+        ArenaError: the loss is NaN or infinite, or the checkpoint is damaged.
     """
     settings, checkpoint = run.settings, folder / CHECKPOINT
     if checkpoint.is_file():
@@ -177,7 +177,7 @@ def pretrain(preset: FoundationPreset, run: Pretraining, steps: PatchSteps, fold
             pending.append(run.step(batch, loss))
             bar.update()
             saved = run.done % CHECKPOINT_STEPS == 0 or run.done == settings.steps
-            if saved or len(pending) == STEPS_PER_LOOK or run.device.type == "cpu":
+            if saved or len(pending) == STEPS_PER_LOSS_CHECK or run.device.type == "cpu":
                 values = torch.stack(pending).tolist()
                 _check_finite(preset, run.done - len(values) + 1, values)
                 write(values)
@@ -209,14 +209,14 @@ def _save(run: Pretraining, checkpoint: Path) -> None:
 
 
 def step_log(path: Path, run: Pretraining) -> Callable[[Sequence[float]], None]:
-    """What writes the rows of the last steps, after dropping those behind the checkpoint, whose steps run again. Nothing but in the first process."""
+    """A function that logs the losses of the last steps, in the first process alone. Rows after the checkpoint are removed: they come again."""
     if not run.processes.is_first:
         return lambda _: None
     rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     write_text(path, "".join(["step,loss\n", *rows[1 : run.done + 1]]))
 
     def write(values: Sequence[float]) -> None:
-        with full_disk_as_no_space(path), path.open("a", newline="", encoding="utf-8") as file:  # closed each time: no checkpoint without its rows
+        with full_disk_as_no_space(path), path.open("a", newline="", encoding="utf-8") as file:  # so a checkpoint's rows precede it
             csv.writer(file).writerows([run.done - len(values) + number, f"{value:.5f}"] for number, value in enumerate(values, start=1))
 
     return write

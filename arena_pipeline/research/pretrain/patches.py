@@ -24,19 +24,20 @@ from torch.utils.data import Dataset
 from arena_pipeline.preprocess.store import Index, StoredCase
 from arena_pipeline.research.pretrain.settings import PretrainSettings
 
-MARGIN = 1.25  # a patch is cut this much larger, so that rotating and scaling it does not draw in empty corners
+MARGIN = 1.25  # a patch is cut this much larger, so that rotation and scaling leave no empty corners
 
-BEND_ALPHA, BEND_SIGMA = (0.0, 900.0), (9.0, 13.0)  # of batchgenerators' elastic deformation: displacements of up to about 3 voxels
-OFFSET = 0.06  # standard deviation of a structure's own brightness, as a share of the window: 25 of 425 HU
-BLOTCH, BLOTCH_VOXELS = 0.08, (1.0, 3.0)  # largest standard deviation of the blotches, and how smooth they are
+ELASTIC_ALPHA, ELASTIC_SIGMA = (0.0, 900.0), (9.0, 13.0)  # of batchgenerators' elastic deformation: displacements of up to about 3 voxels
+OFFSET_SD = 0.06  # standard deviation of a structure's own brightness, as a share of the window: 25 of 425 HU
+LARGEST_BLOTCH_SD = 0.08  # of a structure's blotches, as a share of the window
+BLOTCH_SIGMA_VOXELS = (1.0, 3.0)  # of the Gaussian that smooths them
 
 
 class Batch(NamedTuple):
-    """Patches, or the part of them that one process has.
+    """The patches of a step, or one process' part of them.
 
     Attributes:
         images: (batch, 1, x, y, z) float32 in [0, 1].
-        targets: (batch, x, y, z) int64, as the loss of the foundation's head takes them; 0 is background.
+        targets: (batch, x, y, z) int64, the values that the loss of the foundation's head expects; 0 is background.
         annotated: (batch, structures) bool, as `sigmoid_loss` takes it.
     """
 
@@ -47,7 +48,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PretrainingVolume:
-    """A stored case by its place, so that worker processes can open it, and what its labels mean to the foundation.
+    """Where a stored case is, so that worker processes can open it, and what its labels mean to the foundation.
 
     Attributes:
         targets: label in the segmentation -> value in `Batch.targets`, of the structures annotated here; other labels are background.
@@ -66,14 +67,14 @@ class PretrainingVolume:
 
 @cache
 def _opened(folder: Path, identifier: str) -> StoredCase:
-    """Once per process: the files are memory-mapped, the positions stay in memory."""
+    """The case, opened once per process: its files are memory-mapped, its positions stay in memory."""
     return StoredCase.open(folder, identifier)
 
 
 class PatchSteps(Dataset):
-    """Item i is batch i of the run, or the patches of it at `places`.
+    """Item i is the batch of step i, or those of its patches whose numbers are in `places`.
 
-    `datasets` are lists of volumes; every patch draws its dataset uniformly, then a volume of it. `unit`: intensities are those of [0, 1].
+    `datasets` are lists of volumes; every patch draws a dataset uniformly, then one of its volumes. `clip_to_unit`: intensities end up in [0, 1].
     """
 
     def __init__(
@@ -82,14 +83,14 @@ class PatchSteps(Dataset):
         patch_size: tuple[int, int, int],
         settings: PretrainSettings,
         places: range | None = None,
-        unit: bool = True,
+        clip_to_unit: bool = True,
     ) -> None:
         self.datasets = datasets
         self.patch_size = patch_size
         self.settings = settings
         self.places = range(settings.batch_size) if places is None else places
         self.transform = augmentation(patch_size, settings.variety)
-        self.unit = unit
+        self.clip_to_unit = clip_to_unit
 
     def __len__(self) -> int:
         return self.settings.steps
@@ -115,7 +116,7 @@ class PatchSteps(Dataset):
         with _global_generators(rng):
             done = self.transform(data=image[None, None], seg=target[None, None])
         image, target = done["data"][0, 0].astype(np.float32), np.rint(done["seg"][0, 0]).astype(np.int64)
-        if self.unit:
+        if self.clip_to_unit:
             np.clip(image, 0, 1, out=image)
         return image, target, np.array(volume.annotated)
 
@@ -133,7 +134,7 @@ class PatchSteps(Dataset):
 
 
 def vary_structures(image: np.ndarray, target: np.ndarray, share: float, rng: np.random.Generator) -> None:
-    """Gives a share of the structures an offset and blotches of their own, in place: contents, contrast and disease that phantoms lack.
+    """Gives a share of the structures an offset and blotches of their own, in place, as contents, contrast and disease do, which phantoms lack.
 
     Args:
         image: (x, y, z) float32, [0, 1] for the window.
@@ -143,9 +144,9 @@ def vary_structures(image: np.ndarray, target: np.ndarray, share: float, rng: np
         if rng.random() >= share:
             continue
         inside = target == value
-        image[inside] += np.float32(rng.normal(0, OFFSET))
-        blotches = gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), rng.uniform(*BLOTCH_VOXELS))
-        strength = rng.uniform(0, BLOTCH) / max(float(blotches.std()), 1e-6)
+        image[inside] += np.float32(rng.normal(0, OFFSET_SD))
+        blotches = gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), rng.uniform(*BLOTCH_SIGMA_VOXELS))
+        strength = rng.uniform(0, LARGEST_BLOTCH_SD) / max(float(blotches.std()), 1e-6)
         image[inside] += np.float32(strength) * blotches[inside]
 
 
@@ -157,8 +158,8 @@ def augmentation(patch_size: tuple[int, int, int], variety: float = 0.0) -> Abst
             SpatialTransform(
                 patch_size,
                 do_elastic_deform=variety > 0,
-                alpha=BEND_ALPHA,
-                sigma=BEND_SIGMA,
+                alpha=ELASTIC_ALPHA,
+                sigma=ELASTIC_SIGMA,
                 p_el_per_sample=variety,
                 angle_x=angle,
                 angle_y=angle,
@@ -184,8 +185,8 @@ def augmentation(patch_size: tuple[int, int, int], variety: float = 0.0) -> Abst
 
 
 def single_threaded(worker: int) -> None:
-    """At the start of a loader's process. Rotating coordinates is a tiny matrix product; BLAS threads that wait for the next one
-    took half a core from the network."""
+    """Called at the start of a loader's process. Rotating coordinates is a tiny matrix product: the BLAS threads that waited for
+    the next one took half a core from the network."""
     threadpool_limits(1)
 
 

@@ -33,11 +33,11 @@ from arena_pipeline.research.pretrain.volumes import (
     Volumes,
     check_annotations,
     dataset_volumes,
-    fingerprint,
     open_datasets,
     phantom_volumes,
     preprocess_volumes,
     store_phantoms,
+    volumes_sha256,
     warn_of_empty_structures,
 )
 from arena_pipeline.settings import Frozen
@@ -61,18 +61,18 @@ def pretrain_foundation(
 ) -> Path:
     """Trains `foundation`'s network; returns output/NAME.safetensors, with its preset beside it as NAME.json.
 
-    A run that was interrupted goes on where its last checkpoint stands. Started by torchrun, the processes share every batch,
-    and train as one process would with the same batches.
+    An interrupted run goes on from its last checkpoint. Several processes, started by torchrun, share every batch and train as
+    a single one would.
 
     Args:
         foundation: name of a preset, or the JSON file of one's own.
         dataset_ids: raw datasets in `workspace`, each drawn from as often as the others. A structure of the foundation counts in the
             volumes where it is annotated.
         phantoms: synthetic torsos to train on, as one more dataset.
-        changes: of the recipe that goes with the foundation's head; see `make_settings`.
+        changes: settings that replace those of the recipe for the foundation's head; see `make_settings`.
         device: auto, cpu, cuda or mps.
-        workers: processes that make the volumes; later all but one of them, which is this one, draw the patches. Of torchrun's each has as many.
-        phantom_seed: of the phantoms; None: the run's own seed.
+        workers: processes that make the volumes; in training this process and the others, one less, draw the patches. Per process of torchrun.
+        phantom_seed: seed of the phantoms; None: that of the run.
         pretrained_weights: safetensors of an earlier pre-training of this network to start from, instead of random weights.
 
     Raises:
@@ -83,15 +83,15 @@ def pretrain_foundation(
     raws = open_datasets(dataset_ids, workspace)
     if not raws and not phantoms:
         raise DatasetError("nothing to train on: name datasets of the workspace with -d, or a number of --phantoms")
-    start = None if pretrained_weights is None else load_foundation_network(preset, pretrained_weights)  # refused before any work
+    start = None if pretrained_weights is None else load_foundation_network(preset, pretrained_weights)  # wrong weights: refused before any work
     with process_group(device) as (processes, own_device), locked(output) if processes.is_first else nullcontext():
         volumes = {raw.folder.name: dataset_volumes(raw, preset, workspace) for raw in raws}
         if phantoms:
             volumes[PHANTOMS] = phantom_volumes(output / PHANTOMS, preset, range(phantoms))
         check_annotations(preset, volumes)
         settings = make_settings(preset.head, sum(map(len, volumes.values())), changes or {})
-        places, unit = processes.places(settings.batch_size), preset.scheme.nnunet is None
-        batches = PatchSteps(list(volumes.values()), preset.scheme.patch_size_voxels, settings, places, unit)
+        places, clip_to_unit = processes.places(settings.batch_size), preset.scheme.nnunet is None
+        batches = PatchSteps(list(volumes.values()), preset.scheme.patch_size_voxels, settings, places, clip_to_unit)
         if processes.is_first:
             with stage("preprocess"), all_locked([workspace.preprocessed_dataset(raw.folder.name) for raw in raws]):
                 for raw in raws:
@@ -118,7 +118,7 @@ def _store(
     origin: tuple[int | None, Path | None],
     workers: int,
 ) -> None:
-    """Makes the phantoms that are not stored yet, after checking that `output` is free for this run on the volumes that are."""
+    """Checks that `output` holds no other run, then makes the phantoms that are not stored yet. `origin`: seed of the phantoms, first weights."""
     for folder in (output, output / PHANTOMS):
         remove_unfinished(folder)
     phantom_seed, start = origin
@@ -128,7 +128,7 @@ def _store(
         phantoms=len(volumes.get(PHANTOMS, ())),
         phantom_seed=phantom_seed,
         pretrained_weights=None if start is None else file_sha256(start),
-        datasets={raw.folder.name: fingerprint(volumes[raw.folder.name]) for raw in raws},
+        datasets={raw.folder.name: volumes_sha256(volumes[raw.folder.name]) for raw in raws},
     )
     _claim(output, wanted)
     if wanted.phantoms:
@@ -139,7 +139,7 @@ def _store(
 
 
 def _identity(preset: FoundationPreset) -> dict[str, Any]:
-    """What its pre-training depends on. Keys that presets did not have at first are left out where they say what held then."""
+    """The part of the preset that pre-training depends on. Keys that older presets lack are left out where they have the old meaning."""
     content = preset.model_dump(mode="json", exclude={"weights", "adaptation"})
     if preset.architecture.family == FIRST_FAMILY:
         del content["architecture"]["family"]
@@ -151,13 +151,13 @@ def _identity(preset: FoundationPreset) -> dict[str, Any]:
 
 
 class RunDescription(Frozen):
-    """run.json: what a run is, so that nothing but the same run goes on in its folder.
+    """run.json: all that a run depends on, so that only the same run is continued in its folder.
 
     Attributes:
-        preset: the foundation, without what has nothing to do with its pre-training.
-        phantom_seed: of the phantoms; None: the run's own.
+        preset: the foundation, without the keys that do not matter to its pre-training.
+        phantom_seed: seed of the phantoms; None: that of the run.
         pretrained_weights: SHA-256 of the weights that it starts from; None: random ones.
-        datasets: folder name -> `fingerprint` of what is drawn from it.
+        datasets: folder name -> `volumes_sha256` of the volumes drawn from it.
     """
 
     preset: dict[str, Any]
@@ -169,7 +169,7 @@ class RunDescription(Frozen):
 
 
 def _claim(output: Path, wanted: RunDescription) -> None:
-    """Writes down what the run is, or checks that the run that is there is the same."""
+    """Writes run.json, or checks that the one that is there is of the same run."""
     path = output / "run.json"
     if path.is_file():
         found = read_model(path, RunDescription, FoundationError, "no such file", "give another -o")
@@ -201,5 +201,5 @@ def _write(preset: FoundationPreset, run: Pretraining, volumes: dict[str, Volume
 
 
 def _halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Floats in half precision: the file is half as large, and loading widens them again to the very same values everywhere."""
+    """Floats in half precision: the file is half as large, and every reader gets the same values from it."""
     return {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in state.items()}

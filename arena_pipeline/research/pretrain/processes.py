@@ -1,4 +1,4 @@
-"""One process, or several that torchrun started, each with its own part of every batch."""
+"""Pre-training by one process, or by several that torchrun started, each with its own part of every batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Processes:
         return self.rank == 0
 
     def places(self, batch_size: int) -> range:
-        """This process' places of a batch; ArenaError unless all can have as many."""
+        """The numbers of this process' patches in a batch; ArenaError if the batch can't be shared evenly."""
         if batch_size % self.size:
             raise ArenaError(
                 f"a batch of {batch_size} patches can't be shared evenly by {self.size} processes", advice="take a --batch_size that can"
@@ -47,7 +47,7 @@ class Processes:
         return summed
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Waits until all processes have come here."""
         if self.size > 1:
             distributed.barrier()
 
@@ -60,8 +60,8 @@ class Processes:
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Adds up each tensor over the processes, all in one message.
 
-        Not DistributedDataParallel, which hides the sending behind the backward pass: its reducer holds on to the process group, whose threads then
-        outlive destroy_process_group and, now and then, end the interpreter by SIGABRT or never.
+        DistributedDataParallel, which would send during the backward pass, is not used: its reducer keeps the process group, whose threads then
+        outlive destroy_process_group; sometimes the interpreter then ends by SIGABRT, or does not end.
         """
         if self.size == 1:
             return
@@ -82,7 +82,7 @@ def torchrun_rank() -> int:
 
 @contextmanager
 def process_group(device_name: str) -> Iterator[tuple[Processes, torch.device]]:
-    """Joins the processes that torchrun started, if it did, and says which device is this one's.
+    """Joins the processes that torchrun started, if any; yields this process' place among them and its device.
 
     Args:
         device_name: auto, cpu, cuda or mps; several processes take a CUDA GPU each, or share the CPU.

@@ -1,4 +1,4 @@
-"""How a pre-training runs."""
+"""The settings of a pre-training, and a recipe for each kind of head."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class PretrainSettings(Frozen):
         loss: "dice" is FSEFT's soft Dice; "dice_ce" adds cross-entropy, "dice_balanced_ce" one that weights
             small structures up (see softmax_loss), for small networks trained briefly.
         learning_rate, weight_decay: of AdamW; the rate rises linearly over `warmup_steps`.
-        cooldown_steps: None: then it falls as a cosine to zero. A number: it stays, and falls linearly over so many last steps.
-        batch_size: patches per step, each from another volume; of all processes together.
+        cooldown_steps: None: after that it falls as a cosine to zero. A number: it stays, and falls linearly over this many last steps.
+        batch_size: patches per step, each from a volume of its own draw; of all processes together.
         foreground_share: share of the patches centred on a labelled voxel.
         variety: share of the patches whose anatomy is bent smoothly, and of the structures in a patch that get a brightness and blotches
-            of their own, where phantoms are too much alike.
+            of their own; for phantoms, which are too much alike.
         averaging: decay per step of the exponential moving average of the weights that is saved; 0 saves the last weights.
-        seed: of everything random: the initial weights and every patch of every step.
-        precision: of the network, as in AdaptationSettings. Runs from before it have `autocast`, true for bf16.
+        seed: of everything random, the initial weights and every patch of every step.
+        precision: of the network, as in AdaptationSettings. Older runs have `autocast` instead, true for bf16.
     """
 
     steps: int = Field(ge=1)
@@ -51,10 +51,10 @@ class PretrainSettings(Frozen):
         return values
 
 
-EPOCH_PATCHES = 3  # per volume: FSEFT's crops of a scan
+EPOCH_PATCHES = 3  # per volume, as FSEFT crops each scan three times
 WARMUP_EPOCHS = 10
 
-# By the head of the foundation. Sigmoid: FSEFT's, 8 scans of 3 crops per step. Softmax: arena_mini's. docs/pretraining.md has the sources.
+# By the kind of head. Sigmoid: FSEFT's recipe, 8 scans of 3 crops per step. Softmax: arena_mini's. docs/pretraining.md has the sources.
 RECIPES: dict[str, dict[str, Any]] = {
     "sigmoid": {"epochs": 1000, "batch_size": 24},
     "softmax": {"steps": 1600, "loss": "dice_ce", "learning_rate": 2e-3, "warmup_steps": 100, "averaging": 0.998},
@@ -62,9 +62,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def make_settings(head: str, volumes: int, chosen: Mapping[str, Any]) -> PretrainSettings:
-    """The recipe for this head with what was chosen instead of it.
+    """The recipe for this head, with the chosen settings in place of its own.
 
-    An epoch is three patches per volume. Without a number of its own the warm-up takes 10 epochs, but at most a tenth of the steps.
+    An epoch is three patches per volume. Where nothing else is said, the warm-up takes 10 epochs, but at most a tenth of the steps.
 
     Args:
         chosen: names of `PretrainSettings`, or `epochs` in place of `steps`; None: as the recipe has it.

@@ -33,7 +33,7 @@ def store_phantoms(folder: Path, preset: FoundationPreset, indices: range, seed:
     """Makes and preprocesses the phantoms that `folder` does not hold yet; phantom i depends on (seed, i) alone.
 
     Raises:
-        FoundationError: some could not be made; the others are.
+        FoundationError: some could not be made; the others are stored.
     """
     missing = [index for index in indices if not StoredCase.exists(folder, _name(index))]
     if not missing:
@@ -46,7 +46,7 @@ def store_phantoms(folder: Path, preset: FoundationPreset, indices: range, seed:
 
 def phantom_volumes(folder: Path, preset: FoundationPreset, indices: range) -> Volumes:
     """The phantoms that `store_phantoms` stores. A structure of theirs that the preset does not list (the heart, for arena_mini) is background."""
-    targets, annotated = _meaning(preset, PHANTOM_STRUCTURES)
+    targets, annotated = _targets_and_annotated(preset, PHANTOM_STRUCTURES)
     return [PretrainingVolume(folder, _name(index), targets, annotated) for index in indices]
 
 
@@ -61,7 +61,7 @@ def store_phantom(folder: Path, scheme: Scheme, seed: int, index: int) -> None:
 def dataset_volumes(raw: RawDataset, preset: FoundationPreset, workspace: Workspace) -> Volumes:
     """The cases of imagesTr with at least one annotated structure of the foundation; `preprocess_volumes` stores them.
 
-    Queries of the dataset's split are left out. A label that the foundation has no structure for is background: it is none of the others.
+    Queries of the dataset's split are left out. A label that the foundation has no structure for is background.
 
     Raises:
         DatasetError: there is no such case.
@@ -76,7 +76,7 @@ def dataset_volumes(raw: RawDataset, preset: FoundationPreset, workspace: Worksp
     volumes = []
     for case in raw.training:
         labels = {name: label for name, label in raw.json.structures.items() if raw.json.is_annotated(case, name)}
-        targets, annotated = _meaning(preset, labels)
+        targets, annotated = _targets_and_annotated(preset, labels)
         if targets and case not in queries:
             volumes.append(PretrainingVolume(folder, case, targets, annotated))
     if not volumes:
@@ -88,13 +88,13 @@ def dataset_volumes(raw: RawDataset, preset: FoundationPreset, workspace: Worksp
 
 
 def preprocess_volumes(raw: RawDataset, preset: FoundationPreset, volumes: Volumes, workers: int) -> None:
-    """Stores those that are not there yet, in the foundation's scheme."""
-    processes = workers if workers > 1 else 0  # a single worker works in this process: a second one would only have to be started
+    """Preprocesses those that are not stored yet, in the foundation's scheme."""
+    processes = workers if workers > 1 else 0  # one worker: done in this process, since another would only have to be started
     preprocess_dataset(raw, preset.scheme, volumes[0].folder, processes, [volume.identifier for volume in volumes])
 
 
 def check_annotations(preset: FoundationPreset, datasets: dict[str, Volumes]) -> None:
-    """Whether the head can be trained.
+    """Checks that the head can be trained on these volumes.
 
     Raises:
         FoundationError: a structure is annotated nowhere, or one that a softmax needs is not annotated in a volume.
@@ -121,7 +121,7 @@ def check_annotations(preset: FoundationPreset, datasets: dict[str, Volumes]) ->
 
 
 def warn_of_empty_structures(preset: FoundationPreset, datasets: dict[str, Volumes]) -> None:
-    """Structures that are annotated but in no stored volume's segmentation."""
+    """Logs the structures that are annotated but occur in no stored volume."""
     present = set()
     for volume in (volume for volumes in datasets.values() for volume in volumes):
         present |= {volume.targets.get(label) for label in volume.case.labels}
@@ -130,8 +130,8 @@ def warn_of_empty_structures(preset: FoundationPreset, datasets: dict[str, Volum
         logger.warning("%s: no volume contains %s, so the network will learn that there is none", preset.name, ", ".join(empty))
 
 
-def fingerprint(volumes: Volumes) -> str:
-    """SHA-256 of all that patches drawn from stored volumes of a dataset depend on: the cases, their order, files and annotations."""
+def volumes_sha256(volumes: Volumes) -> str:
+    """SHA-256 of all that the patches of a dataset depend on: the stored cases, their order, files and annotations."""
     digest = hashlib.sha256()
     for volume in volumes:
         record = read_case_record(volume.folder, volume.identifier)
@@ -142,12 +142,12 @@ def fingerprint(volumes: Volumes) -> str:
 
 
 def open_datasets(dataset_ids: Sequence[int], workspace: Workspace) -> list[RawDataset]:
-    """Each once, sorted, so that the patches do not depend on the order given."""
+    """The datasets, each once and sorted, so that the patches do not depend on the order given."""
     names = [workspace.dataset_name(dataset_id) for dataset_id in sorted(set(dataset_ids))]
     return [RawDataset.open(workspace.raw_dataset(name)) for name in names]
 
 
-def _meaning(preset: FoundationPreset, labels: dict[str, int]) -> tuple[dict[int, int], tuple[bool, ...]]:
+def _targets_and_annotated(preset: FoundationPreset, labels: dict[str, int]) -> tuple[dict[int, int], tuple[bool, ...]]:
     """`targets` and `annotated` of a volume in which these structures are annotated."""
     targets = {label: _target(preset, preset.structures[name]) for name, label in labels.items() if name in preset.structures}
     names = sorted(preset.structures, key=lambda name: preset.structures[name])
@@ -155,7 +155,7 @@ def _meaning(preset: FoundationPreset, labels: dict[str, int]) -> tuple[dict[int
 
 
 def _target(preset: FoundationPreset, channel: int) -> int:
-    """0 is background in the targets: the first channel of a softmax, none of a sigmoid."""
+    """The value of a channel in the targets, where 0 is background: a softmax has a channel for that, a sigmoid has none."""
     return channel if preset.head == "softmax" else channel + 1
 
 

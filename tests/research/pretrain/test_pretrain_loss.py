@@ -11,7 +11,7 @@ from arena_pipeline.foundations import load_preset
 from arena_pipeline.model.architectures import SwinUnetr
 from arena_pipeline.model.device import to_device
 from arena_pipeline.research.pretrain.loop import Pretraining, batch_loss
-from arena_pipeline.research.pretrain.loss import Total, alone, sigmoid_loss, softmax_loss
+from arena_pipeline.research.pretrain.loss import Total, sigmoid_loss, softmax_loss, total_of_one_process
 from arena_pipeline.research.pretrain.patches import Batch
 from arena_pipeline.research.pretrain.settings import PretrainSettings
 
@@ -85,7 +85,7 @@ def test_the_whole_network_runs_under_autocast() -> None:
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     batch = Batch(torch.rand(1, 1, 64, 32, 32), torch.ones(1, 64, 32, 32, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
 
-    def loss(logits: torch.Tensor, batch: Batch, total: Total = alone) -> torch.Tensor:
+    def loss(logits: torch.Tensor, batch: Batch, total: Total = total_of_one_process) -> torch.Tensor:
         return sigmoid_loss(logits, batch.targets, batch.annotated, True, total)
 
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""report.html of a comparison: one file that needs nothing but itself."""
+"""report.html of a comparison: one file that needs no other."""
 
 from arena_pipeline.research.compare.report.page import write_report
 

@@ -23,18 +23,18 @@ FACT_NAMES = {
     "queries": "query cases",
     "versions": "versions",
 }
-"""In this order; what else comparison.json has follows under its own name."""
+"""Key of comparison.json -> name on the page, in this order; other keys follow under their own names."""
 SHOWN_ELSEWHERE = ("title", "notes", "settings")
 
 
 def fact_lines(facts: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """(name, lines of its value), without those that are empty."""
+    """(name, lines of its value) of every fact that is not empty."""
     keys = [*FACT_NAMES, *(key for key in facts if key not in FACT_NAMES and key not in SHOWN_ELSEWHERE)]
     return [(FACT_NAMES.get(key, key.replace("_", " ")), _lines(facts[key])) for key in keys if facts.get(key) not in (None, "", [], {})]
 
 
 def _lines(value: Any) -> list[str]:
-    """One line; of lists with names one line per different list, for the query cases of many structures are mostly the same."""
+    """One line; for named lists one line per distinct list, since most structures have the same query cases."""
     if not isinstance(value, Mapping):
         return [_words(value)]
     if not any(isinstance(entry, (list, tuple)) for entry in value.values()):
@@ -64,7 +64,7 @@ def status_table(runs: pd.DataFrame) -> Table:
 
 
 def settings_tables(facts: Mapping[str, Any]) -> list[Table]:
-    """One table of the settings of every run that has them (zero-shot has none); no table without any."""
+    """One table of the settings of every run that has them (zero-shot has none); no table if none has."""
     settings = {name: entry for name, entry in (facts.get("settings") or {}).items() if entry}
     if not settings:
         return []

@@ -1,4 +1,4 @@
-"""Slices of a query with two outlines: what the reference says and what the adapted network says."""
+"""Slices of a query with two outlines: the reference's and the prediction's."""
 
 from __future__ import annotations
 
@@ -77,8 +77,10 @@ def _fullest(mask: np.ndarray, across: int) -> int:
 
 
 def _crop(mask: np.ndarray, mm: tuple[float, float]) -> np.ndarray:
-    """((left, bottom), (right, top)) in voxels, a voxel's centre being a whole number: the mask with MARGIN_MM around it, at least SMALLEST_SIDE_MM,
-    not beyond the slice; all of it where the mask is empty."""
+    """((left, bottom), (right, top)) in voxels, whose centres are whole numbers.
+
+    The mask with MARGIN_MM around it, at least SMALLEST_SIDE_MM wide and high, within the slice; the whole slice where the mask is empty.
+    """
     ends = []
     for axis, size in enumerate(mm):
         hit = np.flatnonzero(mask.any(axis=1 - axis)) if mask.any() else np.array([0, mask.shape[axis] - 1])

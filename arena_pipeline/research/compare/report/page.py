@@ -81,14 +81,14 @@ def _sections(data: ReportData) -> list[Section]:
 
 
 def _methods(data: ReportData) -> list[str]:
-    """In the order of comparison.json; those that only the tables have, after them."""
+    """The methods in the order of comparison.json, then those that only the tables have."""
     asked = list(data.facts.get("methods") or ())
     tables = (data.summary, data.tests, data.efficiency, data.ranks)
     return list(dict.fromkeys([*asked, *(name for table in tables if len(table) for name in table.method)]))
 
 
 def read_logs(data: ReportData) -> sections.Logs:
-    """The training logs of the runs with the default rank, a table per fold; empty logs are left out. In the runs' order of structures."""
+    """The training logs of the runs with the default rank, a table per fold; without empty logs, and in the runs' order of structures."""
     tasks = list(dict.fromkeys(data.runs.task))
     swept = {(row.method, int(row.rank)) for row in data.runs[~data.runs.default_rank.astype(bool)].itertuples()}
     logs: dict[tuple[int, str, str], list[pd.DataFrame]] = {}

@@ -23,11 +23,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """`title` is text of the page, `picture` a data URI, `words` what a screen reader says."""
+    """`title` is text of the page, `picture` a data URI, `alt_text` what a screen reader says."""
 
     title: str
     picture: str
-    words: str
+    alt_text: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Section:
     Attributes:
         anchor: unique in the page.
         absent: why there is nothing to draw.
-        caption, numbers: of the plots; the table unfolds.
+        caption: of the plots.
+        numbers: those of the plots, as a table that can be unfolded.
     """
 
     anchor: str
@@ -51,7 +52,7 @@ class Section:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Rounded to `digits` decimals; a dash where there is none (NaN, pandas.NA)."""
+    """Rounded to `digits` decimals; a dash where it is missing (NaN, pandas.NA)."""
     return ABSENT if pd.isna(value) else f"{value:.{digits}f}"
 
 
@@ -61,12 +62,12 @@ def signed(value: float) -> str:
 
 
 def whole(value: float) -> str:
-    """A count with thin spaces between thousands; a dash where there is none."""
+    """A count with thin spaces between thousands; a dash where it is missing."""
     return ABSENT if pd.isna(value) else f"{value:,.0f}".replace(",", "\u202f")
 
 
 def interval(low: float, high: float, write: Callable[[float], str] = number) -> str:
-    """[low, high], or that there is none."""
+    """[low, high], or the words "no interval"."""
     return "no interval" if pd.isna(low) or pd.isna(high) else f"[{write(low)}, {write(high)}]"
 
 
@@ -121,7 +122,7 @@ FORMATS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def listing(caption: str, frame: pd.DataFrame, columns: str, **heads: str) -> Table:
-    """A row per row of `frame`; `columns` are keys of FORMATS with spaces between, `heads` other names of some."""
+    """A row per row of `frame`; `columns` are keys of FORMATS with spaces between, `heads` replace the names of some of them."""
     names = columns.split()
     rows = [[FORMATS[name][1](value) for name, value in zip(names, row, strict=True)] for row in frame[names].itertuples(index=False)]
     return Table(caption, [heads.get(name, FORMATS[name][0]) for name in names], rows)

@@ -23,7 +23,7 @@ Looks = Mapping[str, MethodStyle]
 WIDTH_INCHES, ROW_INCHES = 3.5, 0.29
 DOTS_PER_INCH = 200
 SMALLEST_SPAN = 0.1
-"""Of a Dice axis: without it a plot of nearly equal methods would look like one of large differences."""
+"""The least span of a Dice axis: with a smaller one nearly equal methods would look very different."""
 FILLS: tuple[dict[str, Any], ...] = (
     {"markerfacecolor": "white"},
     {},
@@ -58,15 +58,15 @@ def picture(figure: Figure, **settings: Any) -> str:
 
 
 def interval_plot(rows: pd.DataFrame, measure: str, looks: Looks) -> str:
-    """A line per method, on it a point with its interval per number of shots, open, then filled; the published figure is a bar across.
+    """A line per method; on it a point with its interval for each number of shots, told apart by FILLS; a bar across is the published figure.
 
     Args:
-        measure: "Dice", or "difference" between arena and the method, which has a line at 0.
+        measure: "Dice"; or "difference" between arena and the method, whose plot has a line at 0.
     """
     methods, shots = list(rows["method"].unique()), sorted(rows["shots"].unique())
     figure, axes = _figure(0.5 + ROW_INCHES * max(len(methods), 2))
     for line, method in enumerate(methods):
-        own = rows[rows["method"] == method].iloc[: 1 if method == ZERO_SHOT and measure == "Dice" else None]  # the same with any number of shots
+        own = rows[rows["method"] == method].iloc[: 1 if method == ZERO_SHOT and measure == "Dice" else None]  # alike for all shots
         for step, row in enumerate(own.itertuples()):
             place, fill = line + 0.5 * ((step + 0.5) / len(own) - 0.5), FILLS[shots.index(row.shots) % len(FILLS)]
             value, low, high = (getattr(row, f"{measure}{end}") for end in ("", "_low", "_high"))
@@ -85,7 +85,7 @@ def interval_plot(rows: pd.DataFrame, measure: str, looks: Looks) -> str:
 
 
 def cost_plot(rows: pd.DataFrame, quantity: str, label: str, looks: Looks) -> str:
-    """Dice with its interval against a positive quantity on a logarithmic axis; zero-shot, which has none of it, as a line."""
+    """Dice with its interval against a positive quantity on a logarithmic axis; zero-shot, which costs nothing, as a line."""
     figure, axes = _figure(2.8)
     costly = rows[rows[quantity].astype(float) > 0]
     for row in costly.itertuples():
@@ -94,7 +94,7 @@ def cost_plot(rows: pd.DataFrame, quantity: str, label: str, looks: Looks) -> st
     for row in rows[rows["method"] == ZERO_SHOT].itertuples():
         axes.axhline(row.Dice, color=INK, linestyle=DOTTED, linewidth=1.2, label=row.method)
     low, high = costly[quantity].min(), costly[quantity].max()
-    narrow = high / low < 30  # then the decades alone would be one label or none
+    narrow = high / low < 30  # decades alone would give one label or none
     axes.set(xscale="log", xlabel=label, ylabel="Dice", ylim=_span(rows[["Dice", "Dice_low", "Dice_high"]].to_numpy(dtype=float)))
     axes.set_xlim(low / (1.25 if narrow else 1.8), high * (1.25 if narrow else 1.8))
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
@@ -105,7 +105,7 @@ def cost_plot(rows: pd.DataFrame, quantity: str, label: str, looks: Looks) -> st
 
 
 def rank_plot(rows: pd.DataFrame, kept: pd.DataFrame, looks: Looks) -> str:
-    """Above, Dice against the initial rank, a line per method; below, the share of the allocated rank that is `kept`, rows of one method."""
+    """Above, Dice against the initial rank, a line per method; below, the share of its allocated rank that one method kept (rows `kept`)."""
     figure, axes = _figure(3.6 if len(kept) else 2.8, 2 if len(kept) else 1)
     upper = axes[0] if len(kept) else axes
     ranks = sorted(rows["rank"].unique())
@@ -165,7 +165,7 @@ def _finished(figure: Figure, with_legend: Axes | None = None) -> str:
 
 
 def _span(values: Iterable[float], bounds: tuple[float, float] = (-0.01, 1.01)) -> tuple[float, float]:
-    """Of an axis of Dice values or differences: all of them, a margin, and not less than SMALLEST_SPAN; no further than `bounds`."""
+    """The ends of an axis of Dice values or differences: all of them and a margin, at least SMALLEST_SPAN apart, within `bounds`."""
     known = np.asarray(values, dtype=float)
     low, high = (float(np.nanmin(known)), float(np.nanmax(known))) if not np.isnan(known).all() else (0.0, 1.0)
     margin = max(0.06 * (high - low), (SMALLEST_SPAN - (high - low)) / 2)

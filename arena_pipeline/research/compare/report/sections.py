@@ -36,9 +36,9 @@ TEST_MEANING = (
     "cases. “No clear difference” means that these folds and cases do not tell the two apart, which is not the same as being equal.",
 )
 MATRIX_COLUMNS = slice(4, None)
-"""Of a training log: after epoch, loss, learning_rate and the sum of the ranks."""
+"""The columns of a training log with the rank of one matrix each, after epoch, loss, learning_rate and the sum of the ranks."""
 SHRINKING = ("arena", "adalora")
-"""Methods, by how their names begin, whose rank may change during training."""
+"""Beginnings of the names of methods whose rank may change during training."""
 
 Logs = Mapping[tuple[int, str, str], Sequence[pd.DataFrame]]
 """(shots, task, method) -> the training log of each fold."""
@@ -60,7 +60,7 @@ def short_answers(tests: pd.DataFrame) -> list[str]:
 
 
 def _why_no_interval(tests: pd.DataFrame, row: Any) -> str:
-    """Of an average the structures that keep it from one are named: the others may have cases enough."""
+    """For an average, the structures with too few cases are named, since the others may have enough."""
     if row.structure != AVERAGE:
         return f"{_cases(row.cases)} {'is' if row.cases == 1 else 'are'} too few for an interval"
     alike = tests[(tests["method"] == row.method) & (tests["shots"] == row.shots) & (tests["kind"] == row.kind)]
@@ -86,8 +86,8 @@ def dice_section(summary: pd.DataFrame, methods: Sequence[str], looks: Looks, so
     )
     numbers = listing(
         "The numbers of the plots and two scores of the surface: NSD is the share of both surfaces within 2 mm of the other one, "
-        "HD95 the 95th percentile of the distance between them in mm, over the segmentations that are not empty; missed: those that are. "
-        "Failed: adaptations that did not learn; all scores are of the others.",
+        "HD95 the 95th percentile of the distance between them in mm, over the segmentations that are not empty; missed: the number of empty ones. "
+        "Failed: adaptations that did not learn; all scores are those of the others.",
         rows.assign(
             interval=[interval(row.Dice_low, row.Dice_high) for row in rows.itertuples()],
             failed=[f"{row.failed_fits} of {row.fits}" for row in rows.itertuples()],
@@ -131,7 +131,7 @@ def efficiency_section(efficiency: pd.DataFrame, methods: Sequence[str], looks: 
     caption = (
         "Mean Dice with its 95 % interval, against the number of trained parameters and against the seconds of one "
         "adaptation (logarithmic axes; means over structures and folds). Upper left is good and cheap. Seconds hold for the machine named below, "
-        "and for as many runs side by side as there were."
+        "and for the number of runs that were made at once."
     )
     told = "Means over folds (and structures, in the averages); peak memory is the highest of them."
     numbers = listing(told, rows, "column shots method dice_cell trained_parameters seconds epochs peak_memory_mib")
@@ -212,7 +212,7 @@ def rank_map_sections(logs: Logs) -> list[Section]:
 
 
 def averages(table: pd.DataFrame) -> pd.DataFrame:
-    """Of every kind and number of shots the rows of its average, or of its structure where there is only one."""
+    """The rows of each kind's average, or of its structure where there is only one."""
     average = table["structure"] == AVERAGE
     return table[average | ~average.groupby([table["shots"], table["kind"]]).transform("any")]
 
@@ -225,7 +225,7 @@ def mean_over_folds(folds: Sequence[pd.DataFrame], columns: Sequence[str]) -> np
 
 
 def _ordered(frame: pd.DataFrame, methods: Sequence[str], *then: str) -> pd.DataFrame:
-    """Sorted by structure (each kind's average after its structures), shots and method; `column` has what a structure or average is called."""
+    """Sorted by structure (each kind's average after its structures), shots and method; the new `column` names the structure or average."""
     frame = frame.assign(column=column_names, average=frame["structure"] == AVERAGE).sort_values(["kind", "average"], kind="stable")
     column, method = pd.Categorical(frame["column"], frame["column"].unique()), pd.Categorical(frame["method"], methods)
     if "Dice" in frame:
@@ -258,7 +258,7 @@ def _range(counts: pd.Series) -> str:
 def _dice_table(rows: pd.DataFrame, shots: int) -> Table:
     """The paper's table: methods x structures."""
     cells = rows.pivot(index="method", columns="column", values="dice_cell").astype(object).dropna(how="all").fillna(ABSENT)
-    folds = rows.loc[(rows["method"] != ZERO_SHOT) & (rows["folds"] > 0), "folds"]  # none: all fits failed, which the cell says
+    folds = rows.loc[(rows["method"] != ZERO_SHOT) & (rows["folds"] > 0), "folds"]  # none where all fits failed, as the cell says
     over = f" and {_range(folds)} fold{'' if set(folds) == {1} else 's'}" if len(folds) else ""
     dash = " A dash: not measured; zero-shot has only structures of the pre-training." if (cells == ABSENT).any(axis=None) else ""
     caption = f"{shots_name(shots)}: mean Dice over {_range(rows['cases'])} query cases per structure{over}, with its 95 % interval.{dash}"
@@ -273,7 +273,7 @@ def _test_table(rows: pd.DataFrame, caption: str) -> Table:
 
 
 def _why_no_rank_changed(logs: Logs) -> str:
-    """Of methods whose rank is fixed, and of those whose rank could have changed in a longer schedule."""
+    """A sentence: no method here can change its rank, or the schedule was too short for a change."""
     epochs = [len(log) for (_, _, method), folds in logs.items() if method.startswith(SHRINKING) for log in folds]
     if not epochs:
         return "Nothing to show: no method here has a rank that changes during training."

@@ -9,7 +9,7 @@ from typing import Any
 INK = "black"
 DOTTED = (0, (1, 1.2))
 
-# Colours of Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), without its yellow, which white paper swallows; then a grey.
+# Colours of Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), without its yellow, which hardly shows on white paper; then a grey.
 COLOURS = ("#d55e00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#9a8a00", "#868686", INK, "#e69f00")
 MARKERS = ("o", "s", "v", "P", "X", "h", "D", "d", "^", "<", ">", "*", "p")
 DASHES = ((0, ()), (0, (4, 1.5)), (0, (5, 1.2, 1, 1.2)), DOTTED)
@@ -31,7 +31,7 @@ class MethodStyle:
 
 
 def styles(methods: Sequence[str]) -> dict[str, MethodStyle]:
-    """A style for each."""
+    """A style for each method."""
     known = [*FIRST, *(name for name in methods if name not in FIRST)]
     places = {name: known.index(name) for name in methods}
     return {name: MethodStyle(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)]) for name, i in places.items()}
