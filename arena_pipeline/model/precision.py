@@ -39,7 +39,7 @@ class Precision:
         """`name` as a setting has it. A GPU without bfloat16 computes in float16 in its place, with scaled gradients."""
         faster = faster_half(str(device))
         if name == "bf16" and device.type == "cpu":
-            _warn_of_slow_bf16()
+            _warn_of_bf16_on_cpu()
         if name == "fp32" or (name == "auto" and faster is None):
             return cls(device)
         return cls(device, HALVES[faster or "bf16"])
@@ -55,6 +55,9 @@ class Precision:
 
 
 @cache
-def _warn_of_slow_bf16() -> None:
-    """Once in a process."""
-    logger.warning("bf16 on a CPU: most have no units for it and take up to 20 times as long as in fp32 (-precision fp32)")
+def _warn_of_bf16_on_cpu() -> None:
+    """Once in a process. The gradients are oneDNN's, with AVX-512: of a convolution's weight where its input has two voxels along the first axis."""
+    logger.warning(
+        "bf16 on a CPU: most have no units for it and take up to 20 times as long as in fp32, and on some a network's deepest convolutions get "
+        "NaN as gradients, so that adapting fails; -precision fp32 is safe"
+    )
