@@ -108,7 +108,7 @@ def test_which_precision_a_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bf16_on_a_cpu_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    module._warn_of_slow_bf16.cache_clear()
+    module._warn_of_bf16_on_cpu.cache_clear()
     for name in ("auto", "fp32", "bf16", "bf16"):
         Precision.of(name, CPU)
     (message,) = caplog.messages
