@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from arena_pipeline.evaluate.metrics import overlap
-from arena_pipeline.foundations import FoundationPreset, load_preset, weights_file
+from arena_pipeline.foundations import FoundationPreset, load_preset, read_preset, weights_file
 from arena_pipeline.io.images import read_image, read_segmentation
 from arena_pipeline.model.adapted import AdaptedNetwork
 from arena_pipeline.model.allocator import keep_freed_memory
@@ -40,13 +40,13 @@ Reference = dict[str, np.ndarray]
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    options.add_argument("--foundation", default="arena_mini")
+    options.add_argument("--foundation", default="arena_mini", help="a name, or the JSON file of a preset of your own, with --weights")
     options.add_argument("--weights", type=Path, help="another file than the packaged one")
     options.add_argument("--phantoms", type=int, default=20)
     options.add_argument("--subject", type=Path, nargs="*", default=[], help="folders with ct.nii.gz and segmentations/")
     args = options.parse_args()
     keep_freed_memory()
-    preset = load_preset(args.foundation)
+    preset = read_preset(Path(args.foundation)) if args.foundation.endswith(".json") else load_preset(args.foundation)
     network = AdaptedNetwork(preset, args.weights or weights_file(preset, Path("nowhere")), torch.device("cpu"))
     tables = {f"{args.phantoms} unseen phantoms": summary(scores(network, phantom_cases(preset, args.phantoms)), preset)}
     for subject in args.subject:

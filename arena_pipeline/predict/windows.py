@@ -136,7 +136,7 @@ def probability_slabs(network: Network, volume: np.ndarray, windows: Windows, ne
     """Probabilities of a whole volume, part by part.
 
     Args:
-        network: (batch, 1, *patch_size) -> logits (batch, channels, *patch_size), on the windows' device, in eval mode.
+        network: (batch, 1, *patch_size) -> logits (batch, channels, *patch_size), on the windows' device, in eval mode; they are changed in place.
         volume: (x, y, z) float32, preprocessed; zero-padded on both sides where it is smaller than the patch.
         networks: whose logits `network` gives beside each other, each with a softmax of its own.
 
